@@ -1,0 +1,22 @@
+"""Attacks, defenses and calibration metrics for classifiers in PyTorch.
+
+Five submodules, each usable on its own: `advcal.attacks`, `advcal.losses`, `advcal.metrics`,
+`advcal.trainers`, `advcal.evaluation`, and `advcal.plots` for the pictures. A submodule is loaded
+when it is first used, so that `import advcal` costs next to nothing.
+"""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+__all__ = ["attacks", "evaluation", "losses", "metrics", "plots", "trainers"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"advcal.{name}")
+    raise AttributeError(f"module 'advcal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,263 @@
+"""Every check of what users pass, worded `expected X, got Y`. NaN never passes."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcal._typing import Array
+
+_SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
+_ROWS = 1 << 15
+
+
+def kind(value: object) -> str:
+    """Describe a value in a few words for the end of an error message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} and shape {value.shape}"
+    return type(value).__name__
+
+
+def is_integer(dtype: torch.dtype) -> bool:
+    """Tell whether a dtype is of whole numbers; bool is not."""
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+# --- numbers and choices ---------------------------------------------------------------------
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> float:
+    """Check a finite real number within `[least, most]` and strictly above `above`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"expected {name} as a number, got {kind(value)}")
+    if math.isfinite(value) and least <= value <= most and value > above:
+        return float(value)
+    limits = [f"> {above:g}"] if above > -math.inf else []
+    limits += [f">= {least:g}"] if least > -math.inf else []
+    limits += [f"<= {most:g}"] if most < math.inf else []
+    raise ValueError(f"expected {name} {' and '.join(limits) or 'finite'}, got {value}")
+
+
+def count(name: str, value: Any, *, least: int = 1) -> int:
+    """Check a whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"expected {name} as an int, got {kind(value)}")
+    if value < least:
+        raise ValueError(f"expected {name} >= {least}, got {value}")
+    return int(value)
+
+
+def choice(name: str, value: Any, options: Any) -> None:
+    """Check that a value is one of a few words."""
+    if not isinstance(value, str) or value not in options:
+        known = ", ".join(repr(option) for option in options)
+        raise ValueError(f"expected {name} to be one of {known}, got {value!r}")
+
+
+def function(name: str, value: object) -> None:
+    """Check a callable."""
+    if not callable(value):
+        raise TypeError(f"expected {name} as a callable, got {kind(value)}")
+
+
+def generator(value: object) -> None:
+    """Check a random generator or None."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"expected generator as a torch.Generator or None, got {kind(value)}")
+
+
+# --- tensors ---------------------------------------------------------------------------------
+
+
+def labels(
+    value: Any,
+    n: int,
+    n_classes: int | None = None,
+    device: torch.device | None = None,
+    name: str = "labels",
+) -> Tensor:
+    """Check integer labels `(n,)` in `[0, n_classes)` and return them as int64."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected {name} as a torch.Tensor of integers, got {kind(value)}")
+    if not is_integer(value.dtype):
+        raise TypeError(f"expected {name} of an integer dtype, got {kind(value)}")
+    if value.shape != (n,) or n == 0:
+        raise ValueError(f"expected {name} of shape ({n or 'n >= 1'},), got {kind(value)}")
+    if device is not None and value.device != device:
+        raise ValueError(f"expected {name} on {device} like the rest, got {value.device}")
+    whole: Tensor = value.detach().to(torch.int64)
+    if n_classes is not None:
+        label_range(whole, n_classes, name)
+    return whole
+
+
+def label_range(value: Tensor, n_classes: int, name: str = "labels") -> None:
+    """Check that int64 labels lie in `[0, n_classes)`."""
+    low, high = (int(end) for end in value.aminmax())
+    if low < 0 or high >= n_classes:
+        worst = low if low < 0 else high
+        raise ValueError(f"expected {name} from 0 to {n_classes - 1}, got {worst}")
+
+
+def logits(value: Any, n: int) -> Tensor:
+    """Check that a model returned logits `(n, classes)` without NaN."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}")
+    if not value.is_floating_point():
+        raise TypeError(f"expected logits of a floating dtype, got {kind(value)}")
+    if value.ndim != 2 or value.shape[0] != n or value.shape[1] < 2:
+        raise ValueError(f"expected logits of shape ({n}, classes >= 2), got {kind(value)}")
+    bad = value.detach().isnan().any(dim=1)
+    if bad.any():
+        raise ValueError(f"expected logits without NaN, got NaN at example {int(bad.nonzero()[0])}")
+    return value
+
+
+def losses(value: Any, n: int) -> Tensor:
+    """Check that a loss gave one value per example."""
+    if not isinstance(value, Tensor) or value.shape != (n,):
+        raise ValueError(
+            f"expected the loss to give one value per example, shape ({n},), got {kind(value)}; "
+            "a torch loss does so with reduction='none'"
+        )
+    return value
+
+
+def inputs(value: Any) -> Tensor:
+    """Check floating inputs `(n, ...)`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected inputs as a torch.Tensor, got {kind(value)}")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"expected inputs of a floating dtype, got {kind(value)}; "
+            "divide 8-bit images by 255 first"
+        )
+    if value.ndim < 2 or value.numel() == 0:
+        raise ValueError(f"expected inputs of shape (n >= 1, ...), got {kind(value)}")
+    return value
+
+
+def examples(inputs_: Any, labels_: Any) -> tuple[Tensor, Tensor]:
+    """Check inputs `(n, ...)` and integer labels `(n,)` on one device."""
+    checked = inputs(inputs_)
+    return checked, labels(labels_, len(checked), device=checked.device)
+
+
+def attack_inputs(
+    inputs_: Any, labels_: Any, bounds: Any
+) -> tuple[Tensor, Tensor, tuple[float, float]]:
+    """Check what every attack takes: examples, the inputs within `bounds`."""
+    points, targets = examples(inputs_, labels_)
+    # What the bounds are in the inputs' own precision: a pixel of 0.7 is not above a bound of 0.7.
+    low, high = torch.tensor(bounds_pair(bounds), dtype=points.dtype).tolist()
+    least, most = (float(end) for end in points.detach().aminmax())
+    if not (low <= least and most <= high):
+        raise ValueError(
+            f"expected inputs within bounds ({low:g}, {high:g}), got values from {least:g} to "
+            f"{most:g}; attack images before they are normalised, or pass bounds="
+        )
+    return points, targets, (low, high)
+
+
+def bounds_pair(bounds: Any) -> tuple[float, float]:
+    """Check `(low, high)` with low < high."""
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"expected bounds as a pair (low, high), got {bounds!r}")
+    low, high = number("bounds[0]", bounds[0]), number("bounds[1]", bounds[1])
+    if not low < high:
+        raise ValueError(f"expected bounds with low < high, got ({low:g}, {high:g})")
+    return low, high
+
+
+# --- probabilities ---------------------------------------------------------------------------
+
+
+def probabilities(probs: Array, labels_: Array) -> tuple[Tensor, Tensor, Callable[[Tensor], Array]]:
+    """Check probabilities `(n, classes)` and labels `(n,)` of the same kind.
+
+    Returns:
+        Both as tensors (a view where possible) and a function that gives a tensor back as the
+        kind that came in.
+    """
+    p, own_kind = as_tensor("probs", probs)
+    if type(labels_) is not type(probs) and not (
+        isinstance(labels_, Tensor) and isinstance(probs, Tensor)
+    ):
+        wanted = "a torch.Tensor" if isinstance(probs, Tensor) else "a numpy.ndarray"
+        raise TypeError(f"expected labels as {wanted} like probs, got {kind(labels_)}")
+    y, _ = as_tensor("labels", labels_)
+    if not p.is_floating_point():
+        raise TypeError(f"expected probs of a floating dtype, got {kind(probs)}")
+    if p.ndim == 1:
+        raise ValueError(
+            f"expected probs of shape (n, classes), got {kind(probs)}; pass the probability p of "
+            "the second of two classes as torch.stack([1 - p, p], dim=1)"
+        )
+    if p.ndim != 2 or p.shape[0] == 0 or p.shape[1] == 0:
+        raise ValueError(f"expected probs of shape (n >= 1, classes >= 1), got {kind(probs)}")
+    y = labels(y, len(p), p.shape[1], device=p.device)
+    return p, y, own_kind
+
+
+def probability_rows(rows: Tensor, first: int = 0) -> None:
+    """Check that rows of probabilities are not negative and sum to one.
+
+    Args:
+        rows: Probabilities, shape `(n, classes)`.
+        first: The number of the first row, for the message.
+    """
+    tolerance = _SUM_TOLERANCE.get(rows.dtype, 1e-3)
+    wide = rows.float() if rows.dtype in _SUM_TOLERANCE else rows
+    sums = wide.sum(dim=1)
+    if bool(((sums - 1).abs() <= tolerance).all()) and bool(wide.amin() >= 0):
+        return
+    bad = ~(((sums - 1).abs() <= tolerance) & (wide >= 0).all(dim=1))
+    row = int(bad.nonzero()[0])
+    least = float(wide[row].amin())
+    found = f"a probability of {least:g}" if least < 0 else f"a sum of {float(sums[row]):g}"
+    raise ValueError(
+        f"expected each row of probs to be >= 0 and to sum to 1, got {found} in row {first + row}; "
+        "pass logits through softmax first"
+    )
+
+
+def row_chunks(p: Tensor) -> list[slice]:
+    """Cut `(n, classes)` into runs of rows that fit a processor's cache."""
+    size = max(1, _ROWS * 10 // p.shape[1])
+    return [slice(start, start + size) for start in range(0, len(p), size)]
+
+
+def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """View a tensor or a NumPy array as a tensor; return it and the way back."""
+    if isinstance(value, Tensor):
+        return value.detach(), lambda result: result
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"expected {name} as a torch.Tensor or a numpy.ndarray, got {kind(value)}")
+    if value.dtype.kind not in "fiu":
+        raise TypeError(f"expected {name} of numbers, got {kind(value)}")
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    if native.dtype == np.longdouble and native.dtype.itemsize > 8:
+        native = native.astype(np.float64)
+    if any(stride < 0 for stride in native.strides):
+        native = np.ascontiguousarray(native)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(native), _to_numpy
+
+
+def _to_numpy(result: Tensor) -> Any:
+    array = result.numpy()
+    return cast(Any, array[()] if array.ndim == 0 else array)

@@ -1,0 +1,83 @@
+"""The one context manager that guards a model while it is attacked or evaluated."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def frozen(model: object, *, grad: bool) -> Iterator[None]:
+    """Run a model in eval mode with frozen parameters and leave it exactly as it was found.
+
+    Restored on the way out, also after an exception: the train/eval flag of each module, the
+    `requires_grad` of each parameter, and every buffer that a forward pass replaced or wrote to.
+    A model that is not an `nn.Module` is an opaque callable: nothing in it is touched.
+
+    Args:
+        model: The model.
+        grad: Whether gradients flow inside, whatever the caller's grad mode is.
+    """
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
+        if not isinstance(model, nn.Module):
+            yield
+            return
+        restore = [_modes(model), _gradient_flags(model), _buffers(model)]
+        try:
+            if any(module.training for module in model.modules()):
+                model.eval()
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for undo in restore:
+                undo()
+
+
+def _modes(model: nn.Module) -> Callable[[], None]:
+    modes = [(module, module.training) for module in model.modules()]
+
+    def undo() -> None:
+        if model.training != modes[0][1]:
+            model.train(modes[0][1])
+        for module, training in modes:
+            module.training = training
+
+    return undo
+
+
+def _gradient_flags(model: nn.Module) -> Callable[[], None]:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def undo() -> None:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+    return undo
+
+
+def _buffers(model: nn.Module) -> Callable[[], None]:
+    saved = [
+        (module, name, buffer, None if buffer.is_inference() else buffer._version, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+    def undo() -> None:
+        with torch.no_grad():
+            for module, name, buffer, version, value in saved:
+                if version is not None and buffer._version != version:
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
+
+    return undo
+
+
+def device_of(model: object) -> torch.device | None:
+    """Return the device of the model's first parameter or buffer, if it has one."""
+    if not isinstance(model, nn.Module):
+        return None
+    first: Tensor | None = next(model.parameters(), next(model.buffers(), None))
+    return None if first is None else first.device

@@ -1,0 +1,28 @@
+"""Attacks: functions `(model, inputs, labels, *, eps, ...) -> adversarial inputs`.
+
+Every attack returns inputs of the same shape, dtype and device, within `eps` of the originals and
+within `bounds`, and leaves the model exactly as it found it. Configure one with
+`functools.partial(pgd, eps=8 / 255)`.
+"""
+
+from advcal.attacks._balls import Ball, l2, linf
+from advcal.attacks._combine import batched, worst_case
+from advcal.attacks._cw import cw_l2
+from advcal.attacks._distance import adversarial_distance
+from advcal.attacks._iaa import iaa
+from advcal.attacks._noise import uniform_noise
+from advcal.attacks._pgd import fgsm, pgd
+
+__all__ = [
+    "Ball",
+    "adversarial_distance",
+    "batched",
+    "cw_l2",
+    "fgsm",
+    "iaa",
+    "l2",
+    "linf",
+    "pgd",
+    "uniform_noise",
+    "worst_case",
+]

@@ -1,0 +1,54 @@
+"""Random noise: the baseline of every attack."""
+
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._typing import Model
+from advcal.attacks._balls import Norm, ball
+from advcal.attacks._random import resolve
+
+
+def uniform_noise(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Draw a point uniformly from the ball, $x' = \Pi(x + U)$; it attacks nothing.
+
+    Uses neither the model nor the labels, which are there so that it can stand where an attack can.
+
+    Args:
+        model: Not called.
+        inputs: The inputs within `bounds`, shape `(n, ...)`.
+        labels: Integer labels, shape `(n,)`; only checked.
+        eps: The radius, in units of `inputs`.
+        norm: `"linf"` or `"l2"`.
+        bounds: The lowest and the highest valid value of an input.
+        generator: Where the noise comes from; a copy of the global one if None, so that two calls
+            in a row draw the same.
+
+    Returns:
+        Noisy inputs, of the shape, dtype and device of `inputs`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind or dtype.
+        ValueError: If a shape, value or device is wrong.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> inputs, labels = torch.full((1, 3), 0.5), torch.tensor([0])
+        >>> noisy = uniform_noise(lambda x: x, inputs, labels, eps=0.1, generator=generator)
+        >>> bool((noisy - inputs).abs().max() <= 0.1)
+        True
+    """
+    _checks.function("model", model)
+    inputs, _, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = inputs.detach().clone()
+        return ball(norm, inputs, eps, bounds).random_point(resolve(generator, inputs.device))

@@ -1,0 +1,148 @@
+"""One pass over the data, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._batches import casting, prepared
+from advcal._frozen import frozen
+from advcal._typing import Attack, Batch, Model, Progress
+from advcal.metrics import ReliabilityBins, brier, reliability_bins
+
+FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one pass of a model over data, attacked or not, showed.
+
+    Attributes:
+        n: The number of examples.
+        accuracy: The share of predictions that are the label, under attack if there is one.
+        confidence: Mean probability of the predicted class.
+        ece: Expected calibration error over the bins of `bins`.
+        mce: Maximum calibration error over the bins of `bins`.
+        mcs: Confidence minus accuracy; positive is overconfident.
+        nll: Negative log-likelihood of the labels, in nats.
+        brier: Brier score, from 0 to 2.
+        clean_accuracy: Accuracy on the inputs before the attack. An attack that uses the true
+            label can raise accuracy above it.
+        unchanged: The share of examples whose predicted class is the same before and after the
+            attack. An attack on confidence alone has 1.
+        bins: The reliability table.
+    """
+
+    n: int
+    accuracy: float
+    confidence: float
+    ece: float
+    mce: float
+    mcs: float
+    nll: float
+    brier: float
+    clean_accuracy: float
+    unchanged: float
+    bins: ReliabilityBins[Tensor]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers and lists, ready for JSON."""
+        plain: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "bins"
+        }
+        plain["bins"] = {
+            name: getattr(self.bins, name).tolist()
+            for name in ("edges", "counts", "confidences", "corrects")
+        }
+        return plain
+
+
+def evaluate(
+    model: Model,
+    batches: Iterable[Batch],
+    attack: Attack | None = None,
+    *,
+    n_bins: int = 15,
+    autocast: torch.dtype | None = None,
+    channels_last: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Attack each batch once, predict before and after, and sum up every figure.
+
+    The model runs in eval mode and is left as it was found. Memory does not grow with the data.
+    The probabilities are the softmax of the logits in float64.
+
+    Args:
+        model: Inputs `(n, ...)` to logits `(n, classes)`.
+        batches: An iterable of `(inputs, labels, *rest)`; they go to the device of the model.
+        attack: `(model, inputs, labels) -> inputs`, or None for the inputs as they are.
+        n_bins: The number of equal-width bins of the reliability table.
+        autocast: `torch.bfloat16` to run model and attack in mixed precision.
+        channels_last: Whether to lay out four-dimensional inputs channels last.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        TypeError: If an argument or a batch is of the wrong kind.
+        ValueError: If there are no batches, or a shape or value is wrong.
+
+    Example:
+        >>> batches = [(torch.eye(2), torch.tensor([0, 1]))]
+        >>> evaluate(torch.nn.Identity(), batches).accuracy
+        1.0
+    """
+    casts = casting(model, autocast)
+    if attack is not None:
+        _checks.function("attack", attack)
+    parts = []
+    bins: ReliabilityBins[Tensor] | None = None
+    with frozen(model, grad=False):
+        for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
+            inputs, labels = batch[:2]
+            labels = _checks.labels(labels, len(inputs))
+            with casts():
+                clean = logits = _checks.logits(model(inputs), len(inputs))
+                if attack is not None:
+                    attacked = attack(model, inputs, labels)
+                    logits = _checks.logits(model(attacked), len(inputs))
+            log_probs = logits.double().log_softmax(dim=1)
+            probs = log_probs.exp()
+            table = reliability_bins(probs, labels, n_bins=n_bins)
+            bins = table if bins is None else bins + table
+            predicted = clean.argmax(dim=1)
+            parts.append(
+                torch.stack(
+                    [
+                        -log_probs.gather(1, labels[:, None]).sum(),
+                        brier(probs, labels, reduction="sum"),
+                        (predicted == labels).double().sum(),
+                        (predicted == logits.argmax(dim=1)).double().sum(),
+                    ]
+                )
+            )
+    if bins is None:
+        raise ValueError("expected one batch or more, got none")
+    n = int(bins.n)
+    nll, brier_score, clean_accuracy, unchanged = (torch.stack(parts).sum(dim=0) / n).tolist()
+    return Evaluation(
+        n=n,
+        accuracy=float(bins.accuracy),
+        confidence=float(bins.confidence),
+        ece=float(bins.ece),
+        mce=float(bins.mce),
+        mcs=float(bins.mcs),
+        nll=nll,
+        brier=brier_score,
+        clean_accuracy=clean_accuracy,
+        unchanged=unchanged,
+        bins=bins,
+    )

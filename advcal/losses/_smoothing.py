@@ -1,0 +1,57 @@
+"""Soft labels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advcal import _checks
+
+
+def smooth_labels(labels: Tensor, n_classes: int, smoothing: float | Tensor) -> Tensor:
+    r"""Mix one-hot labels with the uniform distribution: $(1 - s)\,e_y + s / K$.
+
+    Args:
+        labels: Integer labels, shape `(n,)`.
+        n_classes: The number of classes $K$.
+        smoothing: $s$ in `[0, K / (K - 1)]`, one number or one per example, shape `(n,)`. At 1 the
+            target is uniform; above 1 the label is less likely than the rest.
+
+    Returns:
+        Target probabilities, shape `(n, n_classes)`, of the dtype of `smoothing` where it is a
+        tensor and of the default dtype otherwise.
+
+    Raises:
+        TypeError: If `labels` is not an integer tensor or `smoothing` not a number or tensor.
+        ValueError: If a label or `smoothing` is out of range.
+
+    Example:
+        >>> smooth_labels(torch.tensor([1]), 4, 0.2)
+        tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
+
+    References:
+        Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7.
+    """
+    n_classes = _checks.count("n_classes", n_classes, least=2)
+    n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
+    labels = _checks.labels(labels, n, n_classes)
+    s = _smoothing(smoothing, labels, n_classes / (n_classes - 1))
+    onehot = torch.nn.functional.one_hot(labels, n_classes).to(s.dtype)
+    return (1 - s) * onehot + s / n_classes
+
+
+def _smoothing(value: Any, labels: Tensor, most: float) -> Tensor:
+    if not isinstance(value, Tensor):
+        _checks.number("smoothing", value, least=0, most=most)
+        return torch.full((1, 1), float(value), device=labels.device)
+    if not value.is_floating_point():
+        raise TypeError(f"expected smoothing of a floating dtype, got {_checks.kind(value)}")
+    if value.shape != labels.shape:
+        raise ValueError(
+            f"expected smoothing of shape {tuple(labels.shape)}, got {_checks.kind(value)}"
+        )
+    if not bool(((value >= 0) & (value <= most * (1 + 1e-6))).all()):
+        raise ValueError(
+            f"expected smoothing >= 0 and <= {most:g}, got {value.min()} to {value.max()}"
+        )
+    return value[:, None]

@@ -1,0 +1,225 @@
+"""Reliability tables and the calibration errors that are read off them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Generic
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._typing import Array
+from advcal.metrics._top import checked_rows, top_label
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ReliabilityBins(Generic[Array]):
+    """A reliability table that adds: `bins_a + bins_b` is the table of both data sets.
+
+    Bin `i` holds the predictions with confidence in `(edges[i], edges[i + 1]]`; confidence exactly
+    0 falls in the first bin. The fields are of the kind (tensor or NumPy array) that the table was
+    made from. Counts add exactly, sums to float64 rounding, so batches, processes and machines
+    combine in memory that does not grow with the data.
+
+    Attributes:
+        edges: Bin edges, float64, shape `(n_bins + 1,)`.
+        counts: Predictions per bin, int64, shape `(n_bins,)`.
+        confidences: Summed confidence per bin, float64, shape `(n_bins,)`.
+        corrects: Right predictions per bin, int64, shape `(n_bins,)`.
+    """
+
+    edges: Array
+    counts: Array
+    confidences: Array
+    corrects: Array
+
+    def __add__(self, other: object) -> ReliabilityBins[Array]:
+        if other == 0 and isinstance(other, int):  # so that sum(tables) works
+            return self
+        if not isinstance(other, ReliabilityBins):
+            return NotImplemented
+        if type(self.edges) is not type(other.edges):
+            raise TypeError(
+                f"expected reliability bins of one kind, got {_checks.kind(self.edges)} and "
+                f"{_checks.kind(other.edges)}"
+            )
+        if self.edges.shape != other.edges.shape or not bool((self.edges == other.edges).all()):
+            raise ValueError(
+                f"expected reliability bins of the same edges, got {self.n_bins} bins and "
+                f"{other.n_bins} bins" + (" elsewhere" if self.n_bins == other.n_bins else "")
+            )
+        return ReliabilityBins(
+            self.edges,
+            self.counts + other.counts,
+            self.confidences + other.confidences,
+            self.corrects + other.corrects,
+        )
+
+    __radd__ = __add__
+
+    def __repr__(self) -> str:
+        return (
+            f"ReliabilityBins(n={int(self.n)}, n_bins={self.n_bins}, "
+            f"accuracy={float(self.accuracy):.4f}, confidence={float(self.confidence):.4f}, "
+            f"ece={float(self.ece):.4f})"
+        )
+
+    @property
+    def n_bins(self) -> int:
+        """The number of bins."""
+        return len(self.counts)
+
+    @property
+    def n(self) -> Array:
+        """The number of predictions, a scalar."""
+        return self.counts.sum()
+
+    @property
+    def bin_confidence(self) -> Array:
+        """Mean confidence per bin, NaN where a bin is empty."""
+        return self.confidences / _nan_where_zero(self.counts)
+
+    @property
+    def bin_accuracy(self) -> Array:
+        """Accuracy per bin, NaN where a bin is empty."""
+        return self.corrects / _nan_where_zero(self.counts)
+
+    @property
+    def gaps(self) -> Array:
+        """Confidence minus accuracy per bin (positive: overconfident), NaN where empty."""
+        return (self.confidences - self.corrects) / _nan_where_zero(self.counts)
+
+    @property
+    def accuracy(self) -> Array:
+        """The share of right predictions."""
+        return self.corrects.sum() / self.n
+
+    @property
+    def confidence(self) -> Array:
+        """The mean confidence."""
+        return self.confidences.sum() / self.n
+
+    @property
+    def mcs(self) -> Array:
+        """The miscalibration score, confidence minus accuracy."""
+        return (self.confidences - self.corrects).sum() / self.n
+
+    @property
+    def ece(self) -> Array:
+        """The expected calibration error."""
+        return abs(self.confidences - self.corrects).sum() / self.n
+
+    @property
+    def mce(self) -> Array:
+        """The maximum calibration error over the bins that are not empty."""
+        return abs(self.gaps)[self.counts > 0].max()
+
+
+def _nan_where_zero(counts: Any) -> Any:
+    if isinstance(counts, Tensor):
+        return torch.where(counts > 0, counts.double(), torch.nan)
+    return np.where(counts > 0, counts, np.nan)
+
+
+def reliability_bins(probs: Array, labels: Array, *, n_bins: int = 15) -> ReliabilityBins[Array]:
+    """Sort predictions into equal-width bins of confidence.
+
+    Bins are right-closed, `(i / n_bins, (i + 1) / n_bins]`, with float64 edges; confidence exactly
+    0 falls in the first bin and 1 in the last. Of equal highest probabilities the first class is
+    the prediction.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        n_bins: The number of bins.
+
+    Returns:
+        The table, its fields of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> reliability_bins(probs, torch.tensor([0, 0]), n_bins=10)
+        ReliabilityBins(n=2, n_bins=10, accuracy=0.5000, confidence=0.7500, ece=0.3500)
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
+    """
+    p, y, own_kind = _checks.probabilities(probs, labels)
+    n_bins = _checks.count("n_bins", n_bins)
+    edges = torch.arange(n_bins + 1, dtype=torch.float64, device=p.device) / n_bins
+    table = torch.zeros(3, n_bins, dtype=torch.float64, device=p.device)
+    for rows, row_labels in checked_rows(p, y):
+        confidence, correct = top_label(rows, row_labels)
+        index = torch.bucketize(confidence, edges[1:-1])
+        table[0] += torch.bincount(index, minlength=n_bins)
+        table[1] += torch.bincount(index, weights=confidence, minlength=n_bins)
+        table[2] += torch.bincount(index[correct], minlength=n_bins)
+    counts, confidences, corrects = table
+    fields = (edges, counts.to(torch.int64), confidences.clone(), corrects.to(torch.int64))
+    return ReliabilityBins(*(own_kind(field) for field in fields))
+
+
+def ece(probs: Array, labels: Array, *, n_bins: int = 15) -> Array:
+    r"""Compute the expected calibration error of the top label with equal-width bins.
+
+    $\sum_m \frac{|B_m|}{n} \, |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|$. Bins are right-closed; see
+    `reliability_bins` for the edges.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        n_bins: The number of bins.
+
+    Returns:
+        A scalar in `[0, 1]`, float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> round(float(ece(probs, torch.tensor([0, 0]), n_bins=10)), 4)
+        0.35
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3.
+    """
+    return reliability_bins(probs, labels, n_bins=n_bins).ece
+
+
+def mce(probs: Array, labels: Array, *, n_bins: int = 15) -> Array:
+    r"""Compute the maximum calibration error of the top label with equal-width bins.
+
+    $\max_m |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|$ over the bins that are not empty.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        n_bins: The number of bins.
+
+    Returns:
+        A scalar in `[0, 1]`, float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> round(float(mce(probs, torch.tensor([0, 0]), n_bins=10)), 4)
+        0.6
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 5.
+    """
+    return reliability_bins(probs, labels, n_bins=n_bins).mce

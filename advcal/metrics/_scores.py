@@ -1,0 +1,172 @@
+"""Means of one score per example: no bins."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._typing import Array
+from advcal.metrics._top import checked_rows, top_label
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def accuracy(probs: Array, labels: Array, *, reduction: Reduction = "mean") -> Array:
+    """Compute the share of examples whose most probable class is the label.
+
+    Of equal highest probabilities the first class is the prediction.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        reduction: `"mean"`, `"sum"`, or `"none"` for one value (0 or 1) per example.
+
+    Returns:
+        A scalar, or shape `(n,)` with `reduction="none"`; float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> float(accuracy(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.tensor([0, 0])))
+        0.5
+    """
+    return _reduce(lambda p, y: top_label(p, y)[1].double(), probs, labels, reduction)
+
+
+def confidence(probs: Array, labels: Array, *, reduction: Reduction = "mean") -> Array:
+    """Compute the mean probability of the predicted class.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`; checked, and used for nothing else.
+        reduction: `"mean"`, `"sum"`, or `"none"` for one value per example.
+
+    Returns:
+        A scalar, or shape `(n,)` with `reduction="none"`; float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> float(confidence(torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 0])))
+        0.625
+    """
+    return _reduce(lambda p, y: p.amax(dim=1).double(), probs, labels, reduction)
+
+
+def mcs(probs: Array, labels: Array) -> Array:
+    r"""Compute the miscalibration score: mean confidence minus accuracy, signed.
+
+    $\sum_m \frac{|B_m|}{n} \, (\mathrm{conf}(B_m) - \mathrm{acc}(B_m))$, in which the bins cancel.
+    Positive is overconfident, negative underconfident. One source prints the opposite sign in its
+    formula and uses this one in its text and tables.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+
+    Returns:
+        A scalar in `[-1, 1]`, float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> float(mcs(torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 0])))
+        -0.375
+
+    References:
+        Ao et al., Two Sides of Miscalibration, UAI 2023. Cheng et al., Towards Calibration
+        Enhanced Network by Inverse Adversarial Attack, arXiv 2504.06358, eq. 14 (sign corrected).
+    """
+
+    def gap(p: Tensor, y: Tensor) -> Tensor:
+        highest, correct = top_label(p, y)
+        return highest - correct.double()
+
+    return _reduce(gap, probs, labels, "mean")
+
+
+def nll(probs: Array, labels: Array, *, reduction: Reduction = "mean") -> Array:
+    r"""Compute the negative log-likelihood $-\log p_y$ in nats.
+
+    A label of probability 0 costs infinity; nothing is clipped.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        reduction: `"mean"`, `"sum"`, or `"none"` for one value per example.
+
+    Returns:
+        A scalar, or shape `(n,)` with `reduction="none"`; float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> round(float(nll(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))), 4)
+        0.6931
+    """
+    return _reduce(lambda p, y: -_label_probability(p, y).log(), probs, labels, reduction)
+
+
+def brier(probs: Array, labels: Array, *, reduction: Reduction = "mean") -> Array:
+    r"""Compute the Brier score $\sum_k (p_k - [k = y])^2$, summed over the classes.
+
+    From 0 (right and certain) to 2 (wrong and certain), as Brier defined it; with two classes it
+    is twice the score that is computed from the probability of one of them.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        reduction: `"mean"`, `"sum"`, or `"none"` for one value per example.
+
+    Returns:
+        A scalar, or shape `(n,)` with `reduction="none"`; float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> float(brier(torch.tensor([[0.5, 0.5]]), torch.tensor([1])))
+        0.5
+
+    References:
+        Brier, Verification of forecasts expressed in terms of probability, 1950, eq. 2.
+    """
+
+    def squares(p: Tensor, y: Tensor) -> Tensor:
+        wide = p.double()
+        label = _label_probability(p, y)
+        return wide.square().sum(dim=1) - label.square() + (1 - label).square()
+
+    return _reduce(squares, probs, labels, reduction)
+
+
+def _label_probability(p: Tensor, y: Tensor) -> Tensor:
+    return p.gather(1, y[:, None])[:, 0].double()
+
+
+def _reduce(
+    score: Callable[[Tensor, Tensor], Tensor], probs: Array, labels: Array, reduction: Reduction
+) -> Array:
+    p, y, own_kind = _checks.probabilities(probs, labels)
+    _checks.choice("reduction", reduction, ("mean", "sum", "none"))
+    scores = (score(rows, row_labels) for rows, row_labels in checked_rows(p, y))
+    if reduction == "none":
+        return own_kind(torch.cat(list(scores)))
+    total = torch.stack([chunk.sum() for chunk in scores]).sum()
+    return own_kind(total / len(p) if reduction == "mean" else total)

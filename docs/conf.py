@@ -1,0 +1,86 @@
+"""The configuration of the documentation: `python -m sphinx -W -b html docs docs/_build`."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import advcal
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+GALLERY = Path(__file__).parent / "gallery"
+
+project = "advcal"
+author = "The advcal developers"
+copyright = f"2026, {author}"
+version = release = advcal.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build"]
+
+# API pages: what `__all__` lists, in its docstring's words. A `name` in single backticks links to
+# our object of that name if there is one; a public advcal.* name that does not exist is an error.
+autodoc_default_options = {"members": True}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?s)(?!advcal(\.(?!_)\w+)+\Z).*")]
+
+# Pages are Markdown; the notebooks among them are executed, from scratch, at every build.
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")])
+)
+
+html_theme = "furo"
+html_title = f"advcal {version}"
+
+
+def collect_notebooks(app: Sphinx) -> None:
+    """Mirror the notebooks of `examples/` in the gallery, leaving unchanged ones untouched."""
+    notebooks = [*EXAMPLES.glob("*.ipynb"), *EXAMPLES.glob("notebooks/*.md")]
+    for stale in {path.name for path in GALLERY.iterdir()} - {path.name for path in notebooks}:
+        if stale != "index.md":
+            (GALLERY / stale).unlink()
+    for source in notebooks:
+        copy = GALLERY / source.name
+        if not copy.exists() or copy.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, copy)
+
+
+def link_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
+) -> nodes.reference | None:
+    """Resolve `advcal.metrics._bins.Name`, as an annotation spells it, to `advcal.metrics.Name`."""
+    public = re.sub(r"\._\w+(?=\.)", "", node.get("reftarget", ""))
+    if node.get("refdomain") != "py" or public == node["reftarget"]:
+        return None
+    python = env.get_domain("py")
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the two steps above to the build."""
+    app.connect("builder-inited", collect_notebooks)
+    app.connect("missing-reference", link_public_name)

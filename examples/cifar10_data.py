@@ -1,0 +1,370 @@
+"""CIFAR-10 from a local folder, as uint8 tensors and as minibatches in [0, 1].
+
+Two layouts are read: an image folder ``{train,test}/<class>/*.{jpg,jpeg,png}`` and the original
+``cifar-10-batches-py`` pickles. Pickles are parsed, never executed.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import pickle
+import pickletools
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+_TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+_SIDE = 32
+_PADDING = 4
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class Cifar10(NamedTuple):
+    """Images (n, 3, 32, 32) uint8, labels (n,) int64 and the name of each label."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+
+def load(path: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None) -> Cifar10:
+    """Load CIFAR-10 from an image folder or from the original pickles.
+
+    Args:
+        path: a folder that is, or directly contains, one of the two layouts.
+        cache: where decoded image folders are kept; by default ``advcal`` under
+            ``$XDG_CACHE_HOME`` or ``~/.cache``. Pickles are read each time.
+
+    Returns:
+        The data, each class in the order of its files. An image folder's classes are labelled in
+        alphabetical order.
+
+    Raises:
+        FileNotFoundError: neither layout is there.
+        ValueError: a file does not hold what the layout promises.
+        pickle.UnpicklingError: a pickle is damaged or asks for anything but plain data.
+    """
+    root = Path(path).expanduser()
+    folders = [root, *sorted(root.iterdir())] if root.is_dir() else []
+    for folder in folders:
+        if (folder / "batches.meta").is_file():
+            return _load_pickles(folder)
+        if (folder / "train").is_dir() and (folder / "test").is_dir():
+            return _load_images(folder, _cache_folder() if cache is None else Path(cache))
+    raise FileNotFoundError(
+        f"expected {root} to be or to contain cifar-10-batches-py/ (with batches.meta) or a "
+        "folder with train/<class>/ and test/<class>/ images, found neither"
+    )
+
+
+# --- The image folder ---
+
+
+def _load_images(folder: Path, cache: Path) -> Cifar10:
+    classes = _class_names(folder / "train")
+    if not classes or _class_names(folder / "test") != classes:
+        raise ValueError(f"expected class folders in {folder}/train, the same in {folder}/test")
+    train, test = (
+        [_image_files(folder / part / name) for name in classes] for part in ("train", "test")
+    )
+    cached = cache / f"cifar10-{_stamp(folder, [*chain(*train, *test)])}.npz"
+    arrays = _read_arrays(cached)
+    if arrays is None:
+        arrays = dict(zip(_ARRAYS, (*_decode(train), *_decode(test)), strict=True))
+        _write_arrays(cached, arrays)
+    return Cifar10(**{k: torch.from_numpy(a) for k, a in arrays.items()}, classes=classes)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return tuple(name for name in names if not name.startswith("."))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in {".jpg", ".jpeg", ".png"}]
+    if not files:
+        raise ValueError(f"expected .jpg, .jpeg or .png images in {folder}, got none")
+    return sorted(files)
+
+
+def _decode(files: Sequence[Sequence[Path]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    images = np.stack([_decode_image(file) for of_class in files for file in of_class])
+    labels = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files])
+    return images, labels
+
+
+def _decode_image(file: Path) -> NDArray[np.uint8]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading an image folder needs Pillow: pip install pillow") from error
+    try:
+        with Image.open(file, formats=("JPEG", "PNG")) as image:
+            if image.size != (_SIDE, _SIDE):
+                raise ValueError(f"expected a 32x32 image, got {image.width}x{image.height}")
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's three ways of saying "damaged"
+        raise ValueError(f"{file}: {error}") from error
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advcal"
+
+
+def _stamp(folder: Path, files: Sequence[Path]) -> str:
+    digest = hashlib.sha256(os.fsencode(folder.resolve()))
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in _ARRAYS}
+    except Exception:  # absent, or damaged in whatever way: the images are still there
+        return None
+
+
+def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        unfinished = Path(scratch) / path.name
+        np.savez(unfinished, **arrays)  # type: ignore[arg-type]
+        unfinished.replace(path)
+
+
+# --- The original pickles ---
+
+
+def _load_pickles(folder: Path) -> Cifar10:
+    train = [_read_batch(folder / name) for name in _TRAIN_BATCHES]
+    test_images, test_labels = _read_batch(folder / "test_batch")
+    return Cifar10(
+        torch.cat([images for images, _ in train]),
+        torch.cat([labels for _, labels in train]),
+        test_images,
+        test_labels,
+        _read_classes(folder / "batches.meta"),
+    )
+
+
+def _read_batch(file: Path) -> tuple[Tensor, Tensor]:
+    match _read_pickle(file):
+        case {"data": np.ndarray(shape=(n, 3072)) as data, "labels": [*labels]}:
+            if n == len(labels) and all(type(k) is int and k in range(10) for k in labels):
+                images = torch.from_numpy(data.copy()).view(n, 3, _SIDE, _SIDE)
+                return images, torch.tensor(labels, dtype=torch.int64)
+    raise ValueError(f"{file}: expected uint8 data (n, 3072) and n labels from 0 to 9")
+
+
+def _read_classes(file: Path) -> tuple[str, ...]:
+    match _read_pickle(file):
+        case {"label_names": [*names]}:
+            if len(names) == 10 and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    raise ValueError(f"{file}: expected ten label_names")
+
+
+def _read_pickle(file: Path) -> object:
+    try:
+        return _parse_pickle(file.read_bytes())
+    except pickle.UnpicklingError as error:
+        raise pickle.UnpicklingError(f"{file}: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise pickle.UnpicklingError(f"{file}: damaged pickle ({error})") from error
+
+
+class _Global(enum.Enum):
+    """The only names that the format needs, spelled as Python 2 wrote them."""
+
+    RECONSTRUCT = "numpy.core.multiarray _reconstruct"
+    NDARRAY = "numpy ndarray"
+    DTYPE = "numpy dtype"
+
+
+class _Made(enum.Enum):
+    """What calling those names makes: stand-ins, so that nothing is called."""
+
+    EMPTY_ARRAY = enum.auto()
+    UINT8 = enum.auto()
+
+
+def _parse_pickle(data: bytes) -> object:
+    """Rebuild the plain values and uint8 arrays of a Python 2 pickle.
+
+    This walks the opcodes itself instead of unpickling: names are compared and never imported,
+    calls and states are matched as patterns and never made, and any other opcode is refused.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+
+    def pop_from(start: int) -> list[Any]:
+        items = stack[start:]
+        del stack[start:]
+        return items
+
+    for opcode, argument, _ in pickletools.genops(data):
+        match opcode.name:
+            case "PROTO" | "STOP":
+                pass
+            case "BININT" | "BININT1" | "BININT2" | "BINSTRING" | "SHORT_BINSTRING":
+                stack.append(argument)
+            case "NONE" | "NEWFALSE" as name:
+                stack.append(None if name == "NONE" else False)
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "MARK":
+                marks.append(len(stack))
+            case "TUPLE":
+                stack.append(tuple(pop_from(marks.pop())))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                stack.append(tuple(pop_from(-int(name[-1]))))
+            case "APPEND" | "APPENDS" as name:
+                items = pop_from(-1 if name == "APPEND" else marks.pop())
+                stack[-1].extend(items)
+            case "SETITEM" | "SETITEMS" as name:
+                items = pop_from(-2 if name == "SETITEM" else marks.pop())
+                if not all(isinstance(key, str) for key in items[::2]):
+                    raise pickle.UnpicklingError("refused a key that is not a string")
+                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "GLOBAL" if argument in {known.value for known in _Global}:
+                stack.append(_Global(argument))
+            case "REDUCE":
+                stack.append(_made(*pop_from(-2)))
+            case "BUILD":
+                stack.append(_built(*pop_from(-2)))
+            case "GLOBAL" | "INST":
+                raise pickle.UnpicklingError(f"refused global {argument.replace(' ', '.')}")
+            case name:
+                raise pickle.UnpicklingError(f"refused opcode {name}")
+    return stack.pop()
+
+
+def _made(callee: object, arguments: object) -> _Made:
+    match callee, arguments:
+        case _Global.RECONSTRUCT, (_Global.NDARRAY, (0,), "b"):
+            return _Made.EMPTY_ARRAY
+        case _Global.DTYPE, ("u1", 0, 1):
+            return _Made.UINT8
+    name = callee.value if isinstance(callee, _Global) else type(callee).__name__
+    raise pickle.UnpicklingError(f"refused a call of {name.replace(' ', '.')}")
+
+
+def _built(instance: object, state: object) -> _Made | NDArray[np.uint8]:
+    match instance, state:
+        case _Made.UINT8, (3, "|", None, None, None, -1, -1, 0):
+            return _Made.UINT8
+        case _Made.EMPTY_ARRAY, (1, tuple(shape), _Made.UINT8, False, str(pixels)):
+            return np.frombuffer(pixels.encode("latin-1"), np.uint8).reshape(shape)
+    raise pickle.UnpicklingError(f"refused a state of {type(instance).__name__}")
+
+
+# --- Minibatches ---
+
+
+class Batches:
+    """Iterate over (inputs, labels) minibatches, as often as wanted.
+
+    Images stay uint8 in memory; a minibatch is float32 in [0, 1]. The random state is the
+    instance's own, and each pass draws from it once, so that a pass left early changes nothing in
+    those that follow.
+
+    Args:
+        images: (n, c, h, w) uint8.
+        labels: (n,).
+        batch_size: the last minibatch may be smaller.
+        shuffle: visit the examples in a new order each pass.
+        seed: fixes the orders and the augmentation of all passes.
+        augment: crop at random after padding by 4 zeros and flip half of the images sideways.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int = 128,
+        shuffle: bool = False,
+        seed: int = 0,
+        augment: bool = False,
+    ) -> None:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"expected uint8 images, got {images.dtype}")
+        if images.ndim != 4 or labels.shape != images.shape[:1] or len(images) == 0:
+            raise ValueError(
+                "expected images (n, c, h, w) and labels (n,) with n > 0, "
+                f"got {tuple(images.shape)} and {tuple(labels.shape)}"
+            )
+        if batch_size < 1:
+            raise ValueError(f"expected a positive batch_size, got {batch_size}")
+        self.images, self.labels = images, labels
+        self.batch_size, self.shuffle, self.augment = batch_size, shuffle, augment
+        self._seeds = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        seed = int(torch.randint(2**62, (), generator=self._seeds))
+        generator = torch.Generator().manual_seed(seed)
+        n = len(self.images)
+        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        for chosen in order.to(self.images.device).split(self.batch_size):
+            images = self.images[chosen]
+            if self.augment:
+                images = _crop_and_flip(images, generator)
+            yield images.float() / 255, self.labels[chosen]
+
+
+def _crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    n, channels, height, width = images.shape
+    top, left = torch.randint(2 * _PADDING + 1, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    flips = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(flips, columns.flip(1), columns)
+    index = (
+        torch.arange(n).view(n, 1, 1, 1),
+        torch.arange(channels).view(1, channels, 1, 1),
+        rows.view(n, 1, height, 1),
+        columns.view(n, 1, 1, width),
+    )
+    padded = functional.pad(images, (_PADDING,) * 4)
+    return padded[tuple(i.to(images.device) for i in index)]
+
+
+def split(
+    images: Tensor, labels: Tensor, n_validation: int, seed: int = 0
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Split at random into disjoint training and validation examples.
+
+    Returns:
+        ``(images, labels)`` of the training part, then of the ``n_validation`` examples.
+    """
+    n = len(images)
+    if not 0 <= n_validation <= n:
+        raise ValueError(f"expected n_validation from 0 to {n}, got {n_validation}")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    validation, training = order[:n_validation], order[n_validation:]
+    return (images[training], labels[training]), (images[validation], labels[validation])

@@ -1,0 +1,50 @@
+"""The study models: their sizes, shapes and gradients."""
+
+import models
+import pytest
+import torch
+
+SIZES = {
+    models.published_cnn: 783_370,
+    models.small_cnn: 2_340_810,
+    models.resnet18: 11_173_962,
+}
+
+
+@pytest.mark.parametrize("build", SIZES)
+def test_parameter_count(build):
+    assert sum(p.numel() for p in build().parameters()) == SIZES[build]
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+@pytest.mark.parametrize("build", SIZES)
+def test_maps_images_to_unnormalised_logits(build, n_classes):
+    torch.manual_seed(0)
+    logits = build(n_classes).eval()(torch.rand(3, 3, 32, 32))
+    assert logits.shape == (3, n_classes)
+    assert logits.isfinite().all()
+    assert not torch.allclose(logits.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("build", SIZES)
+def test_every_parameter_and_the_input_get_a_gradient(build):
+    torch.manual_seed(0)
+    model, inputs = build(), torch.rand(4, 3, 32, 32, requires_grad=True)
+    model(inputs).square().sum().backward()
+    assert inputs.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("build", SIZES)
+def test_examples_are_independent_in_eval_mode(build):
+    torch.manual_seed(0)
+    model, inputs = build().eval(), torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(inputs)[1:2], model(inputs[1:2]), atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_resnet_normalises_batches():
+    def normalises(model):
+        return any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+
+    assert [normalises(build()) for build in SIZES] == [False, False, True]
