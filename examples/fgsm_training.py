@@ -27,9 +27,10 @@ from advcal._typing import Objective
 
 EPS = 8 / 255
 N_BINS = 10
+FGSM = functools.partial(attacks.fgsm, eps=EPS)
 ATTACKS = {
     "none": None,
-    "FGSM": functools.partial(attacks.fgsm, eps=EPS),
+    "FGSM": FGSM,
     "PGD-10": functools.partial(attacks.pgd, eps=EPS, steps=10, step_size=EPS / 4),
 }
 
@@ -42,7 +43,7 @@ def main() -> None:
     test = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
     objectives = {
         "standard": (trainers.standard(), args.epochs_standard),
-        "FGSM-AT": (trainers.adversarial(ATTACKS["FGSM"]), args.epochs_adversarial),
+        "FGSM-AT": (trainers.adversarial(FGSM), args.epochs_adversarial),
     }
     records = {}
     study = {"settings": settings(args), "curves": {}, "results": {}}
@@ -66,7 +67,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument("--model", choices=("published_cnn", "small_cnn"), default="published_cnn")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for what it makes")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), help="folder for what it makes"
+    )
     parser.add_argument("--epochs-standard", type=int, default=15)
     parser.add_argument("--epochs-adversarial", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -76,8 +76,7 @@ def l2(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) 
         >>> ball.project(torch.tensor([[0.8, 0.9]]))
         tensor([[0.8000, 0.9000]])
     """
-    inputs = inputs.detach()
-
+    inputs, eps, bounds = _checked(inputs, eps, bounds)
     radius = eps * (1 - 4 * torch.finfo(inputs.dtype).eps)  # so that rounding cannot lead out
 
     def project(points: Tensor) -> Tensor:

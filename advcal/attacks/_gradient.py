@@ -48,7 +48,7 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
 
     The gradient with respect to the logits is scaled to a largest entry of 1 per example before it
     runs back through the model. That changes no direction, and keeps a confident model's gradient
-    from underflowing in half precision on its way.
+    from underflowing in half precision on its way. Where the gradient is NaN it is taken as 0.
 
     Args:
         model: The model, frozen.
@@ -64,7 +64,7 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
         largest = upstream.abs().amax(dim=1, keepdim=True)
         upstream = upstream / torch.where(largest > 0, largest, 1.0)
         (gradient,) = torch.autograd.grad(output, inputs, upstream.to(output.dtype))
-    return Point(logits.detach(), losses.detach(), gradient)
+    return Point(logits.detach(), losses.detach(), gradient.nan_to_num())
 
 
 def logits_at(model: Model, inputs: Tensor) -> Tensor:

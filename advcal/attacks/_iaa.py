@@ -16,7 +16,7 @@ from advcal.attacks._pgd import default_step
 from advcal.attacks._random import resolve
 from advcal.losses import inverse_adversarial, margin
 
-_MARGIN_KEPT = 1e-3  # of the clean margin, so that rounding elsewhere cannot flip the answer
+_MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
 
 
 def iaa(
@@ -94,12 +94,11 @@ def iaa(
     step_size = default_step(step_size, eps, steps)
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
-        clean = logits_at(model, inputs)
-        _checks.label_range(labels, clean.shape[1])
         if label == "predicted":
-            labels = clean.argmax(dim=1)
+            labels = logits_at(model, inputs).argmax(dim=1)
 
         def objective(logits: Tensor) -> Tensor:
+            _checks.label_range(labels, logits.shape[1])
             return inverse_adversarial(logits, labels, lam=lam, reduction="none")
 
         region = ball(norm, inputs, eps, bounds)
@@ -110,13 +109,7 @@ def iaa(
             radii = [eps * (t + 1) / steps for t in range(steps)]
             regions = [ball(norm, inputs, radius, bounds) for radius in radii]
             return _descend(model, start, objective, regions, eps / steps)
-        margin_kept = _MARGIN_KEPT * margin(clean, labels, reduction="none").abs()
-
-        def keeps(logits: Tensor) -> Tensor:
-            lead = -margin(logits, labels, reduction="none")
-            return (logits.argmax(dim=1) == labels) & (lead >= margin_kept)
-
-        points = _descend_accepting(model, start, objective, keeps, region, steps, step_size)
+        points = _descend_accepting(model, start, labels, objective, region, steps, step_size)
         if label == "predicted":
             unchanged = logits_at(model, points).argmax(dim=1) == labels
             points = select(unchanged, points, inputs)
@@ -139,28 +132,34 @@ def _descend(
 def _descend_accepting(
     model: Model,
     start: Tensor,
+    labels: Tensor,
     objective: Callable[[Tensor], Tensor],
-    keeps: Callable[[Tensor], Tensor],
     region: Ball,
     steps: int,
     step_size: float,
 ) -> Tensor:
     """Descend where the label is kept; prefer points that keep it, then those of lower loss."""
     best = Best(start)
-    here, gradient = start, torch.zeros_like(start)
-    here_kept = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    size = torch.full_like(here_kept, step_size, dtype=start.dtype)
-    candidate = start
-    for step in range(steps + 1):
-        logits, losses, candidate_gradient = gradient_at(model, candidate, objective)
-        kept = keeps(logits)
-        best.offer(candidate, kept, -losses)
-        accepted = kept | ~here_kept
-        here = select(accepted, candidate, here)
-        gradient = select(accepted, candidate_gradient, gradient)
-        here_kept = here_kept | kept
-        size = torch.where(accepted, size, size / 2)
+    logits, losses, gradient = gradient_at(model, start, objective)
+    least_lead = _MARGIN_KEPT * margin(logits, labels, reduction="none").abs()
+    here, here_kept = start, logits.argmax(dim=1) == labels
+    best.offer(here, here_kept, -losses)
+    size = torch.full_like(losses, step_size)
+    for step in range(1, steps + 1):
+        move = per_example(size, gradient) * region.steepest(gradient)
+        candidate = region.project(here - move.to(here.dtype))
         if step < steps:
-            move = per_example(size, gradient) * region.steepest(gradient)
-            candidate = region.project(here - move)
+            logits, losses, candidate_gradient = gradient_at(model, candidate, objective)
+        else:
+            logits = logits_at(model, candidate)
+            losses = objective(logits)
+        lead = -margin(logits, labels, reduction="none")
+        kept = (logits.argmax(dim=1) == labels) & (lead >= least_lead)
+        best.offer(candidate, kept, -losses)
+        if step < steps:
+            accepted = kept | ~here_kept
+            here = select(accepted, candidate, here)
+            gradient = select(accepted, candidate_gradient, gradient)
+            here_kept = here_kept | kept
+            size = torch.where(accepted, size, size / 2)
     return best.points

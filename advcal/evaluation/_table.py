@@ -1,13 +1,15 @@
 """Records as aligned text."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from advcal.evaluation._evaluate import FIGURES, Evaluation
 
+Key = TypeVar("Key", bound=tuple[str, ...])
+
 
 def table(
-    records: Mapping[tuple[str, ...], Evaluation],
+    records: Mapping[Key, Evaluation],
     *,
     names: Sequence[str] = ("model", "attack"),
     figures: Sequence[str] = ("n", "clean_accuracy", *FIGURES),
