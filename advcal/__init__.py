@@ -7,6 +7,10 @@ when it is first used, so that `import advcal` costs next to nothing.
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advcal import attacks, evaluation, losses, metrics, plots, trainers
 
 __version__ = "0.1.0"
 __all__ = ["attacks", "evaluation", "losses", "metrics", "plots", "trainers"]

@@ -28,6 +28,8 @@ def prepared(
                 + (f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else "")
             )
         moved = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
+        if isinstance(moved[1], Tensor) and _checks.is_integer(moved[1].dtype):
+            moved[1] = moved[1].long()
         if channels_last and isinstance(moved[0], Tensor) and moved[0].ndim == 4:
             moved[0] = moved[0].contiguous(memory_format=torch.channels_last)
         yield tuple(moved)

@@ -156,6 +156,15 @@ def examples(inputs_: Any, labels_: Any) -> tuple[Tensor, Tensor]:
     return checked, labels(labels_, len(checked), device=checked.device)
 
 
+def attacked(value: Any, inputs_: Tensor) -> Tensor:
+    """Check what an attack returned for inputs and detach it."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected the attack to return a torch.Tensor, got {kind(value)}")
+    if value.shape != inputs_.shape or value.dtype != inputs_.dtype:
+        raise ValueError(f"expected the attack to return {kind(inputs_)}, got {kind(value)}")
+    return value.detach()
+
+
 def attack_inputs(
     inputs_: Any, labels_: Any, bounds: Any
 ) -> tuple[Tensor, Tensor, tuple[float, float]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from advcal import _checks
 from advcal.metrics import ReliabilityBins
@@ -57,11 +58,11 @@ def reliability_diagram(
     if not isinstance(bins, ReliabilityBins):
         raise TypeError(f"expected bins as ReliabilityBins, got {_checks.kind(bins)}")
     ax = _axes(ax)
-    edges, counts = np.asarray(bins.edges), np.asarray(bins.counts)
+    edges, counts = _array(bins.edges), _array(bins.counts)
     occupied = counts > 0
     left, width = edges[:-1][occupied], np.diff(edges)[occupied]
-    accuracy = np.asarray(bins.bin_accuracy)[occupied]
-    confidence = np.asarray(bins.bin_confidence)[occupied]
+    accuracy = _array(bins.bin_accuracy)[occupied]
+    confidence = _array(bins.bin_confidence)[occupied]
     over = confidence >= accuracy
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle="--", zorder=3)
     ax.bar(
@@ -156,6 +157,10 @@ def _counts_strip(ax: Axes, left: Any, width: Any, shares: Any) -> None:
     strip.set(ylim=(0, 1), yticks=[])
     strip.tick_params(labelbottom=False, bottom=False)
     strip.spines[:].set_visible(False)
+
+
+def _array(values: Any) -> Any:
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def _axes(ax: Axes | None) -> Axes:

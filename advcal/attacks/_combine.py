@@ -42,7 +42,7 @@ def worst_case(*attacks: Attack) -> Attack:
             inputs, labels = inputs.detach().clone(), labels.clone()
             best = Best(inputs)
             for candidate in (lambda *_: inputs, *attacks):
-                points = candidate(model, inputs, labels).detach()
+                points = _checks.attacked(candidate(model, inputs, labels), inputs)
                 logits = logits_at(model, points)
                 best.offer(points, logits.argmax(dim=1) != labels, log_odds(logits, labels))
             return best.points

@@ -98,7 +98,7 @@ def cw_l2(
             w = start.clone().requires_grad_()
             adam = torch.optim.Adam([w], lr=step_size)
             ever = torch.zeros_like(labels, dtype=torch.bool)
-            for _ in range(steps):
+            for step in range(steps + 1):
                 points = (middle + half * w.tanh()).clamp(*bounds)
                 there = points.to(inputs.dtype)
                 logits = lift(_checks.logits(model(there), len(there)))
@@ -106,6 +106,8 @@ def cw_l2(
                 distance = norm(there.detach() - inputs)
                 best.offer(there.detach(), fooled, torch.where(fooled, -distance, -torch.inf))
                 ever |= fooled
+                if step == steps:
+                    break
                 squared = (points - lifted).flatten(1).square().sum(dim=1)
                 penalised = squared + c * slack(logits).clamp_min(0)
                 (w.grad,) = torch.autograd.grad(penalised.sum(), w)

@@ -45,6 +45,6 @@ def adversarial_distance(model: Model, inputs: Tensor, *, attack: Attack = cw_l2
     with frozen(model, grad=False):
         inputs = inputs.detach().clone()
         predicted = logits_at(model, inputs).argmax(dim=1)
-        points = attack(model, inputs, predicted).detach()
+        points = _checks.attacked(attack(model, inputs, predicted), inputs)
         changed = logits_at(model, points).argmax(dim=1) != predicted
         return torch.where(changed, norm(points.double() - inputs.double()), torch.inf)

@@ -112,7 +112,7 @@ def evaluate(
             with casts():
                 clean = logits = _checks.logits(model(inputs), len(inputs))
                 if attack is not None:
-                    attacked = attack(model, inputs, labels)
+                    attacked = _checks.attacked(attack(model, inputs, labels), inputs)
                     logits = _checks.logits(model(attacked), len(inputs))
             log_probs = logits.double().log_softmax(dim=1)
             probs = log_probs.exp()

@@ -69,7 +69,8 @@ def adversarial(attack: Attack, *, loss: Loss = cross_entropy) -> Objective:
 
     def objective(model: Model, batch: Batch) -> Tensor:
         inputs, labels, *_ = batch
-        return loss(model(attack(model, inputs, labels)), labels)
+        attacked = _checks.attacked(attack(model, inputs, labels), inputs)
+        return loss(model(attacked), labels)
 
     return objective
 

@@ -72,7 +72,7 @@ def predict(
             labels.append(_checks.labels(batch_labels, len(inputs)))
             with casts():
                 if attack is not None:
-                    inputs = attack(model, inputs, batch_labels)
+                    inputs = _checks.attacked(attack(model, inputs, batch_labels), inputs)
                 output = _checks.logits(model(inputs), len(inputs))
             logits.append(output.float() if output.dtype.itemsize < 4 else output)
     if not logits:
