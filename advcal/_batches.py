@@ -19,20 +19,36 @@ def prepared(
     channels_last: bool,
     progress: Progress | None,
 ) -> Iterator[Batch]:
-    """Yield batches on the model's device, the inputs in the memory format asked for."""
-    device = device_of(model)
-    for batch in batches if progress is None else progress(batches):
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise TypeError(
-                f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)}"
-                + (f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else "")
-            )
-        moved = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
-        if isinstance(moved[1], Tensor) and _checks.is_integer(moved[1].dtype):
-            moved[1] = moved[1].long()
-        if channels_last and isinstance(moved[0], Tensor) and moved[0].ndim == 4:
-            moved[0] = moved[0].contiguous(memory_format=torch.channels_last)
-        yield tuple(moved)
+    """Return batches on the model's device, the inputs in the memory format asked for."""
+    check_source(batches, progress)
+    if progress is not None:
+        batches = progress(batches)
+    return (_prepared(batch, device_of(model), channels_last) for batch in batches)
+
+
+def check_source(batches: object, progress: object) -> None:
+    """Check what gives the batches and what shows progress through them."""
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"expected batches as an iterable, got {_checks.kind(batches)}")
+    if progress is not None:
+        _checks.function("progress", progress)
+
+
+def _prepared(batch: Batch, device: torch.device | None, channels_last: bool) -> Batch:
+    if not isinstance(batch, (tuple, list)):
+        raise TypeError(f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)}")
+    if len(batch) < 2:
+        raise TypeError(
+            f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)} of length "
+            f"{len(batch)}"
+        )
+    moved = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
+    inputs, labels = moved[:2]
+    if isinstance(labels, Tensor) and _checks.is_integer(labels.dtype):
+        moved[1] = labels.long()
+    if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+        moved[0] = inputs.contiguous(memory_format=torch.channels_last)
+    return tuple(moved)
 
 
 def casting(model: object, dtype: torch.dtype | None) -> Callable[[], AbstractContextManager[Any]]:

@@ -202,9 +202,7 @@ def probabilities(probs: Array, labels_: Array) -> tuple[Tensor, Tensor, Callabl
         kind that came in.
     """
     p, own_kind = as_tensor("probs", probs)
-    if type(labels_) is not type(probs) and not (
-        isinstance(labels_, Tensor) and isinstance(probs, Tensor)
-    ):
+    if not isinstance(labels_, Tensor if isinstance(probs, Tensor) else np.ndarray):
         wanted = "a torch.Tensor" if isinstance(probs, Tensor) else "a numpy.ndarray"
         raise TypeError(f"expected labels as {wanted} like probs, got {kind(labels_)}")
     y, _ = as_tensor("labels", labels_)
@@ -255,12 +253,14 @@ def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         return value.detach(), lambda result: result
     if not isinstance(value, np.ndarray):
         raise TypeError(f"expected {name} as a torch.Tensor or a numpy.ndarray, got {kind(value)}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"expected {name} without a mask, got {type(value).__name__}")
     if value.dtype.kind not in "fiu":
         raise TypeError(f"expected {name} of numbers, got {kind(value)}")
     native = value.astype(value.dtype.newbyteorder("="), copy=False)
     if native.dtype == np.longdouble and native.dtype.itemsize > 8:
         native = native.astype(np.float64)
-    if any(stride < 0 for stride in native.strides):
+    if any(stride < 0 or stride % native.itemsize for stride in native.strides):
         native = np.ascontiguousarray(native)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from advcal import _checks
+from advcal._typing import Attack, Model
+
 
 @contextmanager
 def frozen(model: object, *, grad: bool) -> Iterator[None]:
@@ -73,6 +76,12 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
                 module._buffers[name] = buffer
 
     return undo
+
+
+def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked."""
+    with frozen(model, grad=True):
+        return _checks.attacked(attack(model, inputs, labels), inputs)
 
 
 def device_of(model: object) -> torch.device | None:

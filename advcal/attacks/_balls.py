@@ -39,6 +39,10 @@ def linf(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)
     Returns:
         The ball; its random point is uniform.
 
+    Raises:
+        TypeError: If an argument is of the wrong kind or dtype.
+        ValueError: If a shape or value is wrong.
+
     Example:
         >>> ball = linf(torch.tensor([[0.5, 0.0]]), eps=0.25)
         >>> ball.project(torch.tensor([[1.0, -1.0]]))
@@ -70,6 +74,10 @@ def l2(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) 
 
     Returns:
         The ball; its random point is uniform in the ball before the box is cut out.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind or dtype.
+        ValueError: If a shape or value is wrong.
 
     Example:
         >>> ball = l2(torch.tensor([[0.5, 0.5]]), eps=0.5)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
+from advcal._frozen import attacked, frozen
 from advcal._typing import Attack, Model
 from advcal.attacks._best import Best
 from advcal.attacks._gradient import log_odds, logits_at
@@ -42,7 +42,7 @@ def worst_case(*attacks: Attack) -> Attack:
             inputs, labels = inputs.detach().clone(), labels.clone()
             best = Best(inputs)
             for candidate in (lambda *_: inputs, *attacks):
-                points = _checks.attacked(candidate(model, inputs, labels), inputs)
+                points = attacked(candidate, model, inputs, labels)
                 logits = logits_at(model, points)
                 best.offer(points, logits.argmax(dim=1) != labels, log_odds(logits, labels))
             return best.points

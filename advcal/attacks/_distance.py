@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
+from advcal._frozen import attacked, frozen
 from advcal._typing import Attack, Model
 from advcal.attacks._balls import norm
 from advcal.attacks._cw import cw_l2
@@ -45,6 +45,6 @@ def adversarial_distance(model: Model, inputs: Tensor, *, attack: Attack = cw_l2
     with frozen(model, grad=False):
         inputs = inputs.detach().clone()
         predicted = logits_at(model, inputs).argmax(dim=1)
-        points = _checks.attacked(attack(model, inputs, predicted), inputs)
+        points = attacked(attack, model, inputs, predicted)
         changed = logits_at(model, points).argmax(dim=1) != predicted
         return torch.where(changed, norm(points.double() - inputs.double()), torch.inf)

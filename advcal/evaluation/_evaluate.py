@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._batches import casting, prepared
-from advcal._frozen import frozen
+from advcal._frozen import attacked, frozen
 from advcal._typing import Attack, Batch, Model, Progress
 from advcal.metrics import ReliabilityBins, brier, reliability_bins
 
@@ -100,11 +100,13 @@ def evaluate(
         >>> evaluate(torch.nn.Identity(), batches).accuracy
         1.0
     """
+    _checks.function("model", model)
     casts = casting(model, autocast)
+    n_bins = _checks.count("n_bins", n_bins)
     if attack is not None:
         _checks.function("attack", attack)
-    parts = []
     bins: ReliabilityBins[Tensor] | None = None
+    sums: Tensor | None = None
     with frozen(model, grad=False):
         for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
             inputs, labels = batch[:2]
@@ -112,27 +114,25 @@ def evaluate(
             with casts():
                 clean = logits = _checks.logits(model(inputs), len(inputs))
                 if attack is not None:
-                    attacked = _checks.attacked(attack(model, inputs, labels), inputs)
-                    logits = _checks.logits(model(attacked), len(inputs))
+                    points = attacked(attack, model, inputs, labels)
+                    logits = _checks.logits(model(points), len(inputs))
             log_probs = logits.double().log_softmax(dim=1)
             probs = log_probs.exp()
             table = reliability_bins(probs, labels, n_bins=n_bins)
+            predicted = clean.double().softmax(dim=1).argmax(dim=1)
+            per_example = [
+                -log_probs.gather(1, labels[:, None])[:, 0],
+                brier(probs, labels, reduction="none"),
+                predicted == labels,
+                predicted == probs.argmax(dim=1),
+            ]
+            part = torch.stack([values.double().sum() for values in per_example])
             bins = table if bins is None else bins + table
-            predicted = clean.argmax(dim=1)
-            parts.append(
-                torch.stack(
-                    [
-                        -log_probs.gather(1, labels[:, None]).sum(),
-                        brier(probs, labels, reduction="sum"),
-                        (predicted == labels).double().sum(),
-                        (predicted == logits.argmax(dim=1)).double().sum(),
-                    ]
-                )
-            )
-    if bins is None:
+            sums = part if sums is None else sums + part
+    if bins is None or sums is None:
         raise ValueError("expected one batch or more, got none")
     n = int(bins.n)
-    nll, brier_score, clean_accuracy, unchanged = (torch.stack(parts).sum(dim=0) / n).tolist()
+    nll, brier_score, clean_accuracy, unchanged = (sums / n).tolist()
     return Evaluation(
         n=n,
         accuracy=float(bins.accuracy),

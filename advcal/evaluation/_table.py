@@ -1,8 +1,10 @@
 """Records as aligned text."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from advcal import _checks
 from advcal.evaluation._evaluate import FIGURES, Evaluation
 
 Key = TypeVar("Key", bound=tuple[str, ...])
@@ -25,7 +27,9 @@ def table(
         The table, one line per record and two lines of heading.
 
     Raises:
-        ValueError: If there are no records, or a key has not one word per name.
+        TypeError: If `records` is not a mapping to `Evaluation`.
+        ValueError: If there are no records, a key has not one word per name, or a figure is not
+            an attribute of `Evaluation`.
 
     Example:
         >>> import torch
@@ -36,13 +40,21 @@ def table(
         |:---------|:-------|--:|---------:|-------:|
         | identity | none   | 2 |   1.0000 | 0.2689 |
     """
+    if not isinstance(records, Mapping):
+        raise TypeError(f"expected records as a mapping, got {_checks.kind(records)}")
     if not records:
         raise ValueError("expected one record or more, got none")
+    known = [field.name for field in dataclasses.fields(Evaluation) if field.name != "bins"]
+    for figure in figures:
+        _checks.choice("figures", figure, known)
     rows = [[*names, *(figure.replace("_", " ") for figure in figures)]]
     for key, record in records.items():
-        if len(key) != len(names):
+        if not isinstance(key, tuple) or len(key) != len(names):
             raise ValueError(f"expected {len(names)} words to name a row, got {key!r}")
+        if not isinstance(record, Evaluation):
+            raise TypeError(f"expected records of Evaluation, got {_checks.kind(record)}")
         rows.append([*key, *(_cell(getattr(record, figure)) for figure in figures)])
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rule = [
         ":" + "-" * (width + 1) if column < len(names) else "-" * (width + 1) + ":"

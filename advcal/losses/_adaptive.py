@@ -92,12 +92,12 @@ class AdaptiveSmoothing:
             TypeError: If `labels` or `levels` is not an integer tensor.
             ValueError: If a label or a level is out of range, or the shapes differ.
         """
+        n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
+        labels = _checks.labels(labels, n, self.n_classes)
         if levels is None:
             if self.n_levels > 1:
                 raise ValueError(f"expected levels, one of {self.n_levels} per example, got None")
             levels = torch.zeros_like(labels)
-        n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
-        labels = _checks.labels(labels, n, self.n_classes)
         levels = _checks.labels(levels, n, self.n_levels, labels.device, name="levels")
         return smooth_labels(
             labels, self.n_classes, self.smoothing.to(labels.device)[levels]

@@ -43,4 +43,5 @@ def inverse_adversarial(
     _checks.number("lam", lam, least=0)
     log_p = log_softmax(logits, dim=1)
     label = log_p.gather(1, labels[:, None])[:, 0]
-    return reduced(-label - lam * log_p.mean(dim=1), reduction)
+    uniform = lam * log_p.mean(dim=1) if lam > 0 else 0.0  # 0 also where a logit is -inf
+    return reduced(-label - uniform, reduction)

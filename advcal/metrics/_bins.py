@@ -36,7 +36,7 @@ class ReliabilityBins(Generic[Array]):
     corrects: Array
 
     def __add__(self, other: object) -> ReliabilityBins[Array]:
-        if other == 0 and isinstance(other, int):  # so that sum(tables) works
+        if isinstance(other, int) and other == 0:  # so that sum(tables) works
             return self
         if not isinstance(other, ReliabilityBins):
             return NotImplemented
@@ -94,7 +94,7 @@ class ReliabilityBins(Generic[Array]):
     @property
     def accuracy(self) -> Array:
         """The share of right predictions."""
-        return self.corrects.sum() / self.n
+        return self.corrects.sum() / _nan_where_zero(self.n)  # float64, not torch's default
 
     @property
     def confidence(self) -> Array:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._batches import casting, prepared
+from advcal._batches import casting, check_source, prepared
 from advcal._typing import Batch, Objective, Progress
 
 
@@ -83,6 +83,7 @@ def epochs(
             f"expected optimizer as a torch.optim.Optimizer, got {_checks.kind(optimizer)}"
         )
     _checks.function("objective", objective)
+    check_source(batches, progress)
     n = _checks.count("n", n)
     autocasting = casting(model, autocast)
     if channels_last:

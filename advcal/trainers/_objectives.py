@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
+from advcal._frozen import attacked
 from advcal._typing import Attack, Batch, Loss, Model, Objective
 
 
@@ -69,8 +70,7 @@ def adversarial(attack: Attack, *, loss: Loss = cross_entropy) -> Objective:
 
     def objective(model: Model, batch: Batch) -> Tensor:
         inputs, labels, *_ = batch
-        attacked = _checks.attacked(attack(model, inputs, labels), inputs)
-        return loss(model(attacked), labels)
+        return loss(model(attacked(attack, model, inputs, labels)), labels)
 
     return objective
 
@@ -133,10 +133,11 @@ def mixed(*objectives: Objective, weights: Sequence[float] | None = None) -> Obj
         _checks.function("objective", each)
     if weights is None:
         weights = [1 / len(objectives)] * len(objectives)
+    if not isinstance(weights, Sequence):
+        raise TypeError(f"expected weights as a sequence of numbers, got {_checks.kind(weights)}")
     if len(weights) != len(objectives):
         raise ValueError(f"expected {len(objectives)} weights, got {len(weights)}")
-    for weight in weights:
-        _checks.number("weights", weight, least=0)
+    weights = [_checks.number("weights", weight, least=0) for weight in weights]
 
     def objective(model: Model, batch: Batch) -> Tensor:
         losses = [w * each(model, batch) for w, each in zip(weights, objectives, strict=True)]

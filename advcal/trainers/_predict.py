@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._batches import casting, prepared
-from advcal._frozen import frozen
+from advcal._frozen import attacked, frozen
 from advcal._typing import Attack, Batch, Model, Progress
 
 
@@ -61,6 +61,7 @@ def predict(
         >>> predict(torch.nn.Identity(), batches).probs.argmax(dim=1)
         tensor([0, 1])
     """
+    _checks.function("model", model)
     casts = casting(model, autocast)
     if attack is not None:
         _checks.function("attack", attack)
@@ -72,7 +73,7 @@ def predict(
             labels.append(_checks.labels(batch_labels, len(inputs)))
             with casts():
                 if attack is not None:
-                    inputs = _checks.attacked(attack(model, inputs, batch_labels), inputs)
+                    inputs = attacked(attack, model, inputs, batch_labels)
                 output = _checks.logits(model(inputs), len(inputs))
             logits.append(output.float() if output.dtype.itemsize < 4 else output)
     if not logits:

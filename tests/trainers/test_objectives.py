@@ -1,0 +1,259 @@
+"""Objectives `(model, batch) -> scalar loss`, against losses computed by hand."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, multi_margin_loss
+
+from advcal import trainers
+from advcal.attacks import fgsm, iaa, pgd
+
+OBJECTIVES = {
+    "standard": trainers.standard(),
+    "adversarial": trainers.adversarial(partial(pgd, eps=0.1, steps=3)),
+    "inverse_adversarial": trainers.inverse_adversarial(partial(iaa, eps=0.1, steps=3)),
+    "mixed": trainers.mixed(trainers.standard(), trainers.adversarial(partial(fgsm, eps=0.1))),
+}
+
+
+def setting(seed=0, n=6):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    return model, torch.rand(n, 4), torch.randint(3, (n,))
+
+
+class Watched(nn.Module):
+    """A classifier with BatchNorm that notes the mode of each forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        self.modes = []
+
+    def forward(self, inputs):
+        self.modes.append(self.training)
+        return self.layers(inputs)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_scalar_with_a_gradient_to_every_parameter(name):
+    model, inputs, labels = setting()
+    loss = OBJECTIVES[name](model, (inputs, labels))
+    assert loss.shape == ()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert inputs.grad is None
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_more_in_a_batch_than_inputs_and_labels_is_left_alone(name):
+    model, inputs, labels = setting()
+    wanted = OBJECTIVES[name](model, (inputs, labels))
+    assert OBJECTIVES[name](model, (inputs, labels, torch.ones(6), "note")) == wanted
+    assert OBJECTIVES[name](model, [inputs, labels]) == wanted
+
+
+def test_standard():
+    model, inputs, labels = setting()
+    assert trainers.standard()(model, (inputs, labels)) == cross_entropy(model(inputs), labels)
+
+
+@pytest.mark.parametrize(
+    ("factory", "attack"),
+    [
+        (trainers.adversarial, partial(fgsm, eps=0.1)),
+        (trainers.adversarial, partial(pgd, eps=0.1, steps=3, random_start=False)),
+        (trainers.inverse_adversarial, partial(iaa, eps=0.1, steps=3)),
+    ],
+    ids=["fgsm", "pgd", "iaa"],
+)
+def test_on_attacked_inputs(factory, attack):
+    model, inputs, labels = setting()
+    wanted = cross_entropy(model(attack(model, inputs, labels)), labels)
+    assert factory(attack)(model, (inputs, labels)) == wanted
+    assert wanted != cross_entropy(model(inputs), labels)
+
+
+def test_adversarial_is_harder_and_crafts_against_the_weights_of_the_moment():
+    model, inputs, labels = setting()
+    objective = trainers.adversarial(partial(fgsm, eps=0.2))
+    for _ in range(3):
+        clean = cross_entropy(model(inputs), labels)
+        assert objective(model, (inputs, labels)) > clean
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(-1.3)
+
+
+def test_the_attack_gets_model_inputs_and_labels():
+    model, inputs, labels = setting()
+    calls = []
+
+    def attack(*arguments):
+        calls.append(arguments)
+        return arguments[1] * 0.5
+
+    loss = trainers.adversarial(attack)(model, (inputs, labels))
+    assert loss == cross_entropy(model(inputs * 0.5), labels)
+    assert len(calls) == 1
+    assert all(got is wanted for got, wanted in zip(calls[0], (model, inputs, labels), strict=True))
+
+
+@pytest.mark.parametrize("factory", [trainers.adversarial, trainers.inverse_adversarial])
+def test_another_loss(factory):
+    model, inputs, labels = setting()
+    objective = factory(partial(fgsm, eps=0.0), loss=multi_margin_loss)
+    wanted = multi_margin_loss(model(inputs), labels)
+    torch.testing.assert_close(objective(model, (inputs, labels)), wanted)
+    objective = trainers.standard(loss=multi_margin_loss)
+    assert objective(model, (inputs, labels)) == wanted
+
+
+def test_soft_labels_reach_the_loss():
+    model, inputs, labels = setting()
+    soft = torch.eye(3)[labels] * 0.9 + 0.1 / 3
+    assert trainers.standard()(model, (inputs, soft)) == cross_entropy(model(inputs), soft)
+
+
+# --- mixed -----------------------------------------------------------------------------------
+
+
+def parts():
+    return [lambda model, batch, k=k: model(batch[0]).sum() * k for k in (1.0, 2.0, 3.0)]
+
+
+def test_mixed_is_the_mean_unless_weights_are_given():
+    model, inputs, labels = setting()
+    total = model(inputs).sum()
+    batch = (inputs, labels)
+    close = torch.testing.assert_close
+    close(trainers.mixed(*parts())(model, batch), total * 2)
+    close(trainers.mixed(*parts(), weights=[1, 1, 1])(model, batch), total * 6)
+    close(trainers.mixed(*parts(), weights=(0.5, 0.0, 2.0))(model, batch), total * 6.5)
+    close(trainers.mixed(parts()[1])(model, batch), total * 2)
+
+
+def test_mixed_of_mixed():
+    model, inputs, labels = setting()
+    inner = trainers.mixed(*parts()[:2], weights=[1, 1])
+    outer = trainers.mixed(inner, parts()[2], weights=[2, 1])
+    torch.testing.assert_close(outer(model, (inputs, labels)), model(inputs).sum() * 9)
+
+
+def test_mixed_adds_gradients():
+    model, inputs, labels = setting()
+    both = trainers.mixed(OBJECTIVES["standard"], OBJECTIVES["adversarial"], weights=[0.3, 0.7])
+    weight = model[0].weight
+    (got,) = torch.autograd.grad(both(model, (inputs, labels)), weight)
+    standard, adversarial = (
+        torch.autograd.grad(OBJECTIVES[name](model, (inputs, labels)), weight)[0]
+        for name in ("standard", "adversarial")
+    )
+    torch.testing.assert_close(got, 0.3 * standard + 0.7 * adversarial)
+
+
+def test_weights_are_those_at_the_time_of_the_call():
+    model, inputs, labels = setting()
+    weights = [1.0, 1.0, 1.0]
+    objective = trainers.mixed(*parts(), weights=weights)
+    wanted = objective(model, (inputs, labels))
+    weights[0] = 100.0
+    assert objective(model, (inputs, labels)) == wanted
+
+
+# --- modes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adversarial", "inverse_adversarial"])
+@pytest.mark.parametrize("training", [True, False])
+def test_crafts_in_eval_mode_and_takes_the_loss_in_the_mode_of_the_model(name, training):
+    _, inputs, labels = setting()
+    model = Watched().train(training)
+    OBJECTIVES[name](model, (inputs, labels))
+    assert len(model.modes) >= 4  # three steps of the attack or more, and the loss
+    assert not any(model.modes[:-1])
+    assert model.modes[-1] is training
+    assert all(module.training is training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["standard", "adversarial", "inverse_adversarial"])
+def test_statistics_of_batchnorm_see_one_forward_pass(name):
+    _, inputs, labels = setting()
+    attack = {"adversarial": partial(pgd, eps=0.1, steps=3)}.get(
+        name, partial(iaa, eps=0.1, steps=3)
+    )
+    model = Watched()
+    norm = model.layers[1]
+    points = inputs if name == "standard" else attack(model, inputs, labels)
+    mean = 0.1 * model.layers[0](points).mean(dim=0).detach()
+    OBJECTIVES[name](model, (inputs, labels))
+    assert norm.num_batches_tracked == 1
+    torch.testing.assert_close(norm.running_mean, mean)
+
+
+def test_layers_frozen_in_eval_mode_stay_so():
+    _, inputs, labels = setting()
+    model = Watched()
+    model.layers[1].eval()
+    OBJECTIVES["adversarial"](model, (inputs, labels))
+    assert model.layers[0].training
+    assert not model.layers[1].training
+    assert model.layers[1].num_batches_tracked == 0
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+BAD = {
+    "loss by name": (
+        lambda: trainers.standard(loss="ce"),
+        TypeError,
+        "loss as a callable, got str",
+    ),
+    "no attack": (lambda: trainers.adversarial(None), TypeError, "attack as a callable, got None"),
+    "inverse without attack": (
+        lambda: trainers.inverse_adversarial(0.1),
+        TypeError,
+        "attack as a callable, got float",
+    ),
+    "loss of adversarial": (
+        lambda: trainers.adversarial(print, loss=3),
+        TypeError,
+        "loss as a callable, got int",
+    ),
+    "nothing mixed": (lambda: trainers.mixed(), ValueError, "one objective or more, got none"),
+    "a list mixed": (
+        lambda: trainers.mixed(parts()),
+        TypeError,
+        "objective as a callable, got list",
+    ),
+    "too few weights": (
+        lambda: trainers.mixed(*parts(), weights=[1]),
+        ValueError,
+        "3 weights, got 1",
+    ),
+    "a negative weight": (
+        lambda: trainers.mixed(*parts(), weights=[1, 1, -1]),
+        ValueError,
+        "weights >= 0, got -1",
+    ),
+    "NaN": (
+        lambda: trainers.mixed(*parts(), weights=[1, 1, float("nan")]),
+        ValueError,
+        "weights >= 0, got nan",
+    ),
+    "words": (lambda: trainers.mixed(*parts(), weights="123"), TypeError, "weights .*got str"),
+}
+
+
+def test_one_weight_for_all_is_refused():
+    with pytest.raises(TypeError, match=r"expected weights .*got float"):
+        trainers.mixed(*parts(), weights=1.0)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_refused_at_once(case):
+    call, error, match = BAD[case]
+    with pytest.raises(error, match=f"expected {match}"):
+        call()
