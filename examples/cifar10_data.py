@@ -1,16 +1,15 @@
 """CIFAR-10 from a local folder, as uint8 tensors and as minibatches in [0, 1].
 
-Two layouts are read: an image folder ``{train,test}/<class>/*.{jpg,jpeg,png}`` and the original
-``cifar-10-batches-py`` pickles. Pickles are parsed, never executed.
+Two layouts are read: an image folder ``{train,test}/<class>/*.{jpg,jpeg,png}`` and the pickles of
+``cifar-10-batches-py``, the original ones or the same content, cut down perhaps, pickled again by
+Python 3 at protocols 2 to 5, with str or bytes keys. Pickles are parsed, never executed.
 """
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import os
 import pickle
-import pickletools
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safe_pickle
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -40,7 +40,7 @@ class Cifar10(NamedTuple):
 
 
 def load(path: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None) -> Cifar10:
-    """Load CIFAR-10 from an image folder or from the original pickles.
+    """Load CIFAR-10 from an image folder or from pickles.
 
     Args:
         path: a folder that is, or directly contains, one of the two layouts.
@@ -148,7 +148,7 @@ def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         unfinished.replace(path)
 
 
-# --- The original pickles ---
+# --- The pickles ---
 
 
 def _load_pickles(folder: Path) -> Cifar10:
@@ -175,6 +175,7 @@ def _read_batch(file: Path) -> tuple[Tensor, Tensor]:
 def _read_classes(file: Path) -> tuple[str, ...]:
     match _read_pickle(file):
         case {"label_names": [*names]}:
+            names = [_text(name) for name in names]
             if len(names) == 10 and all(isinstance(name, str) for name in names):
                 return tuple(names)
     raise ValueError(f"{file}: expected ten label_names")
@@ -182,104 +183,16 @@ def _read_classes(file: Path) -> tuple[str, ...]:
 
 def _read_pickle(file: Path) -> object:
     try:
-        return _parse_pickle(file.read_bytes())
+        content = safe_pickle.loads(file.read_bytes())
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(f"{file}: {error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise pickle.UnpicklingError(f"{file}: damaged pickle ({error})") from error
+    if isinstance(content, dict):
+        return {_text(key): value for key, value in content.items()}
+    return content
 
 
-class _Global(enum.Enum):
-    """The only names that the format needs, spelled as Python 2 wrote them."""
-
-    RECONSTRUCT = "numpy.core.multiarray _reconstruct"
-    NDARRAY = "numpy ndarray"
-    DTYPE = "numpy dtype"
-
-
-class _Made(enum.Enum):
-    """What calling those names makes: stand-ins, so that nothing is called."""
-
-    EMPTY_ARRAY = enum.auto()
-    UINT8 = enum.auto()
-
-
-def _parse_pickle(data: bytes) -> object:
-    """Rebuild the plain values and uint8 arrays of a Python 2 pickle.
-
-    This walks the opcodes itself instead of unpickling: names are compared and never imported,
-    calls and states are matched as patterns and never made, and any other opcode is refused.
-    """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-    argument: Any
-
-    def pop_from(start: int) -> list[Any]:
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    for opcode, argument, _ in pickletools.genops(data):
-        match opcode.name:
-            case "PROTO" | "STOP":
-                pass
-            case "BININT" | "BININT1" | "BININT2" | "BINSTRING" | "SHORT_BINSTRING":
-                stack.append(argument)
-            case "NONE" | "NEWFALSE" as name:
-                stack.append(None if name == "NONE" else False)
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "MARK":
-                marks.append(len(stack))
-            case "TUPLE":
-                stack.append(tuple(pop_from(marks.pop())))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-                stack.append(tuple(pop_from(-int(name[-1]))))
-            case "APPEND" | "APPENDS" as name:
-                items = pop_from(-1 if name == "APPEND" else marks.pop())
-                stack[-1].extend(items)
-            case "SETITEM" | "SETITEMS" as name:
-                items = pop_from(-2 if name == "SETITEM" else marks.pop())
-                if not all(isinstance(key, str) for key in items[::2]):
-                    raise pickle.UnpicklingError("refused a key that is not a string")
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "GLOBAL" if argument in {known.value for known in _Global}:
-                stack.append(_Global(argument))
-            case "REDUCE":
-                stack.append(_made(*pop_from(-2)))
-            case "BUILD":
-                stack.append(_built(*pop_from(-2)))
-            case "GLOBAL" | "INST":
-                raise pickle.UnpicklingError(f"refused global {argument.replace(' ', '.')}")
-            case name:
-                raise pickle.UnpicklingError(f"refused opcode {name}")
-    return stack.pop()
-
-
-def _made(callee: object, arguments: object) -> _Made:
-    match callee, arguments:
-        case _Global.RECONSTRUCT, (_Global.NDARRAY, (0,), "b"):
-            return _Made.EMPTY_ARRAY
-        case _Global.DTYPE, ("u1", 0, 1):
-            return _Made.UINT8
-    name = callee.value if isinstance(callee, _Global) else type(callee).__name__
-    raise pickle.UnpicklingError(f"refused a call of {name.replace(' ', '.')}")
-
-
-def _built(instance: object, state: object) -> _Made | NDArray[np.uint8]:
-    match instance, state:
-        case _Made.UINT8, (3, "|", None, None, None, -1, -1, 0):
-            return _Made.UINT8
-        case _Made.EMPTY_ARRAY, (1, tuple(shape), _Made.UINT8, False, str(pixels)):
-            return np.frombuffer(pixels.encode("latin-1"), np.uint8).reshape(shape)
-    raise pickle.UnpicklingError(f"refused a state of {type(instance).__name__}")
+def _text(value: object) -> object:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 # --- Minibatches ---
