@@ -48,7 +48,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")])
 )
@@ -80,7 +80,23 @@ def link_public_name(
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
 
 
+def mark_formulas(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Write `$x$` in a docstring, Markdown's sign for a formula, as the role that autodoc reads."""
+    lines[:] = re.sub(r"\$([^$]+)\$", r":math:`\1`", "\n".join(lines)).split("\n")
+
+
+def skip_tuple_fields(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out the fields of a NamedTuple: its docstring lists them in words."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the two steps above to the build."""
+    """Connect the four steps above to the build."""
+    app.connect("autodoc-process-docstring", mark_formulas)
+    app.connect("autodoc-skip-member", skip_tuple_fields)
     app.connect("builder-inited", collect_notebooks)
     app.connect("missing-reference", link_public_name)

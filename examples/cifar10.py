@@ -12,18 +12,18 @@ import datetime
 import functools
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import cifar10_data
 import models
 import quickstart
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import advcal
 from advcal import trainers
-from advcal._typing import Objective
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     trained = {
         name: train(name, objective, data, args)
-        for name, objective in quickstart.objectives(args.eps, args.train_steps).items()
+        for name, objective in quickstart.objectives(args.eps, args.train_steps, args.seed).items()
     }
     test = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
     some = cifar10_data.Batches(data.test_images[::10], data.test_labels[::10], batch_size=500)
@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
 
 def train(
     name: str,
-    objective: Objective,
+    objective: Callable[..., Tensor],
     data: cifar10_data.Cifar10,
     args: argparse.Namespace,
 ) -> nn.Module:

@@ -13,17 +13,17 @@ import functools
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cifar10_data
 import models
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import advcal
 from advcal import attacks, evaluation, trainers
-from advcal._typing import Objective
 
 EPS = 8 / 255
 N_BINS = 10
@@ -98,7 +98,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
 def train(
     model: nn.Module,
     data: cifar10_data.Cifar10,
-    objective: Objective,
+    objective: Callable[..., Tensor],
     n_epochs: int,
     args: argparse.Namespace,
 ) -> list[dict[str, float]]:

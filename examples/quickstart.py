@@ -10,7 +10,7 @@ import argparse
 import functools
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from advcal import attacks, evaluation, plots, trainers
-from advcal._typing import Attack, Objective
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 
@@ -42,15 +41,16 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, 10))
 
 
-def objectives(eps: float, steps: int) -> dict[str, Objective]:
+def objectives(eps: float, steps: int, seed: int) -> dict[str, Callable[..., Tensor]]:
     """Name the two ways to train: plainly, and on PGD and inverse adversarial examples (AT+IAT)."""
-    pgd = functools.partial(attacks.pgd, eps=eps, steps=steps)
-    iaa = functools.partial(attacks.iaa, eps=eps, steps=steps, random_start=True)
+    starts = torch.Generator().manual_seed(seed)
+    pgd = functools.partial(attacks.pgd, eps=eps, steps=steps, generator=starts)
+    iaa = functools.partial(attacks.iaa, eps=eps, steps=steps, random_start=True, generator=starts)
     at_iat = trainers.mixed(trainers.adversarial(pgd), trainers.inverse_adversarial(iaa))
     return {"standard": trainers.standard(), "AT+IAT": at_iat}
 
 
-def attacks_at(eps: float, steps: int) -> dict[str, Attack | None]:
+def attacks_at(eps: float, steps: int) -> dict[str, Callable[..., Tensor] | None]:
     """Name the attacks to compare, all of one radius."""
     iaa = functools.partial(attacks.iaa, eps=eps, steps=steps)
     return {
@@ -177,7 +177,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     train, test = digits(args.n_train, args.seed)
     models = {}
-    for name, objective in objectives(args.eps, args.steps).items():
+    for name, objective in objectives(args.eps, args.steps, args.seed).items():
         torch.manual_seed(args.seed)
         models[name] = network()
         optimizer = torch.optim.Adam(models[name].parameters(), lr=1e-3)

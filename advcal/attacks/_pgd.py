@@ -104,7 +104,7 @@ def pgd(
         targeted: Whether to move towards `labels` instead of away from them.
         bounds: The lowest and the highest valid value of an input.
         generator: Where the random start comes from; a copy of the global one if None, so that
-            two calls in a row start alike.
+            two calls in a row start alike. Give one in training.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

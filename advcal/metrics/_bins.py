@@ -88,7 +88,7 @@ class ReliabilityBins(Generic[Array]):
 
     @property
     def gaps(self) -> Array:
-        """Confidence minus accuracy per bin (positive: overconfident), NaN where empty."""
+        """Confidence minus accuracy per bin, positive where overconfident, NaN where empty."""
         return (self.confidences - self.corrects) / _nan_where_zero(self.counts)
 
     @property
