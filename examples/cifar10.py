@@ -38,8 +38,7 @@ def main() -> None:
         name: train(name, objective, data, args)
         for name, objective in quickstart.objectives(args.eps, args.train_steps, args.seed).items()
     }
-    test = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
-    some = cifar10_data.Batches(data.test_images[::10], data.test_labels[::10], batch_size=500)
+    test, some = (evenly_spaced(data, n) for n in (args.n_test, args.n_test // 4))
     records = quickstart.compare(trained, test, args.eps, args.steps, channels_last=True)
     radii = [args.eps * factor for factor in (0, 0.25, 0.5, 1, 1.5, 2)]
     curves = quickstart.sweep(trained, some, radii, args.steps, channels_last=True)
@@ -69,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10, help="steps of PGD and IAA (10)")
     parser.add_argument("--train-steps", type=int, default=5, help="their steps in training (5)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of training (10)")
+    parser.add_argument("--n-test", type=int, default=10_000, help="images to test on (10000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     parser.add_argument(
         "--bfloat16",
@@ -77,9 +77,21 @@ def parse() -> argparse.Namespace:
     )
     args = parser.parse_args()
     quickstart.check_ranges(
-        parser, args, eps=(1e-4, 1), steps=(1, 1000), train_steps=(1, 1000), epochs=(1, 1000)
+        parser,
+        args,
+        eps=(1e-4, 1),
+        steps=(1, 1000),
+        train_steps=(1, 1000),
+        epochs=(1, 1000),
+        n_test=(40, 10_000),
     )
     return args
+
+
+def evenly_spaced(data: cifar10_data.Cifar10, n: int) -> cifar10_data.Batches:
+    """Take `n` test images, evenly spaced so that no class is left out."""
+    chosen = torch.linspace(0, len(data.test_labels) - 1, n).round().long().unique()
+    return cifar10_data.Batches(data.test_images[chosen], data.test_labels[chosen], batch_size=500)
 
 
 def train(
@@ -118,7 +130,7 @@ def settings(args: argparse.Namespace, data: cifar10_data.Cifar10) -> dict[str, 
         **chosen,
         "model": "small_cnn, 2,340,810 parameters",
         "optimizer": "Adam, learning rate 1e-3, batch 128, no augmentation",
-        "images": {"train": len(data.train_labels), "test": len(data.test_labels)},
+        "n_train": len(data.train_labels),
         "date": datetime.date.today().isoformat(),
         "versions": {
             "advcal": advcal.__version__,
