@@ -85,16 +85,17 @@ def l2(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) 
         tensor([[0.8000, 0.9000]])
     """
     inputs, eps, bounds = _checked(inputs, eps, bounds)
-    radius = eps * (1 - 4 * torch.finfo(inputs.dtype).eps)  # so that rounding cannot lead out
+    centre = inputs if inputs.dtype.itemsize >= 4 else inputs.float()
+    radius = eps * (1 - 4 * torch.finfo(centre.dtype).eps)  # so that rounding cannot lead out
 
     def project(points: Tensor) -> Tensor:
         points = points.clamp(*bounds)
-        offset = points - inputs
+        offset = points - centre
         length = norm(offset)
         outside = per_example(length > eps, points)
-        offset = offset * per_example(radius / length, points).to(points.dtype)
-        moved = inputs + offset
-        further = (moved - inputs).abs() > offset.abs()
+        offset = offset * per_example(radius / length, points).to(offset.dtype)
+        moved = (centre + offset).to(points.dtype)
+        further = (moved - centre).abs() > offset.abs()
         moved = torch.where(further, torch.nextafter(moved, inputs), moved)
         return torch.where(outside, moved, points)
 

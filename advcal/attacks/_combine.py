@@ -44,6 +44,7 @@ def worst_case(*attacks: Attack) -> Attack:
             for candidate in (lambda *_: inputs, *attacks):
                 points = attacked(candidate, model, inputs, labels)
                 logits = logits_at(model, points)
+                _checks.label_range(labels, logits.shape[1])
                 best.offer(points, logits.argmax(dim=1) != labels, log_odds(logits, labels))
             return best.points
 
@@ -75,6 +76,6 @@ def batched(attack: Attack, size: int) -> Attack:
     def in_parts(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         inputs, labels = _checks.examples(inputs, labels)
         parts = zip(inputs.split(size), labels.split(size), strict=True)
-        return torch.cat([attack(model, *part) for part in parts])
+        return torch.cat([attacked(attack, model, *part) for part in parts])
 
     return in_parts

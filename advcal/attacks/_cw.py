@@ -11,6 +11,7 @@ from advcal.attacks._best import Best
 from advcal.attacks._gradient import lift, logits_at
 from advcal.losses import margin
 
+_STEEPEST = 1e15  # keeps Adam's squares finite where a model's gradient is not
 _SHRINK = 0.999999  # keeps arctanh finite at the bounds, as published
 
 
@@ -110,7 +111,8 @@ def cw_l2(
                     break
                 squared = (points - lifted).flatten(1).square().sum(dim=1)
                 penalised = squared + c * slack(logits).clamp_min(0)
-                (w.grad,) = torch.autograd.grad(penalised.sum(), w)
+                (gradient,) = torch.autograd.grad(penalised.sum(), w)
+                w.grad = gradient.nan_to_num().clamp(-_STEEPEST, _STEEPEST)
                 adam.step()
             return ever
 

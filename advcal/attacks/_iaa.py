@@ -91,11 +91,14 @@ def iaa(
     _checks.count("steps", steps)
     _checks.choice("label", label, ("true", "predicted"))
     _checks.choice("schedule", schedule, ("accept", "published"))
+    _checks.generator(generator)
     step_size = default_step(step_size, eps, steps)
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
         if label == "predicted":
-            labels = logits_at(model, inputs).argmax(dim=1)
+            clean = logits_at(model, inputs)
+            _checks.label_range(labels, clean.shape[1])
+            labels = clean.argmax(dim=1)
 
         def objective(logits: Tensor) -> Tensor:
             _checks.label_range(labels, logits.shape[1])
