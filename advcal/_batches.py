@@ -42,11 +42,13 @@ def _prepared(batch: Batch, device: torch.device | None, channels_last: bool) ->
             f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)} of length "
             f"{len(batch)}"
         )
+    if not isinstance(batch[0], Tensor):
+        raise TypeError(f"expected inputs as a torch.Tensor, got {_checks.kind(batch[0])}")
     moved = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
     inputs, labels = moved[:2]
     if isinstance(labels, Tensor) and _checks.is_integer(labels.dtype):
         moved[1] = labels.long()
-    if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+    if channels_last and inputs.ndim == 4:
         moved[0] = inputs.contiguous(memory_format=torch.channels_last)
     return tuple(moved)
 

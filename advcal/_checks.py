@@ -126,6 +126,15 @@ def logits(value: Any, n: int) -> Tensor:
     return value
 
 
+def differentiable(name: str, value: Tensor, of: str) -> None:
+    """Check that a gradient can run back from a value."""
+    if not value.requires_grad:
+        raise ValueError(
+            f"expected {name} that depend on {of} by a gradient, got none; "
+            "is there a detach or a no_grad on the way?"
+        )
+
+
 def losses(value: Any, n: int) -> Tensor:
     """Check that a loss gave one value per example."""
     if not isinstance(value, Tensor) or value.shape != (n,):

@@ -29,11 +29,8 @@ from advcal import trainers
 def main() -> None:
     """Train, attack, print the table, draw the pictures, keep the figures."""
     args = parse()
-    try:
-        data = cifar10_data.load(args.data)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"cifar10.py: {error}") from None
-    args.out.mkdir(parents=True, exist_ok=True)
+    data = cifar10_data.load_or_exit(args.data)
+    quickstart.make_folder(args.out)
     trained = {
         name: train(name, objective, data, args)
         for name, objective in quickstart.objectives(args.eps, args.train_steps, args.seed).items()

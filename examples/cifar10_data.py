@@ -69,6 +69,14 @@ def load(path: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None =
     )
 
 
+def load_or_exit(path: str | os.PathLike[str]) -> Cifar10:
+    """Load for a script: what is wrong with the data ends the program with one line."""
+    try:
+        return load(path)
+    except (OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
+        raise SystemExit(f"--data {path}: {error}") from None
+
+
 # --- The image folder ---
 
 

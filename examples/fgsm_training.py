@@ -18,6 +18,7 @@ from pathlib import Path
 
 import cifar10_data
 import models
+import quickstart
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -38,8 +39,8 @@ ATTACKS = {
 def main() -> None:
     """Run the study for one model and write a table, the weights and a JSON file."""
     args = parse()
-    args.out.mkdir(parents=True, exist_ok=True)
-    data = cifar10_data.load(args.data)
+    data = cifar10_data.load_or_exit(args.data)
+    quickstart.make_folder(args.out)
     test = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
     objectives = {
         "standard": (trainers.standard(), args.epochs_standard),
@@ -66,14 +67,23 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--model", choices=("published_cnn", "small_cnn"), default="published_cnn")
+    parser.add_argument(
+        "--model",
+        choices=("published_cnn", "small_cnn"),
+        default="published_cnn",
+        help="the network (published_cnn)",
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("results"), help="folder for what it makes"
     )
-    parser.add_argument("--epochs-standard", type=int, default=15)
-    parser.add_argument("--epochs-adversarial", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    parser.add_argument(
+        "--epochs-standard", type=int, default=15, help="epochs of standard training (15)"
+    )
+    parser.add_argument("--epochs-adversarial", type=int, default=20, help="epochs of FGSM-AT (20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    args = parser.parse_args()
+    quickstart.check_ranges(parser, args, epochs_standard=(1, 1000), epochs_adversarial=(1, 1000))
+    return args
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:

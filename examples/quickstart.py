@@ -162,6 +162,14 @@ def check_ranges(
             parser.error(f"--{name.replace('_', '-')} must be from {least} to {most}, not {value}")
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder for results, or end the program with one line."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"--out {path}: {error.strerror}") from None
+
+
 def table(records: dict[tuple[str, str], evaluation.Evaluation], eps: float) -> str:
     """Lay out the records with the radius of each attack."""
     rows = {
@@ -174,7 +182,7 @@ def table(records: dict[tuple[str, str], evaluation.Evaluation], eps: float) -> 
 def main() -> None:
     """Train, attack, print the table, draw the pictures."""
     args = parse()
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     train, test = digits(args.n_train, args.seed)
     models = {}
     for name, objective in objectives(args.eps, args.steps, args.seed).items():

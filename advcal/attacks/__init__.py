@@ -1,8 +1,8 @@
 """Attacks: functions `(model, inputs, labels, *, eps, ...) -> adversarial inputs`.
 
-Every attack returns inputs of the same shape, dtype and device, within `eps` of the originals and
-within `bounds`, and leaves the model exactly as it found it. Configure one with
-`functools.partial(pgd, eps=8 / 255)`.
+Every attack returns inputs of the same shape, dtype and device, within `eps` of the originals
+(where it takes one) and within `bounds`, and leaves the model exactly as it found it. Configure one
+with `functools.partial(pgd, eps=8 / 255)`.
 """
 
 from advcal.attacks._balls import Ball, l2, linf

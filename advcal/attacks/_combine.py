@@ -71,7 +71,7 @@ def batched(attack: Attack, size: int) -> Attack:
         >>> attack = batched(partial(pgd, eps=0.1), 128)
     """
     _checks.function("attack", attack)
-    _checks.count("size", size)
+    size = _checks.count("size", size)
 
     def in_parts(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         inputs, labels = _checks.examples(inputs, labels)

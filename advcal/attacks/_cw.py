@@ -103,6 +103,7 @@ def cw_l2(
                 points = (middle + half * w.tanh()).clamp(*bounds)
                 there = points.to(inputs.dtype)
                 logits = lift(_checks.logits(model(there), len(there)))
+                _checks.differentiable("logits", logits, "the inputs")
                 fooled = fools(logits.detach())
                 distance = norm(there.detach() - inputs)
                 best.offer(there.detach(), fooled, torch.where(fooled, -distance, -torch.inf))

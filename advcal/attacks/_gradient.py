@@ -58,8 +58,10 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         output = _checks.logits(model(inputs), len(inputs))
+        _checks.differentiable("logits", output, "the inputs")
         logits = lift(output.detach()).requires_grad_()
         losses = _checks.losses(objective(logits), len(inputs))
+        _checks.differentiable("losses", losses, "the logits")
         (upstream,) = torch.autograd.grad(losses.sum(), logits)
         largest = upstream.abs().amax(dim=1, keepdim=True)
         upstream = upstream / torch.where(largest > 0, largest, 1.0)

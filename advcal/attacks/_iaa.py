@@ -47,10 +47,10 @@ def iaa(
     With `label="predicted"` $G$ is the model's clean prediction: no prediction changes and accuracy
     is exactly the clean one, which a last forward pass makes sure of.
 
-    `schedule="published"` is the authors' algorithm to the letter, for comparison: radius
-    $t\varepsilon/T$ and step $\varepsilon/T$ at step $t$, a random start that this radius crushes,
-    every step accepted and the last point returned. Only the clamp to `bounds`, which they lack, is
-    added.
+    `schedule="published"` is the authors' algorithm, for comparison: radius $t\varepsilon/T$ and
+    step $\varepsilon/T$ at step $t$, always a random start, which this radius crushes, every step
+    accepted and the last point returned. Added are the clamp to `bounds` and the last of the $T$
+    updates, which their loop leaves out. It has no use for `step_size` and `random_start`.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -111,8 +111,9 @@ def iaa(
         if schedule == "published":
             radii = [eps * (t + 1) / steps for t in range(steps)]
             regions = [ball(norm, inputs, radius, bounds) for radius in radii]
-            return _descend(model, start, objective, regions, eps / steps)
-        points = _descend_accepting(model, start, labels, objective, region, steps, step_size)
+            points = _descend(model, start, objective, regions, eps / steps)
+        else:
+            points = _descend_accepting(model, start, labels, objective, region, steps, step_size)
         if label == "predicted":
             unchanged = logits_at(model, points).argmax(dim=1) == labels
             points = select(unchanged, points, inputs)

@@ -34,7 +34,7 @@ class Evaluation:
         clean_accuracy: Accuracy on the inputs before the attack. An attack that uses the true
             label can raise accuracy above it.
         unchanged: The share of examples whose predicted class is the same before and after the
-            attack. An attack on confidence alone has 1.
+            attack; exactly 1 under `iaa(label="predicted")`.
         bins: The reliability table.
     """
 

@@ -49,7 +49,8 @@ def table(
         _checks.choice("figures", figure, known)
     rows = [[*names, *(figure.replace("_", " ") for figure in figures)]]
     for key, record in records.items():
-        if not isinstance(key, tuple) or len(key) != len(names):
+        words = isinstance(key, tuple) and all(isinstance(word, str) for word in key)
+        if not words or len(key) != len(names):
             raise ValueError(f"expected {len(names)} words to name a row, got {key!r}")
         if not isinstance(record, Evaluation):
             raise TypeError(f"expected records of Evaluation, got {_checks.kind(record)}")

@@ -169,6 +169,7 @@ def fit(
 def _finite(loss: Tensor, where: str) -> float:
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         raise ValueError(f"expected the objective to give a scalar, got {_checks.kind(loss)}")
+    _checks.differentiable("losses", loss, "the parameters")
     value = float(loss.detach())
     if not math.isfinite(value):
         raise FloatingPointError(f"expected a finite loss, got {value} in {where}")

@@ -75,6 +75,7 @@ def predict(
                 if attack is not None:
                     inputs = attacked(attack, model, inputs, batch_labels)
                 output = _checks.logits(model(inputs), len(inputs))
+            _checks.label_range(labels[-1], output.shape[1])
             logits.append(output.float() if output.dtype.itemsize < 4 else output)
     if not logits:
         raise ValueError("expected one batch or more, got none")

@@ -4,7 +4,7 @@ Times `pgd` and the bare passes in turn, in one process, and prints the ratio pa
 small CNN of the examples, batch 128, PGD-10 in linf. The bare passes are one forward and one
 backward pass to the inputs per step, and a last forward pass, over frozen parameters.
 
-    python tests/benchmarks/pgd_overhead.py --json docs/benchmarks/pgd_overhead.json
+    python tests/benchmarks/pgd_overhead.py --json docs/results/pgd_overhead.json
 """
 
 import argparse
@@ -102,6 +102,7 @@ def main() -> None:
             "  {layout:14} median {median:.3f}   least {least:.3f}   most {most:.3f}".format(**row)
         )
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         versions = {"torch": str(torch.__version__), "python": platform.python_version()}
         record = {"passes": passes, "ratios": table, "pairs": args.pairs, "batch": args.batch}
         record |= {"versions": versions | {"advcal": advcal.__version__}}
