@@ -1,65 +1,34 @@
 """Attacks for the smallest perturbation, ours and the peers': how near, how often, at what cost.
 
-Runs them side by side on the same model and images, from the predicted class: median L2, success,
-forward and backward passes per example, and processor time relative to the bare passes (one
-forward and backward pass at a time on the whole batch, as often as the attack makes them per
-example). Needs adversarial-library, Foolbox and torchattacks; a peer that is missing or fails is
-listed with its reason.
+Runs them side by side on the same networks and images, from the predicted class: median L2,
+success, forward and backward passes per example, and processor time relative to the bare passes
+(one forward and one backward pass at a time on the whole batch, as often as the attack makes them
+per example). A peer that is missing or fails is listed with its reason. The networks are any that
+examples/fgsm_training.py or examples/cifar10.py has trained.
 
-    python tests/benchmarks/against_minimal_norm.py --weights plain.pt --images test.pt \
-        --json docs/results/against_minimal_norm.json
-
-Without `--weights` and `--images` the model is a small one, trained on scikit-learn's digits.
+    python examples/fgsm_training.py --data PATH --model small_cnn --out results/
+    python tests/benchmarks/against_minimal_norm.py --data PATH --weights results/small_cnn-*.pt \
+        --json docs/benchmarks/minimal_norm.json
 """
 
 import argparse
 import importlib
-import json
-import platform
-import sys
-import time
-import types
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import peers
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-import advcal
 from advcal.attacks import cw_l2, ddn, deepfool, fmn, foot
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-import models
+import cifar10_data  # isort: skip
 
-OPTIONAL = ["git", "six", "torchvision", "torchvision.models", "visdom"]
-GROUPS = ["ddn", "fmn", "deepfool", "cw", "nearest"]
-Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+GROUPS = ["ddn", "fmn", "deepfool", "cw", "nearest", "full"]
 
 
-class Stub(types.ModuleType):
-    """Stands in for a module that a peer imports and does not use here."""
-
-    __path__: list[str] = []  # noqa: RUF012
-
-    def __getattr__(self, name: str) -> type:
-        """Give a class for any name."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-def stand_in() -> None:
-    """Put a stub for each of the peers' imports that are not installed."""
-    for name in OPTIONAL:
-        try:
-            importlib.import_module(name)
-        except Exception:
-            sys.modules[name] = Stub(name)
-
-
-def foolbox_attack(name: str, **options: object) -> Attack:
+def foolbox_attack(name: str, **options: object) -> peers.Attack:
     """Wrap one of Foolbox's attacks."""
 
     def attack(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +41,7 @@ def foolbox_attack(name: str, **options: object) -> Attack:
     return attack
 
 
-def library_attack(name: str, **options: object) -> Attack:
+def library_attack(name: str, **options: object) -> peers.Attack:
     """Wrap one of adversarial-library's attacks."""
 
     def attack(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -83,24 +52,25 @@ def library_attack(name: str, **options: object) -> Attack:
     return attack
 
 
-def torchattacks_attack(name: str, **options: object) -> Attack:
+def torchattacks_attack(name: str, **options: object) -> peers.Attack:
     """Wrap one of torchattacks' attacks."""
 
     def attack(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         library = importlib.import_module("torchattacks")
         found: Tensor = getattr(library, name)(model, **options)(inputs, labels)
-        return found.detach()
+        return found
 
     return attack
 
 
-def table() -> list[tuple[str, str, Attack]]:
+def table() -> list[tuple[str, str, peers.Attack]]:
     """List group, name and attack; ours first in each group."""
     cw = {"binary_search_steps": 5, "steps": 100, "stepsize": 0.01, "abort_early": False}
+    published = {"binary_search_steps": 9, "max_iterations": 1000}
     return [
         ("ddn", "advcal ddn 100", ddn),
         ("ddn", "adv-lib ddn 100", library_attack("ddn", steps=100, levels=None)),
-        ("ddn", "adv-lib ddn 100 quantised", library_attack("ddn", steps=100)),
+        ("ddn", "adv-lib ddn 100, quantised", library_attack("ddn", steps=100)),
         ("ddn", "foolbox DDN 100", foolbox_attack("DDNAttack", steps=100)),
         ("fmn", "advcal fmn 100", partial(fmn, norm="l2")),
         ("fmn", "adv-lib fmn 100", library_attack("fmn", norm=2, steps=100)),
@@ -118,34 +88,12 @@ def table() -> list[tuple[str, str, Attack]]:
         ("cw", "foolbox CW 5 x 100", foolbox_attack("L2CarliniWagnerAttack", **cw)),
         ("cw", "torchattacks CW 1 x 500", torchattacks_attack("CW", steps=500)),
         ("nearest", "advcal foot 17 (fast)", partial(foot, steps=17, candidates=2)),
-        ("nearest", "advcal foot 40", foot),
-        ("nearest", "advcal foot 47 (precise)", partial(foot, steps=47, candidates=3)),
+        ("nearest", "advcal foot 30", partial(foot, steps=27, candidates=3)),
+        ("nearest", "advcal foot 50 (precise)", partial(foot, steps=47, candidates=3)),
         ("nearest", "adv-lib SuperDeepFool", library_attack("sdf")),
-        ("nearest", "adv-lib ddn 1000", library_attack("ddn", steps=1000, levels=None)),
+        ("full", "adv-lib ddn 1000", library_attack("ddn", steps=1000, levels=None)),
+        ("full", "adv-lib CW 9 x 1000", library_attack("carlini_wagner_l2", **published)),
     ]
-
-
-class Passes:
-    """Counts examples that go forward and backward through a model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.forward = self.backward = 0
-        model.register_forward_hook(self._called)
-
-    def _called(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        self.forward += len(output)
-        if output.requires_grad:
-            output.register_hook(self._returned)
-
-    def _returned(self, gradient: Tensor) -> None:
-        self.backward += len(gradient)
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Measure processor time, all threads together."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def bare_passes(model: nn.Module, inputs: Tensor, forward: float, backward: float) -> None:
@@ -157,89 +105,73 @@ def bare_passes(model: nn.Module, inputs: Tensor, forward: float, backward: floa
             torch.autograd.grad(output.sum(), points)
 
 
-def load(args: argparse.Namespace) -> tuple[nn.Module, Tensor]:
-    """Load the CIFAR-10 CNN and images, or train on the digits."""
-    if args.weights and args.images:
-        model = models.small_cnn()
-        model.load_state_dict(torch.load(args.weights))
-        images = torch.load(args.images)[0][: args.n].float() / 255
-        return model, images
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    inputs = torch.tensor(bunch.data / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    labels = torch.tensor(bunch.target)
-    torch.manual_seed(0)
-    features = [nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)]
-    model = nn.Sequential(*features, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs[:1200]), labels[:1200]).backward()
-        optimizer.step()
-    return model, inputs[1200 : 1200 + args.n]
+def compare(model: nn.Module, inputs: Tensor, groups: list[str]) -> list[dict[str, object]]:
+    """Measure every attack on one network."""
+    labels = model(inputs).argmax(dim=1)
+    rows: list[dict[str, object]] = []
+    distances: dict[str, Tensor] = {}
+    for group, name, attack in table():
+        if group not in groups:
+            continue
+        counted = peers.Counted(model).eval()
+        result: list[Tensor] = []
+        try:
+            taken = peers.cpu_seconds(
+                lambda attack=attack, result=result, counted=counted: result.append(  # type: ignore[misc]
+                    attack(counted, inputs, labels).detach()
+                )
+            )
+        except Exception as error:  # a peer that is missing or broken is told, and left out
+            print(f"left out: {name} ({type(error).__name__}: {error})")
+            continue
+        forward, backward = counted.forwards / len(inputs), counted.backwards / len(inputs)
+        bare = peers.cpu_seconds(lambda f=forward, b=backward: bare_passes(model, inputs, f, b))  # type: ignore[misc]
+        length = (result[0] - inputs).flatten(1).norm(dim=1).double()
+        fooled = ~peers.right(model, result[0], labels)
+        distances[name] = torch.where(fooled, length, torch.inf)
+        rows.append(
+            {
+                "attack": name,
+                "median L2": float(distances[name].median()),
+                "success": float(fooled.double().mean()),
+                "forward": forward,
+                "backward": backward,
+                "time / bare passes": taken / bare,
+            }
+        )
+        print("  ".join(str(value) for value in rows[-1].values()), flush=True)
+    full = distances.get("adv-lib ddn 1000")
+    for row in rows:
+        of = spearmanr(distances[str(row["attack"])], full).statistic if full is not None else None
+        row["Spearman with ddn 1000"] = of if of is None else float(of)
+    return rows
 
 
 def main() -> None:
-    """Run every attack and print the table."""
+    """Compare, print and keep."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, help="state dict of the examples' small_cnn")
-    parser.add_argument("--images", type=Path, help="8-bit images (n, 3, 32, 32) and labels")
-    parser.add_argument("--n", type=int, default=128, help="how many images (128)")
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="trained networks")
+    parser.add_argument("--n", type=int, default=128, help="test images, in one batch (128)")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="what to run")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
-    stand_in()
+    peers.stub_missing()
 
-    model, inputs = load(args)
-    model.eval().requires_grad_(False)
-    labels = model(inputs).argmax(dim=1)
-    passes, rows, distances = Passes(model), [], {}
-    print(f"{'':28}{'median L2':>10}{'success':>9}{'forward':>9}{'backward':>9}{'time':>7}")
-    for group, name, attack in table():
-        if group not in args.groups:
-            continue
-        passes.forward = passes.backward = 0
-        try:
-            start = time.process_time()
-            found = attack(model, inputs, labels).detach()
-            taken = time.process_time() - start
-        except Exception as error:  # a peer that is missing or broken is a row of the table too
-            rows.append({"name": name, "group": group, "error": f"{type(error).__name__}: {error}"})
-            print(f"{name:28}{rows[-1]['error'][:60]}", flush=True)
-            continue
-        forward, backward = passes.forward / len(inputs), passes.backward / len(inputs)
-        bare = seconds(lambda f=forward, b=backward: bare_passes(model, inputs, f, b))
-        length = (found - inputs).flatten(1).norm(dim=1).double()
-        fooled = model(found).argmax(dim=1) != labels
-        distances[name] = torch.where(fooled, length, torch.inf)
-        row = {
-            "name": name,
-            "group": group,
-            "median_l2": float(distances[name].median()),
-            "success": float(fooled.double().mean()),
-            "forward": forward,
-            "backward": backward,
-            "time_to_bare_passes": taken / bare,
-        }
-        rows.append(row)
-        print(
-            "{name:28}{median_l2:10.4f}{success:9.3f}{forward:9.1f}{backward:9.1f}"
-            "{time_to_bare_passes:7.2f}".format(**row),
-            flush=True,
-        )
-    if "nearest" in args.groups:
-        fast, full = distances["advcal foot 17 (fast)"], distances.get("adv-lib ddn 1000")
-        if full is not None:
-            print(f"Spearman, fast to ddn 1000: {spearmanr(fast, full).statistic:.4f}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        versions = {"torch": str(torch.__version__), "python": platform.python_version()}
-        record = {"n": len(inputs), "weights": args.weights and args.weights.name, "rows": rows}
-        record |= {"versions": versions | {"advcal": advcal.__version__}}
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    data = cifar10_data.load_or_exit(args.data)
+    inputs = data.test_images[: args.n].float().div(255)
+    record: dict[str, object] = {"n": args.n}
+    torch.manual_seed(0)
+    for name, model in peers.networks(args.weights).items():
+        model.to(memory_format=torch.contiguous_format).requires_grad_(False)  # type: ignore[call-overload]
+        rows = compare(model, inputs, args.groups)
+        print(f"\n{name}, {args.n} images")
+        peers.print_table(rows)
+        record[name] = rows
+    names = ["adv-lib", "torchattacks", "foolbox"]
+    peers.write_json(args.json, record | {"versions": peers.versions(names)})
 
 
 if __name__ == "__main__":

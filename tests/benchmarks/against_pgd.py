@@ -2,10 +2,11 @@
 
 Prints, for each network and number of steps, the robust accuracy, the passes per example, the
 processor time relative to the bare passes of that many steps, and whether gradients were left on
-the model's parameters. The networks are those that examples/cifar10.py has trained.
+the model's parameters. The networks are any that examples/fgsm_training.py or examples/cifar10.py
+has trained.
 
-    python examples/cifar10.py --data PATH --out results/
-    python tests/benchmarks/against_pgd.py --data PATH --weights results/ \
+    python examples/fgsm_training.py --data PATH --model small_cnn --out results/
+    python tests/benchmarks/against_pgd.py --data PATH --weights results/small_cnn-*.pt \
         --json docs/benchmarks/pgd.json
 """
 
@@ -110,7 +111,7 @@ def compare(
     }
     rows = []
     for name, attack in candidates.items():
-        counted = peers.Counted(model)
+        counted = peers.Counted(model).eval()
         for parameter in model.parameters():
             parameter.grad = None
         found = attack(counted, inputs, labels)
@@ -139,7 +140,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--weights", type=Path, required=True, help="folder of trained networks")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="trained networks")
     parser.add_argument("--n", type=int, default=512, help="test images (512)")
     parser.add_argument("--batch", type=int, default=128, help="examples in a batch (128)")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 50], help="steps (10 50)")
@@ -153,8 +154,7 @@ def main() -> None:
     labels = data.test_labels[: args.n].long()
     record: dict[str, object] = {"eps": EPS, "n": args.n, "batch": args.batch}
     torch.manual_seed(0)
-    for name in ("standard", "AT+IAT"):
-        model = peers.cifar10_model(args.weights / f"cifar10-{name}.pt")
+    for name, model in peers.networks(args.weights).items():
         for steps in args.steps:
             rows = compare(model, inputs, labels, steps, args)
             clean = float(peers.right(model, inputs, labels).double().mean())

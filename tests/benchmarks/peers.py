@@ -117,6 +117,11 @@ def cifar10_model(weights: Path) -> nn.Module:
     raise SystemExit(f"{weights} holds the weights of neither small_cnn nor published_cnn")
 
 
+def networks(weights: Iterable[Path]) -> dict[str, nn.Module]:
+    """Load several such networks, by the names of their files."""
+    return {path.stem: cifar10_model(path) for path in weights}
+
+
 def right(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Tell which predictions are right, in the precision of the inputs."""
     with torch.no_grad():
