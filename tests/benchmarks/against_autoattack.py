@@ -32,17 +32,22 @@ def candidates(norm: str, queries: int, only: list[str]) -> dict[str, peers.Atta
     eps = EPS[norm]
     ours = partial(attacks.autoattack, eps=eps, norm=norm, queries=queries)
     cast = attacks.autocast(ours)
+    white_box = partial(ours, queries=0)
 
-    def channels_last(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def channels_last(attack: peers.Attack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        found = cast(model, x.contiguous(memory_format=torch.channels_last), y)
+        found = attack(model, x.contiguous(memory_format=torch.channels_last), y)
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return found.contiguous()
 
     found: dict[str, peers.Attack] = {
         "advcal": ours,
         "advcal, autocast": cast,
-        "advcal, autocast, channels last": channels_last,
+        "advcal, autocast, channels last": partial(channels_last, cast),
+        "advcal without Square": white_box,
+        "advcal without Square, autocast, channels last": partial(
+            channels_last, attacks.autocast(white_box)
+        ),
     }
     if peers.installed("pyautoattack"):
         import pyautoattack
