@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,12 +19,20 @@ def prepared(
     *,
     channels_last: bool,
     progress: Progress | None,
+    skip: int = 0,
 ) -> Iterator[Batch]:
-    """Return batches on the model's device, the inputs in the memory format asked for."""
+    """Return batches on the model's device, the inputs in the memory format asked for.
+
+    The first `skip` batches are taken from the source at once and dropped.
+    """
     check_source(batches, progress)
     if progress is not None:
         batches = progress(batches)
-    return (_prepared(batch, device_of(model), channels_last) for batch in batches)
+    source = iter(batches)
+    skipped = sum(1 for _ in islice(source, skip))
+    if skipped < skip:
+        raise ValueError(f"expected {skip} batches or more, as before the stop, got {skipped}")
+    return (_prepared(batch, device_of(model), channels_last) for batch in source)
 
 
 def check_source(batches: object, progress: object) -> None:
