@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from advcal import _checks
 
+_APART = 0.25  # the least distance of the two accuracies; less is the noise of an untrained model
+
 
 class Overfitting(NamedTuple):
     """Where catastrophic overfitting set in.
@@ -27,8 +29,9 @@ def catastrophic_overfitting(
     Training on attacks of one step can end, often within one epoch, in a model that withstands
     them alone: the accuracy under FGSM goes up while the one under PGD falls to about zero. The
     sign looked for is an epoch whose accuracy under PGD is at most `threshold` of the best before,
-    while the one under FGSM is no lower than it was then. A model whose accuracies fall together
-    has another problem, and one that never withstood PGD has nothing to lose.
+    while the one under FGSM is no lower than it was then, and the two are at least 0.25 apart. A
+    model whose accuracies fall together has another problem, and one that never withstood PGD has
+    nothing to lose.
 
     Measure both on the same few hundred validation examples, PGD with ten steps or more. What
     helps is to go back to the best weights (`EarlyStopping` on the accuracy under PGD), and a
@@ -61,7 +64,7 @@ def catastrophic_overfitting(
     best, at, fgsm_then = 0.0, 0, math.inf
     for epoch, record in enumerate(records, 1):
         fgsm, pgd = _pair(record, epoch)
-        if pgd <= threshold * best and fgsm >= fgsm_then:
+        if pgd <= threshold * best and fgsm >= max(fgsm_then, pgd + _APART):
             return Overfitting(
                 epoch,
                 f"PGD accuracy {best:.3f} in epoch {at}, {pgd:.3f} in epoch {epoch}; "
