@@ -1,12 +1,11 @@
 """Catastrophic overfitting: a model learns to withstand one attack and no other."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from advcal import _checks
 
-_APART = 0.25  # the least distance of the two accuracies; less is the noise of an untrained model
+_APART = 0.25  # the least distance of the two accuracies; less is the noise of a few examples
 
 
 class Overfitting(NamedTuple):
@@ -27,19 +26,18 @@ def catastrophic_overfitting(
     """Look for catastrophic overfitting in the accuracies of the epochs so far.
 
     Training on attacks of one step can end, often within one epoch, in a model that withstands
-    them alone: the accuracy under FGSM goes up while the one under PGD falls to about zero. The
-    sign looked for is an epoch whose accuracy under PGD is at most `threshold` of the best before,
-    while the one under FGSM is no lower than it was then, and the two are at least 0.25 apart. A
-    model whose accuracies fall together has another problem, and one that never withstood PGD has
-    nothing to lose.
+    them alone: the accuracy under FGSM goes up while the one under PGD falls to about zero. An
+    epoch shows it if the accuracy under PGD is at most `threshold` of that under FGSM and at least
+    0.25 below it, while the one under FGSM is no lower than in the epoch that was best under PGD
+    (where both fall together, training has another problem).
 
-    Measure both on the same few hundred validation examples, PGD with ten steps or more. What
-    helps is to go back to the best weights (`EarlyStopping` on the accuracy under PGD), and a
-    larger random step, a smaller `eps`, or PGD in training.
+    Measure both with the `eps` of training on the same few hundred validation examples, PGD with
+    ten steps or more. What helps is to go back to the best weights (`EarlyStopping` on the accuracy
+    under PGD) and to a smaller `eps`, random starts, or PGD in training.
 
     Args:
         records: The accuracy under FGSM and under PGD of each epoch, in `[0, 1]`.
-        threshold: The share of the best accuracy under PGD at which it counts as collapsed.
+        threshold: The share of the accuracy under FGSM at which that under PGD has collapsed.
 
     Returns:
         What was found, or None.
@@ -51,8 +49,11 @@ def catastrophic_overfitting(
     Example:
         >>> records = [(0.50, 0.42), (0.55, 0.45)]
         >>> catastrophic_overfitting(records)
-        >>> catastrophic_overfitting([*records, (0.91, 0.02)]).evidence
-        'PGD accuracy 0.450 in epoch 2, 0.020 in epoch 3; FGSM accuracy 0.550, then 0.910'
+        >>> found = catastrophic_overfitting([*records, (0.91, 0.02)])
+        >>> found.epoch
+        3
+        >>> print(found.evidence.split(";")[0])
+        in epoch 3 accuracy is 0.910 under FGSM and 0.020 under PGD
 
     References:
         Wong et al., Fast Is Better than Free: Revisiting Adversarial Training, ICLR 2020,
@@ -61,17 +62,17 @@ def catastrophic_overfitting(
     if not isinstance(records, Sequence) or isinstance(records, str):
         raise TypeError(f"expected records as a sequence of pairs, got {_checks.kind(records)}")
     threshold = _checks.number("threshold", threshold, above=0, most=1)
-    best, at, fgsm_then = 0.0, 0, math.inf
+    best, fgsm_then = -1.0, 0.0
     for epoch, record in enumerate(records, 1):
         fgsm, pgd = _pair(record, epoch)
-        if pgd <= threshold * best and fgsm >= max(fgsm_then, pgd + _APART):
+        if pgd <= threshold * fgsm and fgsm >= max(fgsm_then, pgd + _APART):
             return Overfitting(
                 epoch,
-                f"PGD accuracy {best:.3f} in epoch {at}, {pgd:.3f} in epoch {epoch}; "
-                f"FGSM accuracy {fgsm_then:.3f}, then {fgsm:.3f}",
+                f"in epoch {epoch} accuracy is {fgsm:.3f} under FGSM and {pgd:.3f} under PGD; "
+                f"before, at best {max(best, 0):.3f} under PGD",
             )
         if pgd > best:
-            best, at, fgsm_then = pgd, epoch, fgsm
+            best, fgsm_then = pgd, fgsm
     return None
 
 

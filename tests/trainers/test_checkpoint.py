@@ -27,6 +27,8 @@ class StopError(Exception):
 def setting(**options):
     """Return the arguments of a run that draws wherever it can, and what else it changes."""
     torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     starts, order = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)

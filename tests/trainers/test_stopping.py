@@ -1,14 +1,25 @@
 """Early stopping, the alarm for catastrophic overfitting, and the check of the split."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from advcal.trainers import EarlyStopping, catastrophic_overfitting, check_disjoint
+from advcal.attacks import fgsm, pgd
+from advcal.evaluation import evaluate
+from advcal.trainers import (
+    EarlyStopping,
+    adversarial,
+    catastrophic_overfitting,
+    check_disjoint,
+    epochs,
+    fit,
+)
 
 # --- early stopping --------------------------------------------------------------------------
 
@@ -99,9 +110,10 @@ CURVES = {
     "healthy": ([(0.3, 0.2), (0.5, 0.4), (0.6, 0.5)], None),
     "slow overfitting": ([(0.6, 0.5), (0.62, 0.45), (0.65, 0.35), (0.7, 0.3)], None),
     "both fall": ([(0.6, 0.5), (0.3, 0.0)], None),
-    "never robust": ([(0.3, 0.0), (0.9, 0.0)], None),
+    "from the beginning": ([(0.1, 0.0), (0.2, 0.0), (0.9, 0.0)], 3),
     "the noise of the first epochs": ([(0.1, 0.1), (0.15, 0.02), (0.3, 0.2)], None),
-    "one epoch": ([(1.0, 0.0)], None),
+    "within the first epoch": ([(1.0, 0.0)], 1),
+    "one epoch": ([(0.5, 0.4)], None),
     "none": ([], None),
 }
 
@@ -113,14 +125,50 @@ def test_curves(name):
     assert (None if found is None else found.epoch) == epoch
     if found is not None:
         fgsm, pgd = curve[epoch - 1]
-        assert f"{pgd:.3f} in epoch {epoch}" in found.evidence
-        assert found.evidence.endswith(f"then {fgsm:.3f}")
+        best = max([0.0, *(pgd for _, pgd in curve[: epoch - 1])])
+        assert found.evidence == (
+            f"in epoch {epoch} accuracy is {fgsm:.3f} under FGSM and {pgd:.3f} under PGD; "
+            f"before, at best {best:.3f} under PGD"
+        )
 
 
 def test_the_threshold():
-    curve = [(0.5, 0.4), (0.8, 0.19)]
+    curve = [(0.5, 0.4), (0.8, 0.21)]
     assert catastrophic_overfitting(curve) is None
     assert catastrophic_overfitting(curve, threshold=0.5).epoch == 2
+
+
+def fgsm_training(eps, n):
+    """Train a small network on digits with FGSM; return its accuracies under FGSM and PGD."""
+    torch.manual_seed(0)
+    data = load_digits()
+    inputs = torch.tensor(data.images[:400, None] / 16).float()
+    rows = list(zip(inputs.split(50), torch.tensor(data.target[:400]).split(50), strict=True))
+    convolutions = [
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, 2, 1),
+        nn.ReLU(),
+    ]
+    dense = [nn.Flatten(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)]
+    model = nn.Sequential(*convolutions, *dense)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    fit(model, rows, adversarial(partial(fgsm, eps=eps / 2)), optimizer, n=10)
+    attacks = partial(fgsm, eps=eps), partial(pgd, eps=eps, steps=10)
+    records = []
+    for _ in epochs(model, rows, adversarial(attacks[0]), optimizer, n=n):
+        records.append([evaluate(model, rows[:4], attack).accuracy for attack in attacks])
+        if catastrophic_overfitting(records):
+            break
+    return records
+
+
+def test_a_network_that_overfits_and_one_that_does_not():
+    records = fgsm_training(0.3, n=30)
+    found = catastrophic_overfitting(records)
+    assert found.epoch == len(records)
+    assert records[-1][0] >= 4 * records[-1][1]
+    assert catastrophic_overfitting(fgsm_training(0.1, n=8)) is None
 
 
 @pytest.mark.parametrize(
