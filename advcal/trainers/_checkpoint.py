@@ -42,6 +42,9 @@ class Position:
     start: dict[str, Any] = dataclasses.field(default_factory=dict)
     now: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, batch {self.batch}"
+
 
 class Checkpoint:
     """A file, and what goes into it.
@@ -99,8 +102,8 @@ class Checkpoint:
         for name, weight in self.parts["model"].named_parameters():
             if not bool(weight.detach().isfinite().all()):
                 raise FloatingPointError(
-                    f"expected finite weights, got some in {name!r} that are not, in epoch "
-                    f"{position.epoch} after batch {position.batch}; {self.path} stays as it was"
+                    f"expected finite weights, got some in {name!r} that are not, at "
+                    f"{position}; {self.path} stays as it was"
                 )
         now = self.random()
         own = {"start": position.start or now, "now": now}

@@ -192,12 +192,11 @@ def epochs(
                 saved.set_random(at.now)
             for batch in source:
                 at.batch += 1
-                where = f"epoch {epoch}, batch {at.batch}"
-                size = _size(batch, where)
+                size = _size(batch, at)
                 step.begin()
                 with autocasting():
                     loss = objective(model, batch)
-                mean, total = _finite(loss, size, group, where)
+                mean, total = _finite(loss, size, group, at)
                 at.total, at.n = at.total + mean * total, at.n + total
                 stepped = step.add(loss, size, total)
                 if saved is not None and stepped and at.batch % between == 0:
@@ -337,32 +336,38 @@ def _set_epoch(batches: object, epoch: int) -> None:
             tell(epoch)
 
 
-def _size(batch: Batch, where: str) -> int:
+def _size(batch: Batch, at: Position) -> int:
     inputs, labels = batch[:2]
-    if inputs.ndim == 0 or len(inputs) == 0:
+    shape = inputs.shape
+    if not shape or shape[0] == 0:
         raise ValueError(
-            f"expected inputs of shape (n >= 1, ...), got {_checks.kind(inputs)} in {where}"
+            f"expected inputs of shape (n >= 1, ...), got {_checks.kind(inputs)} in {at}"
         )
-    if isinstance(labels, Tensor) and (labels.ndim == 0 or len(labels) != len(inputs)):
+    if isinstance(labels, Tensor) and labels.shape[:1] != shape[:1]:
         raise ValueError(
-            f"expected labels for {len(inputs)} inputs, got {_checks.kind(labels)} in {where}"
+            f"expected labels for {shape[0]} inputs, got {_checks.kind(labels)} in {at}"
         )
-    return len(inputs)
+    return int(shape[0])
 
 
 def _finite(
-    loss: Tensor, size: int, group: torch.distributed.ProcessGroup | None, where: str
+    loss: Tensor, size: int, group: torch.distributed.ProcessGroup | None, at: Position
 ) -> tuple[float, int]:
-    """Return the mean loss and the number of examples in all processes."""
+    """Return the mean loss and the number of examples in all processes.
+
+    Reading the loss is the one place where a step waits for the device.
+    """
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         raise ValueError(f"expected the objective to give a scalar, got {_checks.kind(loss)}")
     _checks.differentiable("losses", loss, "the parameters")
-    mean, total = loss.detach(), size
-    if group is not None:
-        sums = torch.stack([mean.double() * size, torch.full_like(mean, size).double()])
+    if group is None:
+        value, total = loss.item(), size
+    else:
+        mean = loss.detach().double()
+        sums = torch.stack([mean * size, torch.full_like(mean, size)])
         torch.distributed.all_reduce(sums, group=group)
-        mean, total = sums[0] / sums[1], int(sums[1])
-    value = float(mean)
+        summed, total = sums[0].item(), int(sums[1])
+        value = summed / total
     if not math.isfinite(value):
-        raise FloatingPointError(f"expected a finite loss, got {value} in {where}")
+        raise FloatingPointError(f"expected a finite loss, got {value} in {at}")
     return value, total

@@ -90,7 +90,7 @@ def same(got, wanted):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_stopped_anywhere_and_gone_on_with(tmp_path, every, accumulate):
     wanted = run(setting(accumulate=accumulate))
-    for stop in (0, 1, 4, 5, 7, 10, 14):
+    for stop in (1, 5, 8, 14):
         options = {"checkpoint": tmp_path / f"{stop}", "every": every, "accumulate": accumulate}
         with pytest.raises(StopError):
             run(setting(**options), stop)
@@ -229,7 +229,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
         return loss
 
     with pytest.raises(
-        FloatingPointError, match=r"expected finite weights, .* epoch 1 after batch 3"
+        FloatingPointError, match=r"expected finite weights, .* at epoch 1, batch 3"
     ):
         fit(**(arguments | {"objective": failing}))
     assert torch.load(path)["batch"] == 2
