@@ -65,16 +65,17 @@ def epochs(
     **Checkpoints.** With `checkpoint=path` the run is written to that file whenever the body of
     the `for` is done, and after each `every` steps within an epoch. If the file is there already,
     training goes on from it: the same script, started again after it was killed at any moment,
-    ends with the same weights to the last bit, on the same machine and versions. In the file are
-    the model, the optimizer, `schedule`, `average`, the scaler of float16, `state`, the random
-    states of torch, NumPy and Python, the place in the epoch, and the records so far. It is
-    replaced in one piece and executes nothing when read: `torch.load(path)["model"]` has the
-    weights. What else changes while you train goes into `state`: generators of attacks and
-    samplers, an `EarlyStopping`, smoothing, a list of your own figures. Epochs that the file has
-    are not yielded again; one whose body was cut short is. To find its place in an epoch the run
-    puts the random states back to where the epoch began and goes through the batches that are
-    done, so their order must follow from those states, as that of a `DataLoader` does (with
-    `shuffle=True`, or a sampler whose generator is in `state`), or be fixed.
+    ends with the same weights to the last bit, on the same machine and versions, and on CUDA as far
+    as its kernels are deterministic. In the file are the model, the optimizer, `schedule`,
+    `average`, the scaler of float16, `state`, the random states of torch, NumPy and Python, the
+    place in the epoch, and the records so far. It is replaced in one piece and executes nothing
+    when read: `torch.load(path)["model"]` has the weights. What else changes while you train goes
+    into `state`: generators of attacks and samplers, an `EarlyStopping`, smoothing, a list of your
+    own figures. Epochs that the file has are not yielded again; one whose body was cut short is. To
+    find its place in an epoch the run puts the random states back to where the epoch began and goes
+    through the batches that are done, so their order must follow from those states, as that of a
+    `DataLoader` does (with `shuffle=True`, or a sampler whose generator is in `state`), or be
+    fixed.
 
     **Several processes.** Wrap the model in `DistributedDataParallel` and give each process its
     part of the data, as `DistributedSampler` does; its `set_epoch` is called here. Gradients, the

@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
 
     images, digits = load_digits(return_X_y=True)
     inputs, labels = torch.tensor(images / 16).float(), torch.tensor(digits)

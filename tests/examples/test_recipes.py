@@ -17,7 +17,7 @@ LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
     [
         [*LAUNCHER, "examples/recipes/torchrun.py"],
         ["examples/recipes/with_fabric.py"],
-        [*LAUNCHER, "examples/recipes/with_accelerate.py"],
+        ["examples/recipes/with_accelerate.py"],
     ],
     ids=["torchrun", "fabric", "accelerate"],
 )
