@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,12 +19,21 @@ def prepared(
     *,
     channels_last: bool,
     progress: Progress | None,
+    skip: int = 0,
 ) -> Iterator[Batch]:
-    """Return batches on the model's device, the inputs in the memory format asked for."""
+    """Return batches on the model's device, the inputs in the memory format asked for.
+
+    The first `skip` batches are taken from the source at once and dropped.
+    """
     check_source(batches, progress)
     if progress is not None:
         batches = progress(batches)
-    return (_prepared(batch, device_of(model), channels_last) for batch in batches)
+    source = iter(batches)
+    skipped = sum(1 for _ in islice(source, skip))
+    if skipped < skip:
+        raise ValueError(f"expected {skip} batches or more, as before the stop, got {skipped}")
+    device = device_of(model)
+    return (_prepared(batch, device, channels_last) for batch in source)
 
 
 def check_source(batches: object, progress: object) -> None:
@@ -46,8 +56,8 @@ def _prepared(batch: Batch, device: torch.device | None, channels_last: bool) ->
         raise TypeError(f"expected inputs as a torch.Tensor, got {_checks.kind(batch[0])}")
     moved = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
     inputs, labels = moved[:2]
-    if isinstance(labels, Tensor) and _checks.is_integer(labels.dtype):
-        moved[1] = labels.long()
+    if isinstance(labels, Tensor) and labels.dtype != torch.int64:
+        moved[1] = labels.long() if _checks.is_integer(labels.dtype) else labels
     if channels_last and inputs.ndim == 4:
         moved[0] = inputs.contiguous(memory_format=torch.channels_last)
     return tuple(moved)

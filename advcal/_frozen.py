@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from advcal import _checks
 from advcal._typing import Attack, Model
@@ -16,6 +18,7 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
 
     Restored on the way out, also after an exception: the train/eval flag of each module, the
     `requires_grad` of each parameter, and every buffer that a forward pass replaced or wrote to.
+    A model in DistributedDataParallel does not talk to other processes inside.
     A model that is not an `nn.Module` is an opaque callable: nothing in it is touched.
 
     Args:
@@ -26,7 +29,7 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
         if not isinstance(model, nn.Module):
             yield
             return
-        restore = [_modes(model), _gradient_flags(model), _buffers(model)]
+        restore = [_modes(model), _gradient_flags(model), _buffers(model), _silenced(model)]
         try:
             if any(module.training for module in model.modules()):
                 model.eval()
@@ -78,8 +81,57 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
     return undo
 
 
+def _silenced(model: nn.Module) -> Callable[[], None]:
+    names = ("require_backward_grad_sync", "require_forward_param_sync")
+    parallel = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+    flags = [(module, name, getattr(module, name)) for module in parallel for name in names]
+    for module, name, _ in flags:
+        setattr(module, name, False)
+
+    def undo() -> None:
+        for module, name, flag in flags:
+            setattr(module, name, flag)
+
+    return undo
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the module inside DistributedDataParallel and Lightning Fabric, else the model itself.
+
+    A compiled model stays compiled, unless there is one of these inside it.
+    """
+    inner = model
+    while isinstance(inner, nn.Module):
+        if isinstance(inner, DistributedDataParallel):
+            model = inner = inner.module
+        elif "_forward_module" in inner._modules:  # Fabric's
+            model = inner = inner._modules["_forward_module"]
+        elif "_orig_mod" in inner._modules:  # torch.compile's
+            inner = inner._modules["_orig_mod"]
+        else:
+            break
+    return model
+
+
+def parallel(model: nn.Module) -> DistributedDataParallel | None:
+    """Return the DistributedDataParallel around a model or within its other wrappers, if any."""
+    inside = unwrapped(model)
+    modules = (m for m in model.modules() if isinstance(m, DistributedDataParallel))
+    return next(modules, None) if inside is not model else None
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the module inside all wrappers, whose names of weights are the plain ones."""
+    inner: nn.Module = unwrapped(model)
+    return inner._modules.get("_orig_mod") or inner
+
+
 def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked."""
+    """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked.
+
+    It gets the module inside what wraps it for several processes.
+    """
+    model = unwrapped(model)
     with frozen(model, grad=True):
         return _checks.attacked(attack(model, inputs, labels), inputs)
 

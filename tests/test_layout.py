@@ -35,17 +35,18 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 POSITIONAL = {
     "accuracy", "attack", "batches", "bins", "calibrator", "confidence", "curves", "distances",
     "eps", "inputs", "labels", "levels", "logits", "metric", "model", "n_classes", "objective",
-    "optimizer", "path", "probs", "records", "runs", "scores", "size", "smoothing", "sources",
-    "targets",
+    "optimizer", "path", "probs", "records", "runs", "score", "scores", "size", "smoothing",
+    "sources", "state", "targets", "validation",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "attack", "attacked", "autocast", "ax", "binning", "bounds", "candidates", "channels_last",
-    "coverage", "dtype", "eps", "eta", "figure", "figures", "from_logits", "gamma", "generator",
-    "initial_c", "initial_eps", "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level",
-    "loss", "method", "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm",
-    "omega", "overshoot", "p_init", "progress", "queries", "random_start", "reduction",
-    "resamples", "restarts", "rho", "schedule", "search_steps", "sources", "step_size", "steps",
+    "accumulate", "attack", "attacked", "autocast", "average", "ax", "backward", "binning",
+    "bounds", "candidates", "channels_last", "checkpoint", "coverage", "dtype", "eps", "eta",
+    "every", "figure", "figures", "from_logits", "gamma", "generator", "initial_c", "initial_eps",
+    "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss", "max_norm", "method",
+    "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
+    "overshoot", "p_init", "progress", "queries", "random_start", "reduction", "resamples",
+    "restarts", "rho", "schedule", "search_steps", "sources", "state", "step_size", "steps",
     "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}

@@ -1,15 +1,26 @@
 """The training loop, as a generator of records."""
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from advcal import _checks
 from advcal._batches import casting, check_source, prepared
+from advcal._frozen import bare, device_of, parallel
 from advcal._typing import Batch, Objective, Progress
+from advcal.trainers._checkpoint import (
+    Checkpoint,
+    Path,
+    Position,
+    check_folder,
+    check_state,
+    has_state,
+)
+from advcal.trainers._step import Step
 
 
 class Epoch(NamedTuple):
@@ -17,7 +28,7 @@ class Epoch(NamedTuple):
 
     Attributes:
         epoch: The number of the epoch, from 1.
-        loss: The mean of the objective over the epoch's examples.
+        loss: The mean of the objective over the epoch's examples, in all processes.
         n: The number of examples.
     """
 
@@ -33,27 +44,77 @@ def epochs(
     optimizer: torch.optim.Optimizer,
     *,
     n: int,
+    schedule: Any = None,
+    max_norm: float | None = None,
+    accumulate: int = 1,
+    average: AveragedModel | None = None,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    backward: Callable[[Tensor], object] | None = None,
+    checkpoint: Path | None = None,
+    every: int | None = None,
+    state: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> Iterator[Epoch]:
+) -> Generator[Epoch, None, list[Epoch]]:
     """Train for `n` epochs and yield a record after each.
 
-    The body of the `for` is the place for schedules, validation, early stopping and checkpoints;
-    `break` ends training. Each epoch puts the model into train mode. Batches go to the device of
-    the model; the model is never moved.
+    The body of the `for` is the place for validation, early stopping and whatever else happens
+    once per epoch; `break` ends training. Each epoch puts the model into train mode. Batches go to
+    the device of the model; the model is never moved.
+
+    **Checkpoints.** With `checkpoint=path` the run is written to that file whenever the body of
+    the `for` is done, and after each `every` steps within an epoch. If the file is there already,
+    training goes on from it: the same script, started again after it was killed at any moment,
+    ends with the same weights to the last bit, on the same machine and versions, and on CUDA as far
+    as its kernels are deterministic. In the file are the model, the optimizer, `schedule`,
+    `average`, the scaler of float16, `state`, the random states of torch, NumPy and Python, the
+    place in the epoch, and the records so far. It is replaced in one piece and executes nothing
+    when read: `torch.load(path)["model"]` has the weights. What else changes while you train goes
+    into `state`: generators of attacks and samplers, an `EarlyStopping`, smoothing, a list of your
+    own figures. Epochs that the file has are not yielded again; one whose body was cut short is. To
+    find its place in an epoch the run puts the random states back to where the epoch began and goes
+    through the batches that are done, so their order must follow from those states, as that of a
+    `DataLoader` does (with `shuffle=True`, or a sampler whose generator is in `state`), or be
+    fixed.
+
+    **Several processes.** Wrap the model in `DistributedDataParallel` and give each process its
+    part of the data, as `DistributedSampler` does; its `set_epoch` is called here. Gradients, the
+    record, and the stop at a loss that is not finite are then those of all processes together, and
+    each example counts once, also where processes have batches of unequal sizes. Attacks craft on
+    the module inside the wrapper. BatchNorm takes its statistics from each process's own part;
+    `torch.nn.SyncBatchNorm` does not.
+
+    **Averaged weights.** `average` is torch's `AveragedModel`, updated after each step: with
+    `multi_avg_fn=get_ema_multi_avg_fn(0.999)` an exponential moving average (EMA). Its BatchNorm
+    statistics are the model's latest, or averaged too if it was made with `use_buffers=True`;
+    `torch.optim.swa_utils.update_bn` computes them anew. For SWA, which averages once per epoch,
+    call `update_parameters` in the body, and put the averaged model into `state`.
 
     Args:
-        model: The model to train, in place.
+        model: The model to train, in place; a compiled or a wrapped one too.
         batches: An iterable of `(inputs, labels, *rest)` that can be gone through `n` times, such
             as a `DataLoader` or a list.
-        objective: `(model, batch) -> scalar loss`.
+        objective: `(model, batch) -> scalar loss`, a mean over the batch.
         optimizer: The optimizer of the model's parameters.
-        n: The number of epochs.
-        autocast: `torch.bfloat16` to compute the objective in mixed precision, attacks included.
-            For float16 use a loop with a gradient scaler.
+        n: The number of epochs, those in the checkpoint included.
+        schedule: A learning-rate scheduler of torch, stepped after *each step of the optimizer*.
+            One that counts epochs is stepped in the body, as is `ReduceLROnPlateau`; put it into
+            `state`.
+        max_norm: The L2 norm that the gradient is clipped to.
+        accumulate: The number of batches to a step of the optimizer, which is then that of one
+            big batch; each batch counts by its examples. An epoch's last step takes what is left.
+        average: Averaged weights.
+        autocast: `torch.bfloat16` to compute the objective in mixed precision, attacks included;
+            on CUDA also `torch.float16`, with torch's `GradScaler`.
         channels_last: Whether to lay out four-dimensional inputs and weights channels last, which
             is faster for convolutions on most machines. It converts the model in place.
+        backward: What takes the gradient of the loss, for instance `fabric.backward` or
+            `accelerator.backward`; `Tensor.backward` if None.
+        checkpoint: The file to write to and to go on from.
+        every: The number of steps between checkpoints within an epoch; none if None.
+        state: Names to what else belongs into the checkpoint: a `torch.Generator`, a list or dict
+            of plain values, or anything with `state_dict` and `load_state_dict`. With several
+            processes generators are kept for each, and the rest as the first process has it.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Yields:
@@ -61,8 +122,11 @@ def epochs(
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If `n` is not positive, an epoch has no batches, or the objective is no scalar.
-        FloatingPointError: If the loss is not finite; the weights are those before that step.
+        ValueError: If a number is out of range, float16 is asked for without CUDA, an epoch has no
+            batches, a batch is empty or has not one label per input, the objective is no scalar,
+            or the checkpoint is of another run.
+        FloatingPointError: If the loss is not finite, or a weight when a checkpoint is due. The
+            weights are those before the step, and the checkpoint stays as it was.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -85,29 +149,72 @@ def epochs(
     _checks.function("objective", objective)
     check_source(batches, progress)
     n = _checks.count("n", n)
+    if backward is not None:
+        _checks.function("backward", backward)
+    _check_schedule(schedule)
+    if average is not None and not isinstance(average, AveragedModel):
+        raise TypeError(f"expected average as an AveragedModel, got {_checks.kind(average)}")
     autocasting = casting(model, autocast)
+    wrapper = parallel(model)
+    group = None if wrapper is None else wrapper.process_group
+    step = Step(
+        bare(model),
+        optimizer,
+        accumulate=_checks.count("accumulate", accumulate),
+        processes=1 if group is None else group.size(),
+        max_norm=None if max_norm is None else _checks.number("max_norm", max_norm, above=0),
+        schedule=schedule,
+        average=average,
+        backward=backward or Tensor.backward,
+        scaler=_scaler(model, autocast),
+    )
+    between = math.inf if every is None else _checks.count("every", every) * step.accumulate
+    state = {} if state is None else state
+    check_state(state)
+    saved = None
+    if checkpoint is not None:
+        check_folder(checkpoint)
+        saved = Checkpoint(checkpoint, step.parts(), state, device_of(model), group)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def run() -> Iterator[Epoch]:
-        for epoch in range(1, n + 1):
+    def run() -> Generator[Epoch, None, list[Epoch]]:
+        at = Position() if saved is None else saved.load()
+        records = [Epoch(*record) for record in at.records]
+        for epoch in range(at.epoch, n + 1):
+            if saved is not None and at.batch == 0:
+                at.start = saved.random()
+            _set_epoch(batches, epoch - 1)
             model.train()
-            total, examples = 0.0, 0
-            for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
-                optimizer.zero_grad()
+            source = prepared(
+                batches, model, channels_last=channels_last, progress=progress, skip=at.batch
+            )
+            if saved is not None and at.batch > 0:
+                saved.set_random(at.now)
+            for batch in source:
+                at.batch += 1
+                size = _size(batch, at)
+                step.begin()
                 with autocasting():
                     loss = objective(model, batch)
-                value = _finite(loss, f"epoch {epoch}, after {examples} examples")
-                loss.backward()
-                optimizer.step()
-                total += value * len(batch[0])
-                examples += len(batch[0])
-            if examples == 0:
+                mean, total = _finite(loss, size, group, at)
+                at.total, at.n = at.total + mean * total, at.n + total
+                stepped = step.add(loss, size, total)
+                if saved is not None and stepped and at.batch % between == 0:
+                    saved.save(at)
+            if step.pending:
+                step.take()
+            if at.n == 0:
                 raise ValueError(
                     f"expected batches in epoch {epoch}, got none; an iterator can be gone "
                     "through only once, a list or a DataLoader again and again"
                 )
-            yield Epoch(epoch, total / examples, examples)
+            records.append(Epoch(epoch, at.total / at.n, at.n))
+            at = Position(epoch + 1, records=records)
+            yield records[-1]
+            if saved is not None:
+                saved.save(at)
+        return records
 
     return run()
 
@@ -119,8 +226,16 @@ def fit(
     optimizer: torch.optim.Optimizer,
     *,
     n: int,
+    schedule: Any = None,
+    max_norm: float | None = None,
+    accumulate: int = 1,
+    average: AveragedModel | None = None,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    backward: Callable[[Tensor], object] | None = None,
+    checkpoint: Path | None = None,
+    every: int | None = None,
+    state: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Epoch]:
     """Train for `n` epochs: the short form of `epochs`, which says more.
@@ -131,16 +246,24 @@ def fit(
         objective: `(model, batch) -> scalar loss`.
         optimizer: The optimizer of the model's parameters.
         n: The number of epochs.
-        autocast: `torch.bfloat16` to compute the objective in mixed precision.
+        schedule: A learning-rate scheduler, stepped after each step of the optimizer.
+        max_norm: The L2 norm that the gradient is clipped to.
+        accumulate: The number of batches to a step of the optimizer.
+        average: Averaged weights, updated after each step.
+        autocast: `torch.bfloat16`, or on CUDA `torch.float16`, to compute in mixed precision.
         channels_last: Whether to lay out inputs and weights channels last.
+        backward: What takes the gradient of the loss; `Tensor.backward` if None.
+        checkpoint: The file to write to and to go on from.
+        every: The number of steps between checkpoints within an epoch; none if None.
+        state: Names to what else belongs into the checkpoint.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
-        The record of each epoch.
+        The record of each epoch, those in the checkpoint included.
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If `n` is not positive, an epoch has no batches, or the objective is no scalar.
+        ValueError: If an argument, a batch or the checkpoint is not as `epochs` says.
         FloatingPointError: If the loss is not finite; the weights are those before that step.
 
     Example:
@@ -152,25 +275,100 @@ def fit(
         >>> [epoch.n for epoch in fit(model, batches, standard(), optimizer, n=2)]
         [2, 2]
     """
-    return list(
-        epochs(
-            model,
-            batches,
-            objective,
-            optimizer,
-            n=n,
-            autocast=autocast,
-            channels_last=channels_last,
-            progress=progress,
-        )
+    run = epochs(
+        model,
+        batches,
+        objective,
+        optimizer,
+        n=n,
+        schedule=schedule,
+        max_norm=max_norm,
+        accumulate=accumulate,
+        average=average,
+        autocast=autocast,
+        channels_last=channels_last,
+        backward=backward,
+        checkpoint=checkpoint,
+        every=every,
+        state=state,
+        progress=progress,
     )
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            records: list[Epoch] = end.value
+            return records
 
 
-def _finite(loss: Tensor, where: str) -> float:
+def _check_schedule(schedule: Any) -> None:
+    if schedule is None:
+        return
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError(
+            "expected a schedule that steps without a score, got ReduceLROnPlateau; step it in "
+            "the body of the for"
+        )
+    if not (callable(getattr(schedule, "step", None)) and has_state(schedule)):
+        raise TypeError(
+            f"expected schedule as a scheduler of learning rates, got {_checks.kind(schedule)}"
+        )
+
+
+def _scaler(model: nn.Module, dtype: torch.dtype | None) -> torch.amp.GradScaler | None:
+    if dtype != torch.float16:
+        return None
+    device = device_of(model) or torch.device("cpu")
+    if device.type != "cuda":
+        raise ValueError(
+            f"expected autocast=torch.bfloat16 on {device.type}, got torch.float16, which is for "
+            "training on CUDA"
+        )
+    return torch.amp.GradScaler(device.type)
+
+
+def _set_epoch(batches: object, epoch: int) -> None:
+    """Tell a sampler the epoch, from 0 as torch counts, where it shuffles by that."""
+    inner = getattr(batches, "batch_sampler", None)
+    samplers = getattr(batches, "sampler", None), getattr(inner, "sampler", None)
+    for each in (batches, inner, *samplers):
+        tell = getattr(each, "set_epoch", None)
+        if callable(tell):
+            tell(epoch)
+
+
+def _size(batch: Batch, at: Position) -> int:
+    inputs, labels = batch[:2]
+    shape = inputs.shape
+    if not shape or shape[0] == 0:
+        raise ValueError(
+            f"expected inputs of shape (n >= 1, ...), got {_checks.kind(inputs)} in {at}"
+        )
+    if isinstance(labels, Tensor) and labels.shape[:1] != shape[:1]:
+        raise ValueError(
+            f"expected labels for {shape[0]} inputs, got {_checks.kind(labels)} in {at}"
+        )
+    return int(shape[0])
+
+
+def _finite(
+    loss: Tensor, size: int, group: torch.distributed.ProcessGroup | None, at: Position
+) -> tuple[float, int]:
+    """Return the mean loss and the number of examples in all processes.
+
+    Reading the loss is the one place where a step waits for the device.
+    """
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         raise ValueError(f"expected the objective to give a scalar, got {_checks.kind(loss)}")
     _checks.differentiable("losses", loss, "the parameters")
-    value = float(loss.detach())
+    if group is None:
+        value, total = loss.item(), size
+    else:
+        mean = loss.detach().double()
+        sums = torch.stack([mean * size, torch.full_like(mean, size)])
+        torch.distributed.all_reduce(sums, group=group)
+        summed, total = sums[0].item(), int(sums[1])
+        value = summed / total
     if not math.isfinite(value):
-        raise FloatingPointError(f"expected a finite loss, got {value} in {where}")
-    return value
+        raise FloatingPointError(f"expected a finite loss, got {value} in {at}")
+    return value, total

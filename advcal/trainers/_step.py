@@ -1,0 +1,117 @@
+"""One step of an optimizer, over one batch or over several as if they were one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+class Step:
+    """Gather the gradients of batches and step once there are enough.
+
+    The gradient is that of the mean over all examples of all batches and processes: each batch
+    counts by its examples.
+
+    Args:
+        model: The model, as it is trained.
+        optimizer: Its optimizer.
+        accumulate: The number of batches to a step.
+        processes: The number of processes over which gradients are averaged.
+        max_norm: The largest norm of the gradient, or None.
+        schedule: What to step after the optimizer, or None.
+        average: The averaged weights to update, or None.
+        backward: What takes the gradient.
+        scaler: The scaler of the loss, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        accumulate: int,
+        processes: int,
+        max_norm: float | None,
+        schedule: Any,
+        average: AveragedModel | None,
+        backward: Callable[[Tensor], object],
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.accumulate, self.processes, self.max_norm = accumulate, processes, max_norm
+        self.schedule, self.average = schedule, average
+        self.backward, self.scaler = backward, scaler
+        self.pending = 0
+        self._examples = 0  # of the batches that are in
+        self._expected = 0  # of a step, if all its batches are like the first
+
+    def parts(self) -> dict[str, Any]:
+        """Name what of a run has a state."""
+        named = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "average": self.average,
+            "scaler": self.scaler,
+        }
+        return {name: part for name, part in named.items() if part is not None}
+
+    def begin(self) -> None:
+        """Drop the gradients of the step before."""
+        if self.pending == 0:
+            self.optimizer.zero_grad()
+
+    def add(self, loss: Tensor, n: int, total: int) -> bool:
+        """Take the gradient of a batch, and the step if it was the last batch of one.
+
+        Args:
+            loss: The mean loss over `n` examples.
+            n: The number of examples in this process.
+            total: The number of examples in all processes.
+
+        Returns:
+            Whether the step was taken.
+        """
+        if self.pending == 0:
+            self._examples, self._expected = 0, self.accumulate * total
+        if n * self.processes != self._expected:
+            loss = loss * (n * self.processes / self._expected)
+        self.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        self.pending += 1
+        self._examples += total
+        if self.pending == self.accumulate:
+            self.take()
+        return self.pending == 0
+
+    def take(self) -> None:
+        """Step with the gradients that are there."""
+        self.pending = 0
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self._examples != self._expected or self.max_norm is not None:
+            self._rescale()
+        if self._stepped():
+            if self.schedule is not None:
+                self.schedule.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+
+    def _rescale(self) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self._examples != self._expected:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self._expected / self._examples)
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+    def _stepped(self) -> bool:
+        if self.scaler is None:
+            self.optimizer.step()
+            return True
+        self.scaler.step(self.optimizer)  # leaves the weights alone where a gradient overflowed
+        scale = self.scaler.get_scale()
+        self.scaler.update()
+        return self.scaler.get_scale() >= scale

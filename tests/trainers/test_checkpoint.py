@@ -1,0 +1,314 @@
+"""Checkpoints: a run that was stopped and goes on ends as one that was not."""
+
+import copy
+import pickle
+import random
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+
+from advcal import trainers
+from advcal.attacks import pgd
+from advcal.trainers import Epoch, _checkpoint, epochs, fit, standard
+
+
+class StopError(Exception):
+    pass
+
+
+def setting(**options):
+    """Return the arguments of a run that draws wherever it can, and what else it changes."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    starts, order = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    rows = TensorDataset(torch.rand(20, 4), torch.randint(3, (20,)))
+    loader = DataLoader(rows, batch_size=4, sampler=RandomSampler(rows, generator=order))
+    state = {"starts": starts, "order": order, "history": [], "best": trainers.EarlyStopping()}
+    arguments = {
+        "model": model,
+        "batches": loader,
+        "objective": trainers.adversarial(partial(pgd, eps=0.1, steps=2, generator=starts)),
+        "optimizer": optimizer,
+        "n": 3,
+        "schedule": torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.5),
+        "average": AveragedModel(model),
+        "state": state,
+    }
+    return arguments | options
+
+
+def run(arguments, stop=None):
+    """Train; stop with an error before the batch of a number, counted over all epochs."""
+    objective, seen = arguments["objective"], 0
+
+    def stopping(model, batch):
+        nonlocal seen
+        if seen == stop:
+            raise StopError
+        seen += 1
+        return objective(model, batch)
+
+    state = arguments["state"]
+    for epoch in epochs(**(arguments | {"objective": stopping})):
+        draws = [random.random(), np.random.random()]  # noqa: NPY002
+        state["history"].append([epoch.epoch, epoch.loss, *draws])
+        state["best"].update(arguments["model"], -epoch.loss)
+    return outcome(arguments)
+
+
+def outcome(arguments):
+    parts = [arguments["model"], arguments["average"], arguments["optimizer"]]
+    state = arguments["state"]
+    return copy.deepcopy(
+        [
+            [part.state_dict() for part in parts],
+            state["history"],
+            state["best"].state_dict(),
+            state["starts"].get_state(),
+            state["order"].get_state(),
+            torch.get_rng_state(),
+        ]
+    )
+
+
+def same(got, wanted):
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("every", [None, 1, 2])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_stopped_anywhere_and_gone_on_with(tmp_path, every, accumulate):
+    wanted = run(setting(accumulate=accumulate))
+    for stop in (1, 5, 8, 14):
+        options = {"checkpoint": tmp_path / f"{stop}", "every": every, "accumulate": accumulate}
+        with pytest.raises(StopError):
+            run(setting(**options), stop)
+        same(run(setting(**options)), wanted)
+
+
+def test_twenty_kills(tmp_path):
+    script = Path(__file__).with_name("killed.py")
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) >= 20
+
+
+def test_stopped_in_the_body_the_epoch_is_yielded_again(tmp_path):
+    path = tmp_path / "checkpoint"
+    arguments = setting(checkpoint=path, every=2)
+    numbers = []
+    for epoch in epochs(**arguments):
+        numbers.append(epoch.epoch)
+        if epoch.epoch == 2:
+            break
+    numbers += [epoch.epoch for epoch in epochs(**setting(checkpoint=path, every=2))]
+    assert numbers == [1, 2, 2, 3]
+
+
+def test_what_the_body_changed_is_in_the_file(tmp_path):
+    path = tmp_path / "checkpoint"
+    arguments = setting(checkpoint=path)
+    for epoch in epochs(**arguments):
+        arguments["state"]["history"].append(epoch.loss)
+    found = torch.load(path)
+    assert found["state"]["history"] == [loss for _, loss, _ in found["records"]]
+    assert found["epoch"] == 4
+    same(found["model"], arguments["model"].state_dict())
+
+
+def test_fit_returns_the_records_of_before_too(tmp_path):
+    path = tmp_path / "checkpoint"
+    wanted = fit(**setting())
+    assert fit(**setting(checkpoint=path, n=2)) == wanted[:2]
+    assert fit(**setting(checkpoint=path)) == wanted
+    assert fit(**setting(checkpoint=path)) == wanted  # there is nothing left to do
+    assert all(type(record) is Epoch for record in fit(**setting(checkpoint=path)))
+    assert list(epochs(**setting(checkpoint=path))) == []
+
+
+def test_a_file_that_is_not_there_yet_changes_nothing(tmp_path):
+    wanted = run(setting())
+    same(run(setting(checkpoint=tmp_path / "checkpoint", every=1)), wanted)
+
+
+def test_lists_and_dicts_are_put_back_in_place(tmp_path):
+    path = tmp_path / "checkpoint"
+    for kept in ([1, (2.5, "x")], {"a": [None, True]}):
+        path.unlink(missing_ok=True)
+        model = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        batches = [(torch.eye(2), torch.tensor([0, 1]))]
+        other = type(kept)()
+        options = {"n": 1, "checkpoint": path}
+        fit(model, batches, standard(), optimizer, state={"kept": kept}, **options)
+        fit(model, batches, standard(), optimizer, state={"kept": other}, **options)
+        assert other == kept
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_an_error_while_writing_leaves_the_file_as_it_was(tmp_path, monkeypatch, moment):
+    path = tmp_path / "checkpoint"
+    _checkpoint.write({"a": 1}, str(path))
+
+    def failing(*_):
+        raise OSError("disk full")
+
+    where, name = {
+        "write": (torch, "save"),
+        "fsync": (_checkpoint.os, "fsync"),
+        "replace": (_checkpoint.os, "replace"),
+    }[moment]
+    monkeypatch.setattr(where, name, failing)
+    with pytest.raises(OSError, match="disk full"):
+        _checkpoint.write({"a": 2}, str(path))
+    assert torch.load(path) == {"a": 1}
+
+
+def test_the_file_is_on_the_disk_before_it_replaces(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(_checkpoint.os, name)
+
+        def spy(*arguments, name=name, original=original):
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(_checkpoint.os, name, spy)
+    _checkpoint.write({}, str(tmp_path / "checkpoint"))
+    assert calls == ["fsync", "replace", "fsync"]
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_file_that_executes_is_refused(tmp_path):
+    path = tmp_path / "checkpoint"
+    torch.save({"model": print}, path)
+    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):
+        fit(**setting(checkpoint=path))
+
+
+def test_nan_keeps_the_last_good_file(tmp_path):
+    path = tmp_path / "checkpoint"
+    arguments = setting(checkpoint=path, every=1)
+    objective, seen = arguments["objective"], 0
+
+    def failing(model, batch):
+        nonlocal seen
+        seen += 1
+        return objective(model, batch) * (float("nan") if seen == 8 else 1)
+
+    with pytest.raises(FloatingPointError, match="got nan in epoch 2, batch 3"):
+        fit(**(arguments | {"objective": failing}))
+    found = torch.load(path)
+    assert (found["epoch"], found["batch"]) == (2, 2)
+    assert all(bool(value.isfinite().all()) for value in found["model"].values())
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    path = tmp_path / "checkpoint"
+    arguments = setting(checkpoint=path, every=1)
+    objective, seen = arguments["objective"], 0
+
+    def failing(model, batch):
+        nonlocal seen
+        seen += 1
+        loss = objective(model, batch)
+        if seen == 3:
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+
+    with pytest.raises(
+        FloatingPointError, match=r"expected finite weights, .* at epoch 1, batch 3"
+    ):
+        fit(**(arguments | {"objective": failing}))
+    assert torch.load(path)["batch"] == 2
+
+
+def test_what_is_not_plain_is_refused_when_it_is_written(tmp_path):
+    arguments = setting(checkpoint=tmp_path / "checkpoint")
+    arguments["state"]["history"].append({"loss": np.float64(0.5)})
+    with pytest.raises(TypeError, match=r"got float64 in state\['history'\]\[0\]\['loss'\]"):
+        fit(**arguments)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def changed(name):
+    arguments = setting()
+    if name == "fewer names in state":
+        del arguments["state"]["starts"]
+    elif name == "more names in state":
+        arguments["state"]["more"] = []
+    else:
+        arguments[name] = None
+    return arguments
+
+
+@pytest.mark.parametrize(
+    "name", ["schedule", "average", "fewer names in state", "more names in state"]
+)
+def test_a_file_of_another_run_is_refused(tmp_path, name):
+    path = tmp_path / "checkpoint"
+    fit(**setting(checkpoint=path, n=1))
+    with pytest.raises(ValueError, match=r"expected .* of 1 processes with .*, got one of 1 with"):
+        fit(**(changed(name) | {"checkpoint": path}))
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "weights"
+    torch.save({"a": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"weights to be a checkpoint of epochs, got dict"):
+        fit(**setting(checkpoint=path))
+
+
+def test_fewer_batches_than_before_the_stop(tmp_path):
+    path = tmp_path / "checkpoint"
+    with pytest.raises(StopError):
+        run(setting(checkpoint=path, every=1), 4)
+    arguments = setting(checkpoint=path)
+    arguments["batches"] = [(torch.rand(4, 4), torch.randint(3, (4,)))]
+    with pytest.raises(ValueError, match="expected 4 batches or more, as before the stop, got 1"):
+        fit(**arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [1, 2]),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=9),
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 0.9**step),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o,
+            [torch.optim.lr_scheduler.LinearLR(o), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)],
+            [2],
+        ),
+    ],
+    ids=["multistep", "one cycle", "lambda", "sequential"],
+)
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD])
+def test_every_schedule_and_optimizer(tmp_path, make, kind):
+    def arguments(n, checkpoint):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3)
+        optimizer = kind(model.parameters(), lr=0.01)
+        batches = [(torch.rand(4, 4), torch.randint(3, (4,))) for _ in range(3)]
+        options = {"n": n, "schedule": make(optimizer), "checkpoint": checkpoint}
+        return model, (model, batches, standard(), optimizer), options
+
+    wanted, positional, options = arguments(2, None)
+    fit(*positional, **options)
+    path = tmp_path / "checkpoint"
+    for n in (1, 2):
+        got, positional, options = arguments(n, path)
+        fit(*positional, **options)
+    same(got.state_dict(), wanted.state_dict())
