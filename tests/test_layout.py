@@ -34,19 +34,20 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
     "accuracy", "attack", "batches", "bins", "calibrator", "confidence", "curves", "distances",
-    "eps", "inputs", "labels", "levels", "logits", "metric", "model", "n_classes", "objective",
-    "optimizer", "path", "probs", "records", "runs", "scores", "size", "smoothing", "sources",
-    "targets",
+    "eps", "inputs", "labels", "levels", "logits", "metric", "model", "models", "n_classes",
+    "objective", "optimizer", "over", "path", "probs", "records", "runs", "scores", "size",
+    "smoothing", "sources", "targets", "under",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "attack", "attacked", "autocast", "ax", "binning", "bounds", "candidates", "channels_last",
-    "coverage", "dtype", "eps", "eta", "figure", "figures", "from_logits", "gamma", "generator",
-    "initial_c", "initial_eps", "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level",
-    "loss", "method", "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm",
-    "omega", "overshoot", "p_init", "progress", "queries", "random_start", "reduction",
-    "resamples", "restarts", "rho", "schedule", "search_steps", "sources", "step_size", "steps",
-    "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr", "weights",
+    "alpha", "attack", "attacked", "autocast", "ax", "beta", "binning", "bounds", "candidates",
+    "channels_last", "coverage", "dtype", "eps", "eta", "figure", "figures", "from_logits", "gamma",
+    "generator", "initial_c", "initial_eps", "joint", "kappa", "l2_bias", "l2_off_diagonal",
+    "label", "lam", "level", "loss", "margin", "method", "momentum", "n", "n_bins", "n_levels",
+    "n_targets", "names", "noise", "norm", "omega", "overshoot", "p_init", "progress", "queries",
+    "random_start", "reduction", "reference", "resamples", "restarts", "rho", "schedule",
+    "search_steps", "sources", "step_size", "steps", "stop_early", "targeted", "targets",
+    "threshold", "title", "tol", "tpr", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
