@@ -35,9 +35,9 @@ def pgd_conf(
     Maximises $\max_{k \ne y} p_k(x')$: the attack that rejection by confidence has to withstand,
     and that CCAT trains on (PGD-Conf). Steps are $\alpha_t\,g_t$ with
     $g_t = \mu g_{t-1} + (1 - \mu)\,s(\nabla)$, $s$ the sign for `linf` and the unit vector for
-    `l2`. A step is taken if the point that it leads to is not worse; where it is, the example stays and
-    its $\alpha$ is divided by 1.5. So the last point is the best one. The gradient is that of the
-    log-odds of the rival class, which does not go flat. Costs `steps + 1` forward and `steps`
+    `l2`. A step is taken if the point that it leads to is not worse; where it is, the example stays
+    and its $\alpha$ is divided by 1.5. So the last point is the best one. The gradient is that of
+    the log-odds of the rival class, which does not go flat. Costs `steps + 1` forward and `steps`
     backward passes. Uses the labels that it is given: the true ones, as published.
 
     The random start has a uniformly drawn share of the length of a random point, so that small

@@ -84,8 +84,8 @@ def ccat(
 def caat(under: Attack, over: Attack, *, loss: Loss = cross_entropy) -> Objective:
     r"""Fine-tune on attacks on confidence (CAAT): minimise $L(f(x_u), y) + L(f(x_o), y)$.
 
-    $x_u$ and $x_o$ are inputs of lower and of higher confidence with unchanged prediction, made anew for
-    each batch. Each goes through the model in a pass of its own.
+    $x_u$ and $x_o$ are inputs of lower and of higher confidence with unchanged prediction, made
+    anew for each batch. Each goes through the model in a pass of its own.
 
     Args:
         under: An attack that lowers confidence, for instance

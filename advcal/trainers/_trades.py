@@ -26,8 +26,8 @@ def trades(
     r"""Minimise $\mathrm{CE}(f(x), y) + \beta\,\mathrm{KL}(p(x) \| p(x'))$ where $x'$ raises it.
 
     The gradient runs through both sides of the divergence. Without `attack` it is the authors',
-    from $x + .001\,\mathcal N(0, 1)$, 10 steps of .007 within .031 in L∞, for inputs in `[0, 1]`, the
-    last point; in eval mode, like every attack here. For another radius give
+    from $x + .001\,\mathcal N(0, 1)$, 10 steps of .007 within .031 in L∞, for inputs in `[0, 1]`,
+    the last point; in eval mode, like every attack here. For another radius give
     `functools.partial(advcal.attacks.pgd, eps=..., loss="kl")`.
 
     Inputs and attacked inputs go through the model in two passes, each normalised by its own
