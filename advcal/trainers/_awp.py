@@ -75,7 +75,8 @@ def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
             if gradient is not None
         }
         with given(points):
-            return objective(_Moved(model, offsets), batch)
+            loss = objective(_Moved(model, offsets), batch)
+        return loss
 
     return perturbed
 
@@ -83,7 +84,8 @@ def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
 def _offset(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
     length = torch.linalg.vector_norm(gradient, dtype=torch.float64)
     size = gamma * torch.linalg.vector_norm(weight, dtype=torch.float64)
-    return (gradient * (size / torch.where(length > 0, length, 1.0))).to(weight.dtype)
+    offset: Tensor = gradient * (size / torch.where(length > 0, length, 1.0))
+    return offset.to(weight.dtype)
 
 
 class _Moved(nn.Module):

@@ -11,9 +11,9 @@ from advcal.trainers._objectives import adversarial
 def entropy_adversarial(attack: Attack, *, beta: float = 0.1) -> Objective:
     r"""Train on attacked inputs with a confidence penalty.
 
-    Minimises $\mathrm{CE}(f(x'), y) - \beta H(p(x'))$, with $H$ the entropy. It stands where Cheng et
-    al. compare with ACE-AT (Chen et al., Information Sciences 668:120532, 2024), whose loss is not
-    public; it is not that method, and no figure of theirs can be expected of it.
+    Minimises $\mathrm{CE}(f(x'), y) - \beta H(p(x'))$, with $H$ the entropy. It stands where Cheng
+    et al. compare with ACE-AT (Chen et al., Information Sciences 668:120532, 2024), whose loss is
+    not public; it is not that method, and no figure of theirs can be expected of it.
 
     Args:
         attack: `(model, inputs, labels) -> adversarial inputs`.
