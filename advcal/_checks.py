@@ -76,6 +76,12 @@ def function(name: str, value: object) -> None:
         raise TypeError(f"expected {name} as a callable, got {kind(value)}")
 
 
+def switch(name: str, value: object) -> None:
+    """Check True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"expected {name} as True or False, got {kind(value)}")
+
+
 def generator(value: object) -> None:
     """Check a random generator or None."""
     if value is not None and not isinstance(value, torch.Generator):

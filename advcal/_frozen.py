@@ -126,6 +126,16 @@ def bare(model: nn.Module) -> nn.Module:
     return inner._modules.get("_orig_mod") or inner
 
 
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Undo on the way out what forward passes do to the buffers of a model."""
+    undo = _buffers(model)
+    try:
+        yield
+    finally:
+        undo()
+
+
 def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
     """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked.
 

@@ -6,6 +6,7 @@ with `functools.partial(pgd, eps=8 / 255)`.
 """
 
 from advcal.attacks._ace import ace, generalised_ace
+from advcal.attacks._anti import anti_adversary
 from advcal.attacks._apgd import apgd
 from advcal.attacks._autoattack import autoattack
 from advcal.attacks._balls import Ball, l1, l2, linf
@@ -22,12 +23,14 @@ from advcal.attacks._foot import foot
 from advcal.attacks._iaa import iaa
 from advcal.attacks._noise import uniform_noise
 from advcal.attacks._pgd import pgd
+from advcal.attacks._pgd_conf import pgd_conf
 from advcal.attacks._square import square
 
 __all__ = [
     "Ball",
     "ace",
     "adversarial_distance",
+    "anti_adversary",
     "apgd",
     "autoattack",
     "autocast",
@@ -49,6 +52,7 @@ __all__ = [
     "n_fgsm",
     "oca",
     "pgd",
+    "pgd_conf",
     "rca",
     "square",
     "uca",

@@ -1,6 +1,7 @@
 """Expectation over transformation: a stochastic model as the mean of many passes."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +53,16 @@ class _Expectation(nn.Module):
         self.model, self.n = model, n
 
     def forward(self, inputs: Tensor) -> Tensor:
-        passes = [_checks.logits(self.model(inputs), len(inputs)) for _ in range(self.n)]
-        # Averaged in float32 at least, like every loss.
-        wide = torch.stack(passes).log_softmax(dim=2, dtype=_wide(passes[0].dtype))
-        return wide.logsumexp(dim=0) - math.log(self.n)
+        return log_mean_probs(
+            [_checks.logits(self.model(inputs), len(inputs)) for _ in range(self.n)]
+        )
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype.itemsize < 4 else dtype
+def log_mean_probs(logits: Sequence[Tensor]) -> Tensor:
+    """Return the logarithm of the mean of the softmax of several logits `(n, classes)`."""
+    every = torch.stack(list(logits))
+    # Averaged in float32 at least, like every loss.
+    wide = every.log_softmax(
+        dim=2, dtype=torch.float32 if every.dtype.itemsize < 4 else every.dtype
+    )
+    return wide.logsumexp(dim=0) - math.log(len(every))

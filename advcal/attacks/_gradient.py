@@ -12,17 +12,7 @@ from advcal import _checks
 from advcal._typing import Loss, Model
 from advcal.attacks._best import at
 from advcal.losses import dlr, margin
-from advcal.losses._margin import without_label
-
-
-def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Return $\log\sum_{k \ne y} e^{z_k} - z_y$, of which cross-entropy is the softplus.
-
-    It rises and falls with the cross-entropy and does not go flat where the softmax saturates.
-    """
-    label = logits.gather(1, labels[:, None])[:, 0]
-    return without_label(logits, labels).logsumexp(dim=1) - label
-
+from advcal.losses._margin import log_odds as log_odds  # exported from here, too
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": log_odds,

@@ -1,7 +1,8 @@
-"""`reduction=`, as in torch.nn.functional."""
+"""`reduction=`, as in torch.nn.functional, and the checks that losses share."""
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from advcal import _checks
@@ -9,12 +10,12 @@ from advcal import _checks
 Reduction = Literal["mean", "sum", "none"]
 
 
-def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
-    """Reduce losses `(n,)` by name."""
+def reduced(losses: Tensor, reduction: Reduction, dtype: torch.dtype | None = None) -> Tensor:
+    """Reduce losses `(n,)` by name, and give them the dtype of the logits where it is named."""
     _checks.choice("reduction", reduction, ("mean", "sum", "none"))
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    if reduction != "none":
+        losses = losses.mean() if reduction == "mean" else losses.sum()
+    return losses.to(dtype)
 
 
 def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,3 +29,22 @@ def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"expected logits of shape (n >= 1, classes >= 2), got {_checks.kind(logits)}"
         )
     return logits, _checks.labels(labels, len(logits), logits.shape[1], logits.device)
+
+
+def checked_attacked(attacked: Tensor, logits: Tensor) -> Tensor:
+    """Check the logits of attacked inputs beside those of the inputs."""
+    if not isinstance(attacked, Tensor) or not attacked.is_floating_point():
+        raise TypeError(f"expected attacked as floating logits, got {_checks.kind(attacked)}")
+    if attacked.shape != logits.shape:
+        raise ValueError(
+            f"expected attacked of shape {tuple(logits.shape)} like the logits, "
+            f"got {_checks.kind(attacked)}"
+        )
+    if attacked.device != logits.device:
+        raise ValueError(f"expected attacked on {logits.device}, got {attacked.device}")
+    return lifted(attacked)
+
+
+def lifted(logits: Tensor) -> Tensor:
+    """Lift half precision to float32, in which a loss can tell a probability from 1."""
+    return logits.float() if logits.dtype.itemsize < 4 else logits

@@ -3,12 +3,20 @@
 An objective is an ordinary function, so any other loop can call it too.
 """
 
+from advcal.trainers._anti import anti_adversarial
+from advcal.trainers._awp import awp
+from advcal.trainers._ccat import caat, ccat
 from advcal.trainers._disjoint import check_disjoint
+from advcal.trainers._ensemble import ensemble
+from advcal.trainers._entropy import entropy_adversarial
 from advcal.trainers._loop import Epoch, epochs, fit
+from advcal.trainers._mart import mart
+from advcal.trainers._mixup import mixup
 from advcal.trainers._objectives import adversarial, inverse_adversarial, mixed, standard
 from advcal.trainers._overfitting import Overfitting, catastrophic_overfitting
 from advcal.trainers._predict import Predictions, predict
 from advcal.trainers._stopping import EarlyStopping
+from advcal.trainers._trades import trades
 
 __all__ = [
     "EarlyStopping",
@@ -16,12 +24,21 @@ __all__ = [
     "Overfitting",
     "Predictions",
     "adversarial",
+    "anti_adversarial",
+    "awp",
+    "caat",
     "catastrophic_overfitting",
+    "ccat",
     "check_disjoint",
+    "ensemble",
+    "entropy_adversarial",
     "epochs",
     "fit",
     "inverse_adversarial",
+    "mart",
     "mixed",
+    "mixup",
     "predict",
     "standard",
+    "trades",
 ]

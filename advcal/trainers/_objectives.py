@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal._frozen import attacked
 from advcal._typing import Attack, Batch, Loss, Model, Objective
+from advcal.trainers._passes import craft
 
 
 def standard(*, loss: Loss = cross_entropy) -> Objective:
@@ -70,7 +70,7 @@ def adversarial(attack: Attack, *, loss: Loss = cross_entropy) -> Objective:
 
     def objective(model: Model, batch: Batch) -> Tensor:
         inputs, labels, *_ = batch
-        return loss(model(attacked(attack, model, inputs, labels)), labels)
+        return loss(model(craft(attack, model, inputs, labels)), labels)
 
     return objective
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from advcal.attacks import (
     ace,
+    anti_adversary,
     apgd,
     autoattack,
     autocast,
@@ -32,6 +33,7 @@ from advcal.attacks import (
     n_fgsm,
     oca,
     pgd,
+    pgd_conf,
     rca,
     square,
     uca,
@@ -179,6 +181,19 @@ ROWS = {
     "ace": Row(configured(ace, search_steps=1), "linf", False, 2, 1),
     "generalised_ace": Row(
         configured(generalised_ace, steps=3, eta=-1.0, omega=UNIFORM), "linf", False, 6, 3
+    ),
+    "anti_adversary": Row(configured(anti_adversary, steps=3), "linf", False, 4, 3),
+    "anti_adversary-predicted": Row(
+        configured(anti_adversary, steps=3, label="predicted"), "linf", False, 5, 3
+    ),
+    "anti_adversary-l2": Row(
+        configured(anti_adversary, steps=3, norm="l2", random_start=True), "l2", True, 4, 3
+    ),
+    "pgd_conf": Row(configured(pgd_conf, steps=3), "linf", True, 4, 3),
+    "pgd_conf-zero": Row(configured(pgd_conf, steps=3, random_start=False), "linf", False, 4, 3),
+    "pgd_conf-l2": Row(configured(pgd_conf, steps=3, norm="l2"), "l2", True, 4, 3),
+    "pgd_conf-l1": Row(
+        configured(pgd_conf, steps=3, norm="l1", random_start=False), "l1", False, 4, 3
     ),
     "cw_l2": Row(CW, None, False, 1 + 2 * 7, 2 * 6, fewer=True),
     "cw_l2-targeted": Row(

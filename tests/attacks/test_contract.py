@@ -15,6 +15,7 @@ from advcal import attacks
 from advcal.attacks import (
     ace,
     adversarial_distance,
+    anti_adversary,
     apgd,
     autoattack,
     batched,
@@ -30,6 +31,7 @@ from advcal.attacks import (
     n_fgsm,
     oca,
     pgd,
+    pgd_conf,
     rca,
     square,
     uca,
@@ -61,6 +63,7 @@ from tests.attacks.cases import (
 
 ATTACKS = {
     "ace": ace,
+    "anti_adversary": anti_adversary,
     "apgd": apgd,
     "autoattack": autoattack,
     "cw_l2": cw_l2,
@@ -75,6 +78,7 @@ ATTACKS = {
     "n_fgsm": n_fgsm,
     "oca": oca,
     "pgd": pgd,
+    "pgd_conf": pgd_conf,
     "rca": rca,
     "square": square,
     "uca": uca,

@@ -8,10 +8,28 @@ import torch
 
 from advcal import losses
 
-LOSSES = ["dlr", "inverse_adversarial", "margin"]
+LOSSES = [
+    *["confidence_penalty", "dlr", "flsd53", "focal", "inverse_adversarial", "label_relaxation"],
+    *["margin", "mart", "mbls", "trades"],
+]
 NO_LOSSES = ["AdaptiveSmoothing", "adaptive_smoothing", "smooth_labels"]
 
-every_loss = pytest.mark.parametrize("loss", [getattr(losses, name) for name in LOSSES])
+
+def beside_attacked(loss):
+    """Give a loss of two predictions the logits of other classes as those of attacked inputs."""
+
+    def of_one(logits, labels, **options):
+        good = isinstance(logits, torch.Tensor) and logits.ndim == 2
+        attacked = 0.7 * logits.roll(1, dims=1) if good and logits.is_floating_point() else logits
+        return loss(logits, labels, attacked=attacked, **options)
+
+    return of_one
+
+
+OF_TWO = {name: beside_attacked(getattr(losses, name)) for name in ("mart", "trades")}
+every_loss = pytest.mark.parametrize(
+    "loss", [OF_TWO.get(name, getattr(losses, name)) for name in LOSSES], ids=LOSSES
+)
 
 
 def example(n=6, n_classes=4, dtype=torch.float64):
@@ -99,6 +117,18 @@ def test_large_logits_stay_finite(loss):
     value = loss(logits, labels)
     assert value.isfinite()
     assert torch.autograd.grad(value, logits)[0].isfinite().all()
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_saturated_logits_have_finite_gradients(loss, dtype):
+    corners = torch.cartesian_prod(*[torch.tensor([-1e4, 0.0, 1e4], dtype=dtype)] * 3)
+    for label in range(3):
+        logits = corners.clone().requires_grad_()
+        each = loss(logits, torch.full((27,), label), reduction="none")
+        (gradient,) = torch.autograd.grad(each.sum(), logits)
+        assert gradient.isfinite().all()
+        assert each.isfinite().all() or dtype == torch.float16  # whose largest number is 65504
 
 
 GOOD = torch.zeros(2, 3)

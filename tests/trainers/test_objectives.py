@@ -8,13 +8,41 @@ from torch import nn
 from torch.nn.functional import cross_entropy, multi_margin_loss
 
 from advcal import trainers
-from advcal.attacks import fgsm, iaa, pgd
+from advcal.attacks import anti_adversary, fgsm, iaa, n_fgsm, oca, pgd, pgd_conf, uca
 
-OBJECTIVES = {
-    "standard": trainers.standard(),
-    "adversarial": trainers.adversarial(partial(pgd, eps=0.1, steps=3)),
-    "inverse_adversarial": trainers.inverse_adversarial(partial(iaa, eps=0.1, steps=3)),
-    "mixed": trainers.mixed(trainers.standard(), trainers.adversarial(partial(fgsm, eps=0.1))),
+PGD = partial(pgd, eps=0.1, steps=3)
+KL = partial(pgd, eps=0.1, steps=3, loss="kl")
+ANTI = partial(anti_adversary, eps=0.1, steps=3)
+CONF = partial(pgd_conf, eps=0.1, steps=3)
+UCA, OCA = partial(uca, eps=0.1, steps=3), partial(oca, eps=0.1, steps=3)
+
+# Makers, since some objectives draw anew at every call.
+MAKERS = {
+    "standard": trainers.standard,
+    "smoothed": lambda: trainers.standard(loss=partial(cross_entropy, label_smoothing=0.1)),
+    "adversarial": lambda: trainers.adversarial(PGD),
+    "fast": lambda: trainers.adversarial(partial(fgsm, eps=0.1, random_start=True)),
+    "n_fgsm": lambda: trainers.adversarial(partial(n_fgsm, eps=0.1)),
+    "inverse_adversarial": lambda: trainers.inverse_adversarial(partial(iaa, eps=0.1, steps=3)),
+    "entropy_adversarial": lambda: trainers.entropy_adversarial(PGD, beta=0.5),
+    "anti_adversarial": lambda: trainers.anti_adversarial(PGD, reference=ANTI),
+    "anti_adversarial-joint": lambda: trainers.anti_adversarial(PGD, reference=ANTI, joint=True),
+    "mixed": lambda: trainers.mixed(trainers.standard(), trainers.adversarial(PGD)),
+    "trades": trainers.trades,
+    "trades-pgd": lambda: trainers.trades(KL),
+    "trades-joint": lambda: trainers.trades(KL, joint=True),
+    "mart": lambda: trainers.mart(PGD),
+    "mart-joint": lambda: trainers.mart(PGD, joint=True),
+    "ccat": lambda: trainers.ccat(eps=0.1),
+    "ccat-conf": lambda: trainers.ccat(CONF, eps=0.1),
+    "caat": lambda: trainers.caat(UCA, OCA),
+    "mixup": trainers.mixup,
+    "awp": lambda: trainers.awp(trainers.adversarial(PGD)),
+    "awp-trades": lambda: trainers.awp(trainers.trades(KL), gamma=0.005),
+}
+OBJECTIVES = {name: make() for name, make in MAKERS.items()}
+TWO_PASSES = {
+    *["anti_adversarial", "mixed", "trades", "trades-pgd", "mart", "caat", "awp-trades"],
 }
 
 
@@ -50,9 +78,16 @@ def test_a_scalar_with_a_gradient_to_every_parameter(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_more_in_a_batch_than_inputs_and_labels_is_left_alone(name):
     model, inputs, labels = setting()
-    wanted = OBJECTIVES[name](model, (inputs, labels))
-    assert OBJECTIVES[name](model, (inputs, labels, torch.ones(6), "note")) == wanted
-    assert OBJECTIVES[name](model, [inputs, labels]) == wanted
+    wanted = MAKERS[name]()(model, (inputs, labels))
+    assert MAKERS[name]()(model, (inputs, labels, torch.ones(6), "note")) == wanted
+    assert MAKERS[name]()(model, [inputs, labels]) == wanted
+
+
+def test_every_objective_is_in_the_table():
+    others = {"Epoch", "Predictions", "ensemble", "epochs", "fit", "predict"}
+    assert {name.split("-")[0] for name in MAKERS} - {"smoothed", "fast", "n_fgsm"} == (
+        set(trainers.__all__) - others
+    )
 
 
 def test_standard():
@@ -166,31 +201,78 @@ def test_weights_are_those_at_the_time_of_the_call():
 # --- modes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["adversarial", "inverse_adversarial"])
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("training", [True, False])
 def test_crafts_in_eval_mode_and_takes_the_loss_in_the_mode_of_the_model(name, training):
     _, inputs, labels = setting()
     model = Watched().train(training)
     OBJECTIVES[name](model, (inputs, labels))
-    assert len(model.modes) >= 4  # three steps of the attack or more, and the loss
-    assert not any(model.modes[:-1])
+    passes = (2 if name in TWO_PASSES else 1) * (2 if name.startswith("awp") else 1)
+    assert sum(model.modes) == (passes if training else 0)
     assert model.modes[-1] is training
     assert all(module.training is training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_statistics_of_batchnorm_see_no_crafting(name):
+    _, inputs, labels = setting()
+    model = Watched()
+    norm = model.layers[1]
+    OBJECTIVES[name](model, (inputs, labels)).backward()
+    assert norm.num_batches_tracked == (2 if name in TWO_PASSES else 1)
+    assert not torch.equal(norm.running_mean, torch.zeros(8))
 
 
 @pytest.mark.parametrize("name", ["standard", "adversarial", "inverse_adversarial"])
-def test_statistics_of_batchnorm_see_one_forward_pass(name):
+def test_statistics_of_batchnorm_are_those_of_the_pass_that_counts(name):
     _, inputs, labels = setting()
-    attack = {"adversarial": partial(pgd, eps=0.1, steps=3)}.get(
-        name, partial(iaa, eps=0.1, steps=3)
-    )
+    attack = {"adversarial": PGD}.get(name, partial(iaa, eps=0.1, steps=3))
     model = Watched()
     norm = model.layers[1]
     points = inputs if name == "standard" else attack(model, inputs, labels)
     mean = 0.1 * model.layers[0](points).mean(dim=0).detach()
     OBJECTIVES[name](model, (inputs, labels))
-    assert norm.num_batches_tracked == 1
     torch.testing.assert_close(norm.running_mean, mean)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_parameters_and_the_global_random_state_stay_as_they_were(name):
+    model, inputs, labels = setting()
+    before = [parameter.clone() for parameter in model.parameters()], torch.get_rng_state()
+    given = inputs.clone()
+    MAKERS[name]()(model, (inputs, labels)).backward()
+    assert all(torch.equal(*pair) for pair in zip(before[0], model.parameters(), strict=True))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert torch.equal(inputs, given)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if "joint" not in name])
+def test_a_batch_of_one(name):
+    model, inputs, labels = setting(n=1)
+    assert OBJECTIVES[name](model, (inputs, labels)).isfinite()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_some_steps_of_training_lower_the_loss(name):
+    model, inputs, _ = setting(n=24)
+    labels = (3 * inputs[:, 0]).long()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    objective = MAKERS[name]()
+    history = trainers.fit(model, [(inputs, labels)], objective, optimizer, n=60)
+    first, last = (sum(each.loss for each in part) for part in (history[:10], history[-10:]))
+    assert last < first
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if not name.startswith("awp")])
+def test_without_gradients_it_can_be_read_as_a_figure(name):
+    model, inputs, labels = setting()
+    wanted = MAKERS[name]()(model, (inputs, labels))
+    with torch.no_grad():
+        found = MAKERS[name]()(model, (inputs, labels))
+    assert found == wanted
+    assert not found.requires_grad
 
 
 def test_layers_frozen_in_eval_mode_stay_so():

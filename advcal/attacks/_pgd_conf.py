@@ -1,0 +1,120 @@
+"""The attack of confidence-calibrated adversarial training: PGD for the most confident mistake."""
+
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._frozen import frozen
+from advcal._random import resolve
+from advcal._typing import Model
+from advcal.attacks._balls import Norm, ball, per_example
+from advcal.attacks._best import select
+from advcal.attacks._gradient import gradient_at, log_odds, logits_at
+from advcal.attacks._pgd import first_step
+from advcal.losses._margin import without_label
+
+_LR_FACTOR = 1.5
+
+
+def pgd_conf(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    momentum: float = 0.9,
+    random_start: bool = True,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Raise the highest probability of a class other than the label, step by step accepted.
+
+    Maximises $\max_{k \ne y} p_k(x')$: the attack that rejection by confidence has to withstand,
+    and that CCAT trains on (PGD-Conf). Steps are $\alpha_t\,g_t$ with
+    $g_t = \mu g_{t-1} + (1 - \mu)\,s(\nabla)$, $s$ the sign for `linf` and the unit vector for
+    `l2`. A step is taken if the point that it leads to is not worse; where it is, the example stays
+    and its $\alpha$ is divided by 1.5. So the last point is the best one. The gradient is that of
+    the log-odds of the rival class, which does not go flat. Costs `steps + 1` forward and `steps`
+    backward passes. Uses the labels that it is given: the true ones, as published.
+
+    The random start has a uniformly drawn share of the length of a random point, so that small
+    perturbations are seen as well.
+
+    Args:
+        model: Inputs `(n, ...)` to logits `(n, classes)`.
+        inputs: The inputs within `bounds`, shape `(n, ...)`.
+        labels: Integer labels, shape `(n,)`.
+        eps: The radius, in units of `inputs`.
+        norm: `"linf"`, as published, `"l2"` or `"l1"`.
+        steps: The number of steps.
+        step_size: The first $\alpha$; `eps / 6` if None, the published .005 at .03.
+        momentum: $\mu$ in `[0, 1)`.
+        random_start: Whether to start at a random point of the ball instead of at the input.
+        bounds: The lowest and the highest valid value of an input.
+        generator: Where the random start comes from; a copy of the global one if None, so that
+            two calls in a row start alike. Give one in training.
+
+    Returns:
+        Adversarial inputs, of the shape, dtype and device of `inputs`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind or dtype.
+        ValueError: If a shape, value or device is wrong, or the model returns NaN.
+
+    Example:
+        >>> model = lambda inputs: inputs @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
+        >>> inputs, labels = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
+        >>> pgd_conf(model, inputs, labels, eps=0.25, random_start=False)
+        tensor([[0.2500, 0.5000]])
+
+    References:
+        Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training: Generalizing to Unseen
+        Attacks, ICML 2020, section 4 and the appendix on attacks.
+    """
+    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    steps = _checks.count("steps", steps)
+    step_size = first_step(step_size, eps, steps, spans=steps / 6)
+    if _checks.number("momentum", momentum, least=0) >= 1:
+        raise ValueError(f"expected momentum < 1, got {momentum}")
+    _checks.generator(generator)
+
+    def confidence(logits: Tensor) -> Tensor:
+        """Log-odds of the likeliest class other than the label."""
+        _checks.label_range(labels, logits.shape[1])
+        rivals = without_label(logits.detach(), labels).argmax(dim=1)
+        return -log_odds(logits, rivals)
+
+    with frozen(model, grad=True):
+        inputs, labels = inputs.detach().clone(), labels.clone()
+        region = ball(norm, inputs, eps, bounds)
+        here = inputs
+        if random_start:
+            generator = resolve(generator, inputs.device)
+            offset = region.random_point(generator) - inputs
+            share = torch.rand(len(inputs), generator=generator, device=generator.device)
+            share = per_example(share.to(inputs.device), inputs)
+            here = region.project((inputs + share * offset).to(inputs.dtype))
+        size = torch.full((len(inputs),), step_size, dtype=torch.float64, device=inputs.device)
+        _, losses, gradient = gradient_at(model, here, confidence)
+        value, velocity = _comparable(losses), torch.zeros_like(here)
+        for step in range(1, steps + 1):
+            velocity = momentum * velocity + (1 - momentum) * region.steepest(gradient)
+            tried = region.project((here + per_example(size, here) * velocity).to(here.dtype))
+            if step < steps:
+                _, losses, slope = gradient_at(model, tried, confidence)
+            else:
+                losses, slope = confidence(logits_at(model, tried)), gradient
+            reached = _comparable(losses)
+            better = reached >= value
+            here, gradient = select(better, tried, here), select(better, slope, gradient)
+            value = torch.where(better, reached, value)
+            size = torch.where(better, size, size / _LR_FACTOR)
+        return here
+
+
+def _comparable(losses: Tensor) -> Tensor:
+    """Let NaN lose every comparison, and equal itself."""
+    return losses.double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)

@@ -1,0 +1,103 @@
+"""Adversarial weight perturbation: any objective at weights that are moved to its disadvantage."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from advcal import _checks
+from advcal._frozen import buffers_kept
+from advcal._typing import Batch, Model, Objective
+from advcal.trainers._passes import given, keeping
+
+
+def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
+    r"""Take an objective at the weights $w + v$ that one ascent step leads to.
+
+    $v_l = \gamma\,\|w_l\|\,g_l / \|g_l\|$ for each weight $w_l$, with $g$ the gradient of the
+    objective at $w$. The loss is that at $w + v$, and so are the gradients that `backward` gives
+    the parameters; the parameters themselves are never touched, so the optimizer steps from $w$.
+    (The authors step from $w + v$ and take $v$ off afterwards; that differs where the optimizer
+    decays the weights.) It needs no optimizer, and works in any loop.
+
+    Weights are the parameters of two dimensions or more that require a gradient; biases and the
+    scales of normalisations stay, as with the authors. Shared weights move together.
+
+    What the objectives of this module craft is crafted once, at $w$, and used in both passes; an
+    attack that an objective of yours calls by itself runs in both, the second time on $w + v$. The
+    buffers of the model, BatchNorm's statistics among them, see the second pass only. The objective
+    gets the model, in the second pass, as a module that can be called, not with the attributes of
+    yours. A model wrapped for distributed training is outside what this was made for.
+
+    Args:
+        objective: Any `(model, batch) -> scalar loss`.
+        gamma: $\gamma \ge 0$, the size of the step relative to each weight; the authors take .01
+            with adversarial training and .005 with TRADES.
+
+    Returns:
+        An objective, for models that are an `nn.Module`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `gamma` is out of range.
+
+    Example:
+        >>> from advcal.trainers import standard
+        >>> model, batch = nn.Linear(2, 2), (torch.rand(3, 2), torch.tensor([0, 1, 1]))
+        >>> bool(awp(standard(), gamma=0.1)(model, batch) > standard()(model, batch))
+        True
+
+    References:
+        Wu et al., Adversarial Weight Perturbation Helps Robust Generalization, NeurIPS 2020,
+        section 4.
+    """
+    _checks.function("objective", objective)
+    gamma = _checks.number("gamma", gamma, least=0)
+
+    def perturbed(model: Model, batch: Batch) -> Tensor:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
+        weights = {
+            name: weight
+            for name, weight in model.named_parameters()
+            if weight.requires_grad and weight.ndim > 1
+        }
+        if not weights:
+            raise ValueError("expected a model with weights that require a gradient, got none")
+        with keeping() as points, buffers_kept(model), torch.enable_grad():
+            loss: Tensor = objective(model, batch)
+            _checks.differentiable("losses", loss, "the parameters")
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        offsets = {
+            name: _offset(weight.detach(), gradient, gamma)
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+            if gradient is not None
+        }
+        with given(points):
+            loss = objective(_Moved(model, offsets), batch)
+        return loss
+
+    return perturbed
+
+
+def _offset(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
+    length = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    size = gamma * torch.linalg.vector_norm(weight, dtype=torch.float64)
+    offset: Tensor = gradient * (size / torch.where(length > 0, length, 1.0))
+    return offset.to(weight.dtype)
+
+
+class _Moved(nn.Module):
+    """A model as it would be with other weights, whose gradients run to the weights that it has."""
+
+    def __init__(self, model: nn.Module, offsets: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self.offsets = model, offsets
+        self.training = model.training
+
+    def forward(self, *inputs: Any) -> Any:
+        moved = {
+            name: self.model.get_parameter(name) + offset for name, offset in self.offsets.items()
+        }
+        return functional_call(self.model, moved, inputs)

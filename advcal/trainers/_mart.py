@@ -1,0 +1,50 @@
+"""MART: adversarial training that leans on what is already wrong."""
+
+from torch import Tensor
+
+from advcal import _checks, losses
+from advcal._typing import Attack, Batch, Model, Objective
+from advcal.trainers._passes import both, craft
+
+
+def mart(attack: Attack, *, lam: float = 5.0, joint: bool = False) -> Objective:
+    r"""Minimise the loss of MART: boosted cross-entropy and a divergence weighed by the mistakes.
+
+    $\mathrm{CE}(f(x'), y) - \log(1.0001 - \max_{k \ne y} p_k(x'))
+    + \lambda\,\mathrm{KL}(p(x) \| p(x'))\,(1 - p_y(x))$, see `advcal.losses.mart`. The authors'
+    attack is that of adversarial training, on the cross-entropy.
+
+    Args:
+        attack: `(model, inputs, labels) -> adversarial inputs`, for instance
+            `functools.partial(advcal.attacks.pgd, eps=8 / 255)`.
+        lam: $\lambda \ge 0$, the weight of the divergence.
+        joint: Whether inputs and attacked inputs go through the model in one pass, so that
+            BatchNorm normalises them together; by default in two, as with the authors.
+
+    Returns:
+        An objective; labels are integers.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `lam` is out of range.
+
+    Example:
+        >>> import functools
+        >>> from advcal.attacks import pgd
+        >>> objective = mart(functools.partial(pgd, eps=8 / 255))
+
+    References:
+        Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
+        ICLR 2020.
+    """
+    _checks.function("attack", attack)
+    lam = _checks.number("lam", lam, least=0)
+    _checks.switch("joint", joint)
+
+    def objective(model: Model, batch: Batch) -> Tensor:
+        inputs, labels, *_ = batch
+        points = craft(attack, model, inputs, labels)
+        logits, others = both(model, inputs, points, joint=joint)
+        return losses.mart(logits, labels, attacked=others, lam=lam)
+
+    return objective
