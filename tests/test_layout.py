@@ -33,19 +33,19 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
-    "accuracy", "attack", "batches", "bins", "calibrator", "confidence", "curves", "distances",
-    "eps", "inputs", "labels", "levels", "logits", "metric", "model", "n_classes", "objective",
-    "optimizer", "path", "probs", "records", "runs", "scores", "size", "smoothing", "sources",
-    "targets",
+    "accuracy", "attack", "attacks", "batches", "bins", "calibrator", "confidence", "corruption",
+    "curves", "distances", "eps", "in_batches", "inputs", "labels", "levels", "logits", "metric",
+    "model", "models", "n_classes", "objective", "optimizer", "out_batches", "path", "probs",
+    "records", "runs", "scores", "size", "smoothing", "sources", "targets",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "attack", "attacked", "autocast", "ax", "binning", "bounds", "candidates", "channels_last",
-    "coverage", "dtype", "eps", "eta", "figure", "figures", "from_logits", "gamma", "generator",
+    "all_reduce", "attack", "attacked", "autocast", "ax", "binning", "bounds", "candidates", "channels_last",
+    "coverage", "dtype", "eps", "eta", "figure", "figures", "format", "from_logits", "gamma", "generator",
     "initial_c", "initial_eps", "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level",
     "loss", "method", "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm",
     "omega", "overshoot", "p_init", "progress", "queries", "random_start", "reduction",
-    "resamples", "restarts", "rho", "schedule", "search_steps", "sources", "step_size", "steps",
+    "resamples", "restarts", "rho", "schedule", "score", "search_steps", "severity", "sources", "step_size", "steps",
     "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
