@@ -35,18 +35,19 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 POSITIONAL = {
     "accuracy", "attack", "attacks", "batches", "bins", "calibrator", "confidence", "corruption",
     "curves", "distances", "eps", "in_batches", "inputs", "labels", "levels", "logits", "metric",
-    "model", "models", "n_classes", "objective", "optimizer", "out_batches", "path", "probs",
-    "records", "runs", "scores", "size", "smoothing", "sources", "targets",
+    "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "path",
+    "probs", "records", "runs", "scores", "size", "smoothing", "sources", "targets",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "all_reduce", "attack", "attacked", "autocast", "ax", "binning", "bounds", "candidates", "channels_last",
-    "coverage", "dtype", "eps", "eta", "figure", "figures", "format", "from_logits", "gamma", "generator",
-    "initial_c", "initial_eps", "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level",
-    "loss", "method", "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm",
-    "omega", "overshoot", "p_init", "progress", "queries", "random_start", "reduction",
-    "resamples", "restarts", "rho", "schedule", "score", "search_steps", "severity", "sources", "step_size", "steps",
-    "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr", "weights",
+    "all_reduce", "attack", "attacked", "autocast", "ax", "axes", "band", "binning", "bounds",
+    "candidates", "channels_last", "coverage", "dtype", "eps", "eta", "figure", "figures", "format",
+    "from_logits", "gamma", "generator", "initial_c", "initial_eps", "interval", "kappa", "l2_bias",
+    "l2_off_diagonal", "label", "lam", "level", "loss", "method", "momentum", "n", "n_bins",
+    "n_levels", "n_targets", "names", "noise", "norm", "omega", "overshoot", "p_init", "progress",
+    "queries", "random_start", "reduction", "resamples", "restarts", "rho", "runs", "schedule",
+    "score", "search_steps", "severity", "sources", "step_size", "steps", "stop_early", "targeted",
+    "targets", "threshold", "title", "tol", "tpr", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
