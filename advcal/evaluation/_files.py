@@ -62,7 +62,7 @@ def read_corruptions(
     found = sorted(file.stem for file in folder.glob("*.npy") if file.stem != _LABELS)
     if not found or not (folder / f"{_LABELS}.npy").is_file():
         raise FileNotFoundError(
-            f"expected labels.npy and <corruption>.npy in {folder}, got {found}"
+            f"expected labels.npy and <corruption>.npy in {folder}, got {found or 'none'}"
         )
     labels = _mapped(folder / f"{_LABELS}.npy")
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % len(SEVERITIES):

@@ -153,9 +153,12 @@ def elastic_transform(images: Tensor, distance: float, source: Source) -> Tensor
 
 
 def pixelate(images: Tensor, factor: float, source: Source) -> Tensor:
-    size = [max(1, round(side * factor)) for side in images.shape[2:]]
-    small = functional.interpolate(images, size=size, mode="area")
-    return functional.interpolate(small, size=images.shape[2:], mode="nearest-exact")
+    height, width = images.shape[2:]
+    for side, dim in ((height, 2), (width, 3)):
+        shares = _shares(side, max(1, round(side * factor))).to(images.device)
+        means = shares / shares.sum(dim=1, keepdim=True)
+        images = (images.transpose(dim, 3) @ means.T @ shares).transpose(dim, 3)
+    return images
 
 
 # --- helpers ---------------------------------------------------------------------------------
@@ -170,6 +173,14 @@ def _gaussian(deviation: float, device: torch.device) -> Tensor:
     places = torch.arange(-reach, reach + 1.0, device=device)
     weights = torch.exp(-(places**2) / (2 * deviation**2))
     return weights / weights.sum()
+
+
+def _shares(n: int, parts: int) -> Tensor:
+    """Return how much of each of `n` pixels in a row lies in each of equal parts, `(parts, n)`."""
+    ends = torch.arange(parts + 1, dtype=torch.float64) * n / parts
+    pixels = torch.arange(n, dtype=torch.float64)
+    upper = torch.minimum(ends[1:, None], pixels + 1)
+    return (upper - torch.maximum(ends[:-1, None], pixels)).clamp_min(0).float()
 
 
 def _filtered(images: Tensor, kernel: Tensor) -> Tensor:

@@ -54,13 +54,14 @@ def pareto_front(
         clean, robust, error = points[chosen].T
         drawn = ax.scatter(clean, robust, size, error, marker=marker, **look)
     ax.margins(0.2)
-    _annotate(ax, list(records), points)
     ax.set(xlabel="clean accuracy", ylabel="robust accuracy")
     ax.grid(alpha=0.3)
     bar = ax.figure.colorbar(drawn, ax=ax, pad=0.02)
     bar.set_label("ECE", fontsize="small")
     bar.ax.tick_params(labelsize="small")
-    return finish(ax, title)
+    finish(ax, title)
+    _annotate(ax, list(records), points)
+    return ax
 
 
 def _front(gains: Any) -> Any:
@@ -70,33 +71,40 @@ def _front(gains: Any) -> Any:
     return ~(no_worse & better).any(axis=0)
 
 
+_SIDES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))  # across and up
+
+
 def _annotate(ax: Axes, names: list[str], points: Any) -> None:
     """Write each name beside its point, where it covers no other name and no point, if it can."""
-    places = ax.transData.transform(points[:, :2])
+    ax.figure.draw_without_rendering()  # fixes what is where
+    places, edges = ax.transData.transform(points[:, :2]), ax.get_window_extent()
     inch = ax.figure.dpi
     high, letter, gap = 0.12 * inch, 0.065 * inch, 0.07 * inch
-    taken = [(x - gap / 2, y - gap / 2, x + gap / 2, y + gap / 2) for x, y in places]
-    sides = [(1, 1), (-1, 1), (1, -1), (-1, -1)]  # right or left, above or below
-    edges = ax.get_window_extent()
-    for name, point, (x, y) in zip(names, points, places, strict=True):
+    taken = [(x - gap, y - gap, x + gap, y + gap) for x, y in places]
+    for i, (name, point, (x, y)) in enumerate(zip(names, points, places, strict=True)):
         wide = letter * len(name)
         boxes = []
-        for across, up in sides:
-            left = x + gap if across > 0 else x - gap - wide
-            low = y + gap / 2 if up > 0 else y - gap / 2 - high
-            boxes.append((left, low, left + wide, low + high))
+        for across, up in _SIDES:
+            middle, low = x + across * (gap + wide / 2), y + gap if up > 0 else y - gap - high
+            boxes.append((middle - wide / 2, low, middle + wide / 2, low + high))
+        others = [*taken[:i], *taken[i + 1 :]]
         costs = [
-            sum(_overlap(box, other) for other in taken) + 10 * (box[0] < edges.x0)
-            + 10 * (box[2] > edges.x1) for box in boxes
-        ]  # fmt: skip
+            sum(_overlap(box, other) for other in others)
+            + 10 * (box[0] < edges.x0 or box[2] > edges.x1)
+            for box in boxes
+        ]
         best = int(np.argmin(costs))
         taken.append(boxes[best])
-        across, up = sides[best]
+        across, up = _SIDES[best]
         ax.annotate(
-            name, point[:2], (5 * across, 3 * up), textcoords="offset points", fontsize="x-small",
-            horizontalalignment="left" if across > 0 else "right",
+            name,
+            point[:2],
+            (5 * across, 5 * up),
+            textcoords="offset points",
+            fontsize="x-small",
+            horizontalalignment=("right", "center", "left")[across + 1],
             verticalalignment="bottom" if up > 0 else "top",
-        )  # fmt: skip
+        )
 
 
 def _overlap(box: Any, other: Any) -> bool:

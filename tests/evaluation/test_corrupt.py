@@ -189,7 +189,7 @@ def test_colours_by_hand():
 
 
 def test_pixelate_has_few_values():
-    result = corrupt(torch.rand(1, 1, 32, 32), "pixelate", severity=5)
+    result = corrupt(torch.rand(1, 1, 32, 32), "pixelate", severity=4)
     assert len(result.unique()) == 16 * 16
     assert torch.equal(result[..., ::2, ::2], result[..., 1::2, 1::2])
 
@@ -205,7 +205,7 @@ def test_fog_has_structure_and_keeps_the_range():
     assert not torch.equal(misty[0], misty[1])
 
 
-@pytest.mark.parametrize("quality", [20, 50, 80])
+@pytest.mark.parametrize("quality", [8, 20, 50, 80])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_nearly_pillows(quality, channels):
     inputs = (images(1, side=40, channels=channels) * 255).round() / 255
@@ -284,7 +284,11 @@ def test_files_are_mapped(tmp_path, monkeypatch):
 BAD_FILES = {
     "dtype": ("snow", np.zeros((20, 32, 32, 3), dtype=np.float32), "uint8 of shape .* in snow.npy"),
     "layout": ("snow", np.zeros((20, 3, 32, 32), dtype=np.uint8), "uint8 of shape .* in snow.npy"),
-    "rows": ("snow", np.zeros((15, 32, 32, 3), dtype=np.uint8), r"shape \(20, .* in snow.npy"),
+    "rows": (
+        "snow",
+        np.zeros((15, 32, 32, 3), dtype=np.uint8),
+        r"uint8 of shape \(20, .* in snow.npy",
+    ),
     "labels": ("labels", np.zeros(20), "integers of shape .* in labels.npy"),
     "blocks": ("labels", np.zeros(19, dtype=np.int64), "integers of shape .* in labels.npy"),
     "objects": ("labels", np.array([{}] * 20), "a whole array in .*labels.npy"),

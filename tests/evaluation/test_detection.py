@@ -55,7 +55,7 @@ def test_sets_that_are_one():
 def test_the_model_is_left_as_it_was():
     model = delicate()
     before = state(model)
-    points = torch.rand(8, 6)
+    points = torch.rand(8, 1, 4, 4)
     seen = []
     detection(model, batches(points), batches(points), progress=lambda each: seen.append(1) or each)
     after = state(model)
