@@ -33,22 +33,24 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
-    "accuracy", "attack", "batches", "bins", "calibrator", "confidence", "curves", "distances",
-    "eps", "inputs", "labels", "levels", "logits", "metric", "model", "models", "n_classes",
-    "objective", "optimizer", "over", "path", "probs", "records", "runs", "score", "scores", "size",
-    "smoothing", "sources", "state", "targets", "under", "validation",
+    "accuracy", "attack", "attacks", "batches", "bins", "calibrator", "confidence", "corruption",
+    "curves", "distances", "eps", "in_batches", "inputs", "labels", "levels", "logits", "metric",
+    "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
+    "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
+    "targets", "under", "validation",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "accumulate", "alpha", "attack", "attacked", "autocast", "average", "ax", "backward", "beta",
-    "binning", "bounds", "candidates", "channels_last", "checkpoint", "coverage", "dtype", "eps",
-    "eta", "every", "figure", "figures", "from_logits", "gamma", "generator", "initial_c",
-    "initial_eps", "joint", "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss",
-    "margin", "max_norm", "method", "momentum", "n", "n_bins", "n_levels", "n_targets", "names",
-    "noise", "norm", "omega", "overshoot", "p_init", "progress", "queries", "random_start",
-    "reduction", "reference", "resamples", "restarts", "rho", "schedule", "search_steps", "sources",
-    "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold", "title", "tol",
-    "tpr", "weights",
+    "accumulate", "all_reduce", "alpha", "attack", "attacked", "autocast", "average", "ax", "axes",
+    "backward", "band", "beta", "binning", "bounds", "candidates", "channels_last", "checkpoint",
+    "coverage", "dtype", "eps", "eta", "every", "figure", "figures", "format", "from_logits",
+    "gamma", "generator", "initial_c", "initial_eps", "interval", "joint", "kappa", "l2_bias",
+    "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method", "momentum",
+    "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega", "overshoot",
+    "p_init", "progress", "queries", "random_start", "reduction", "reference", "resamples",
+    "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity", "sources", "state",
+    "step_size", "steps", "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr",
+    "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from advcal import _checks
 from advcal._batches import casting, prepared
-from advcal._frozen import attacked, frozen
+from advcal._frozen import attacked, device_of, frozen
 from advcal._typing import Attack, Batch, Model, Progress
 from advcal.metrics import ReliabilityBins, brier, reliability_bins
+from advcal.metrics._bins import uniform_edges
 
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
 
@@ -72,6 +73,7 @@ def evaluate(
     n_bins: int = 15,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    all_reduce: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Attack each batch once, predict before and after, and sum up every figure.
@@ -86,6 +88,10 @@ def evaluate(
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
+        all_reduce: Whether to sum over all processes of `torch.distributed`, so that each returns
+            the record of all data; without a process group there is this process alone. Give each
+            process its own part, which may be empty: `DistributedSampler` repeats examples to make
+            parts equal, and they would count twice.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
@@ -117,6 +123,8 @@ def evaluate(
                     logits = _checks.logits(model(points), len(inputs))
             part = tally(clean, logits, labels, n_bins)
             tallies = part if tallies is None else tallies.plus(part)
+    if all_reduce:
+        tallies = _over_processes(tallies, n_bins, device_of(model))
     if tallies is None:
         raise ValueError("expected one batch or more, got none")
     return tallies.evaluation()
@@ -149,6 +157,30 @@ class Tally(NamedTuple):
             unchanged=unchanged,
             bins=bins,
         )
+
+
+def _over_processes(
+    counted: Tally | None, n_bins: int, device: torch.device | None
+) -> Tally | None:
+    """Sum what all processes counted, in one exchange; None where there is nothing in any."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return counted
+    if counted is None:
+        device = device or torch.device("cpu")
+        empty = torch.zeros(n_bins, dtype=torch.float64, device=device)
+        edges = uniform_edges(n_bins, device)
+        bins = ReliabilityBins(edges, empty.long(), empty, empty.long())
+        counted = Tally(bins, torch.zeros(4, dtype=torch.float64, device=device))
+    bins = counted.bins
+    parts = [bins.counts.double(), bins.confidences, bins.corrects.double(), counted.sums]
+    whole = torch.cat(parts)
+    if distributed.get_backend() == "nccl" and not whole.is_cuda:
+        whole = whole.cuda()
+    distributed.all_reduce(whole)
+    if not whole[:n_bins].any():
+        return None
+    counts, confidences, corrects, sums = whole.to(bins.edges.device).split([n_bins] * 3 + [4])
+    return Tally(ReliabilityBins(bins.edges, counts.long(), confidences, corrects.long()), sums)
 
 
 def tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:

@@ -1,6 +1,8 @@
-"""Records as aligned text."""
+"""Records as aligned text, LaTeX or CSV."""
 
+import csv
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,27 +11,34 @@ from advcal.evaluation._evaluate import FIGURES, Evaluation
 
 Key = TypeVar("Key", bound=tuple[str, ...])
 
+_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
 
 def table(
-    records: Mapping[Key, Evaluation],
+    records: Mapping[Key, Evaluation] | Sequence[Mapping[str, Any]],
     *,
-    names: Sequence[str] = ("model", "attack"),
+    names: Sequence[str] | None = None,
     figures: Sequence[str] = ("n", "clean_accuracy", *FIGURES),
+    format: str = "markdown",
 ) -> str:
-    """Lay out records as a Markdown table, aligned so that it reads as plain text too.
+    """Lay out records as a table: Markdown that reads as plain text too, LaTeX or CSV.
 
     Args:
-        records: From the words that name a row to its record.
-        names: The heading of each of these words.
+        records: From the words that name a row to its record; or what `sweep` returns.
+        names: The heading of each of these words, `("model", "attack")` by default; of what `sweep`
+            returns the keys that name a row, `("model", "data", "attack", "eps")` by default.
         figures: The attributes of `Evaluation` to show, in order.
+        format: `"markdown"`; `"latex"`, a `tabular` with the rules of the package booktabs; or
+            `"csv"`, with all digits and the figures' own names.
 
     Returns:
-        The table, one line per record and two lines of heading.
+        The table, one line per record and one or more of heading.
 
     Raises:
-        TypeError: If `records` is not a mapping to `Evaluation`.
-        ValueError: If there are no records, a key has not one word per name, or a figure is not
-            an attribute of `Evaluation`.
+        TypeError: If `records` is neither a mapping to `Evaluation` nor a list of dicts.
+        ValueError: If there are no records, a key has not one word per name, a dict lacks a name or
+            a figure, or a figure is not an attribute of `Evaluation`.
 
     Example:
         >>> import torch
@@ -40,22 +49,58 @@ def table(
         |:---------|:-------|--:|---------:|-------:|
         | identity | none   | 2 |   1.0000 | 0.2689 |
     """
-    if not isinstance(records, Mapping):
-        raise TypeError(f"expected records as a mapping, got {_checks.kind(records)}")
-    if not records:
-        raise ValueError("expected one record or more, got none")
+    _checks.choice("format", format, ("markdown", "latex", "csv"))
     known = [field.name for field in dataclasses.fields(Evaluation) if field.name != "bins"]
     for figure in figures:
         _checks.choice("figures", figure, known)
-    rows = [[*names, *(figure.replace("_", " ") for figure in figures)]]
+    if isinstance(records, Mapping):
+        names = ("model", "attack") if names is None else names
+        rows = _rows_of_mapping(records, names, figures)
+    else:
+        names = ("model", "data", "attack", "eps") if names is None else names
+        rows = _rows_of_list(records, names, figures)
+    if not rows:
+        raise ValueError("expected one record or more, got none")
+    if format == "csv":
+        return _csv([[*names, *figures], *rows])
+    heading = [*names, *(figure.replace("_", " ") for figure in figures)]
+    cells = [heading, *([_cell(value) for value in row] for row in rows)]
+    return (aligned if format == "markdown" else _latex)(cells, n_names=len(names))
+
+
+def _rows_of_mapping(
+    records: Mapping[Any, Any], names: Sequence[str], figures: Sequence[str]
+) -> list[list[Any]]:
+    rows = []
     for key, record in records.items():
         words = isinstance(key, tuple) and all(isinstance(word, str) for word in key)
         if not words or len(key) != len(names):
             raise ValueError(f"expected {len(names)} words to name a row, got {key!r}")
         if not isinstance(record, Evaluation):
             raise TypeError(f"expected records of Evaluation, got {_checks.kind(record)}")
-        rows.append([*key, *(_cell(getattr(record, figure)) for figure in figures)])
-    return aligned(rows, n_names=len(names))
+        rows.append([*key, *(getattr(record, figure) for figure in figures)])
+    return rows
+
+
+def _rows_of_list(records: Any, names: Sequence[str], figures: Sequence[str]) -> list[list[Any]]:
+    if not isinstance(records, (list, tuple)):
+        raise TypeError(
+            f"expected records as a mapping or a list of dicts, got {_checks.kind(records)}"
+        )
+    rows = []
+    for record in records:
+        if not isinstance(record, Mapping):
+            raise TypeError(
+                f"expected records as a mapping or a list of dicts, got {_checks.kind(records)} of "
+                f"{_checks.kind(record)}"
+            )
+        for name in (*names, *figures):
+            if name not in record:
+                raise ValueError(f"expected {name!r} in each record, got {list(record)}")
+        found = [record[name] for name in names]
+        short = [f"{value:.4g}" if isinstance(value, float) else value for value in found]
+        rows.append([*short, *(record[figure] for figure in figures)])
+    return rows
 
 
 def aligned(rows: Sequence[Sequence[str]], n_names: int) -> str:
@@ -70,8 +115,25 @@ def aligned(rows: Sequence[Sequence[str]], n_names: int) -> str:
     return "\n".join([lines[0], "|" + "|".join(rule) + "|", *lines[1:]])
 
 
+def _latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
+    """Lay out rows as a LaTeX tabular: words to the left, figures to the right."""
+    heading, *lines = (
+        " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in row) + r" \\"
+        for row in rows
+    )
+    columns = "l" * n_names + "r" * (len(rows[0]) - n_names)
+    start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+    return "\n".join([start, r"\toprule", heading, r"\midrule", *lines, r"\bottomrule", end])
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
 def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _line(row: Sequence[str], widths: Sequence[int], n_names: int) -> str:

@@ -1,0 +1,249 @@
+"""The shifts themselves: noise, blur, weather and digital damage of images in [0, 1].
+
+Each takes images `(n, channels, height, width)` in float32, the setting of its severity and a
+source of random numbers. Lengths are in pixels of an image whose shorter side is 32, and grow with
+the side. What leaves [0, 1] is clamped by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_SIDE = 32  # the side of an image that lengths are given for
+_REACH = 4  # standard deviations after which a Gaussian is cut off
+
+
+class Source:
+    """Random numbers of a generator on the device of the images."""
+
+    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
+        self.generator, self.device = generator, device
+
+    def normal(self, *shape: int) -> Tensor:
+        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        return drawn.to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        drawn = torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return drawn.to(self.device)
+
+    def poisson(self, rates: Tensor) -> Tensor:
+        drawn = torch.poisson(rates.to(self.generator.device), generator=self.generator)
+        return drawn.to(self.device)
+
+
+Shift = Callable[[Tensor, Any, Source], Tensor]
+
+
+# --- noise -----------------------------------------------------------------------------------
+
+
+def gaussian_noise(images: Tensor, deviation: float, source: Source) -> Tensor:
+    return images + deviation * source.normal(*images.shape)
+
+
+def shot_noise(images: Tensor, photons: float, source: Source) -> Tensor:
+    return source.poisson(images * photons) / photons
+
+
+def impulse_noise(images: Tensor, share: float, source: Source) -> Tensor:
+    drawn = source.uniform(*images.shape)
+    return torch.where(drawn < share, (drawn < share / 2).to(images.dtype), images)
+
+
+def speckle_noise(images: Tensor, deviation: float, source: Source) -> Tensor:
+    return images + images * deviation * source.normal(*images.shape)
+
+
+# --- blur ------------------------------------------------------------------------------------
+
+
+def gaussian_blur(images: Tensor, deviation: float, source: Source) -> Tensor:
+    line = _gaussian(deviation * _scale(images), images.device)
+    return _filtered(_filtered(images, line[:, None]), line[None, :])
+
+
+def defocus_blur(images: Tensor, radius: float, source: Source) -> Tensor:
+    radius = radius * _scale(images)
+    reach, fine = math.ceil(radius), 9  # a pixel weighs what the disc covers of its 9 x 9 parts
+    parts = torch.arange(-reach * fine - fine // 2, reach * fine + fine // 2 + 1.0) / fine
+    disc = (parts[:, None] ** 2 + parts[None, :] ** 2 <= radius**2).float()
+    kernel = functional.avg_pool2d(disc[None, None], fine)[0, 0].to(images.device)
+    return _filtered(images, kernel / kernel.sum())
+
+
+def glass_blur(images: Tensor, distance: float, source: Source) -> Tensor:
+    n, _, height, width = images.shape
+    moves = distance * _scale(images) * (2 * source.uniform(2, n, height, width) - 1)
+    return gaussian_blur(_moved(images, *moves.round()), 0.4, source)
+
+
+def motion_blur(images: Tensor, deviation: float, source: Source) -> Tensor:
+    return _moving(images, deviation, math.pi * source.uniform(len(images), 1, 1))
+
+
+def zoom_blur(images: Tensor, largest: float, source: Source) -> Tensor:
+    _, _, height, width = images.shape
+    rows, columns = _coordinates(images)
+    rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
+    zooms = torch.linspace(1, largest, 12).tolist()
+    return sum(
+        (_moved(images, rows / zoom - rows, columns / zoom - columns) for zoom in zooms),
+        start=torch.zeros_like(images),
+    ) / len(zooms)
+
+
+# --- weather ---------------------------------------------------------------------------------
+
+
+def fog(images: Tensor, setting: tuple[float, float], source: Source) -> Tensor:
+    thickness, decay = setting
+    most = images.flatten(1).amax(dim=1)[:, None, None, None]
+    misty = images + thickness * _plasma(images, decay, source)[:, None]
+    return misty * most / (most + thickness)
+
+
+def snow(images: Tensor, setting: tuple[float, float], source: Source) -> Tensor:
+    share, paleness = setting
+    n, _, height, width = images.shape
+    pale = torch.maximum(images, images.mean(dim=1, keepdim=True) * 0.7 + 0.3)
+    flakes = gaussian_blur(source.normal(n, 1, height, width), 0.6, source)
+    least = flakes.flatten(1).quantile(1 - share, dim=1)[:, None, None, None]
+    most = flakes.flatten(1).amax(dim=1)[:, None, None, None]
+    bright = ((flakes - least) / (most - least)).clamp(0, 1).sqrt()
+    angle = math.pi * (0.25 + 0.5 * source.uniform(n, 1, 1))
+    return torch.lerp(images, pale, paleness) + 1.3 * _moving(bright, 0.8, angle)
+
+
+# --- colour ----------------------------------------------------------------------------------
+
+
+def brightness(images: Tensor, added: float, source: Source) -> Tensor:
+    value = images.amax(dim=1, keepdim=True)
+    brighter = (value + added).clamp(max=1)
+    return torch.where(value > 0, images * (brighter / value.clamp_min(1e-6)), brighter)
+
+
+def contrast(images: Tensor, factor: float, source: Source) -> Tensor:
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return torch.lerp(mean, images, factor)
+
+
+def saturate(images: Tensor, factor: float, source: Source) -> Tensor:
+    value, least = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+    saturation = 1 - least / value.clamp_min(1e-6)
+    grown = (saturation * factor).clamp(max=1) / saturation.clamp_min(1e-6)
+    return value - (value - images) * torch.where(saturation > 0, grown, 0)
+
+
+# --- digital ---------------------------------------------------------------------------------
+
+
+def elastic_transform(images: Tensor, distance: float, source: Source) -> Tensor:
+    n, _, height, width = images.shape
+    moves = gaussian_blur(source.normal(n, 2, height, width), 2.5, source)
+    moves = moves / moves.flatten(1).std(dim=1)[:, None, None, None]
+    return _moved(images, *(distance * _scale(images) * moves).unbind(dim=1))
+
+
+def pixelate(images: Tensor, factor: float, source: Source) -> Tensor:
+    height, width = images.shape[2:]
+    for side, dim in ((height, 2), (width, 3)):
+        shares = _shares(side, max(1, round(side * factor))).to(images.device)
+        means = shares / shares.sum(dim=1, keepdim=True)
+        images = (images.transpose(dim, 3) @ means.T @ shares).transpose(dim, 3)
+    return images
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def _scale(images: Tensor) -> float:
+    return min(images.shape[2:]) / _SIDE
+
+
+def _gaussian(deviation: float, device: torch.device) -> Tensor:
+    reach = math.ceil(_REACH * deviation)
+    places = torch.arange(-reach, reach + 1.0, device=device)
+    weights = torch.exp(-(places**2) / (2 * deviation**2))
+    return weights / weights.sum()
+
+
+def _shares(n: int, parts: int) -> Tensor:
+    """Return how much of each of `n` pixels in a row lies in each of equal parts, `(parts, n)`."""
+    ends = torch.arange(parts + 1, dtype=torch.float64) * n / parts
+    pixels = torch.arange(n, dtype=torch.float64)
+    upper = torch.minimum(ends[1:, None], pixels + 1)
+    return (upper - torch.maximum(ends[:-1, None], pixels)).clamp_min(0).float()
+
+
+def _filtered(images: Tensor, kernel: Tensor) -> Tensor:
+    """Filter every channel of every image, mirrored at the borders."""
+    n, channels, height, width = images.shape
+    down, across = kernel.shape[0] // 2, kernel.shape[1] // 2
+    flat = images.reshape(n * channels, 1, height, width)
+    padded = functional.pad(flat, (across, across, down, down), mode="reflect")
+    return functional.conv2d(padded, kernel[None, None]).view_as(images)
+
+
+def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row of each pixel, `(height, 1)`, and its column, `(1, width)`."""
+    _, _, height, width = images.shape
+    rows = torch.arange(height, device=images.device, dtype=images.dtype)
+    columns = torch.arange(width, device=images.device, dtype=images.dtype)
+    return rows[:, None], columns[None, :]
+
+
+def _moved(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Take each pixel from so far away, between pixels by interpolation, mirrored at the border."""
+    n, _, height, width = images.shape
+    rows, columns = _coordinates(images)
+    y = (rows + down) * 2 / (height - 1) - 1
+    x = (columns + across) * 2 / (width - 1) - 1
+    grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).expand(n, height, width, 2)
+    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
+
+
+def _moving(images: Tensor, deviation: float, angle: Tensor) -> Tensor:
+    """Blur along a line of its own angle, `(n, 1, 1)`, in each image, with Gaussian weights."""
+    weights = _gaussian(2 * deviation * _scale(images), images.device)  # at half pixels
+    steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2) / 2
+    pairs = zip(steps, weights, strict=True)
+    return sum(
+        (weight * _moved(images, step * angle.sin(), step * angle.cos()) for step, weight in pairs),
+        start=torch.zeros_like(images),
+    )
+
+
+def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:
+    """Draw plasma fractals by midpoint displacement, from 0 to 1, `(n, height, width)`."""
+    n, _, height, width = images.shape
+    size, roughness = 1, 1.0
+    while size < max(height, width):
+        size *= 2
+    plasma = torch.zeros(n, 1, 1, device=images.device)
+    while plasma.shape[1] < size:
+        roughness /= decay
+        square = _between(plasma, roughness, source)
+        right = (plasma + plasma.roll(-1, 2) + square + square.roll(1, 1)) / 4
+        below = (plasma + plasma.roll(-1, 1) + square + square.roll(1, 2)) / 4
+        right = right + roughness * (2 * source.uniform(*right.shape) - 1)
+        below = below + roughness * (2 * source.uniform(*below.shape) - 1)
+        upper = torch.stack([plasma, right], dim=3).flatten(2)
+        lower = torch.stack([below, square], dim=3).flatten(2)
+        plasma = torch.stack([upper, lower], dim=2).flatten(1, 2)
+    least, most = (end[:, None, None] for end in plasma.flatten(1).aminmax(dim=1))
+    return ((plasma - least) / (most - least))[:, :height, :width]
+
+
+def _between(plasma: Tensor, roughness: float, source: Source) -> Tensor:
+    """Return the points amid four neighbours on a torus: their mean, displaced."""
+    right = plasma + plasma.roll(-1, 2)
+    middle = (right + right.roll(-1, 1)) / 4
+    return middle + roughness * (2 * source.uniform(*middle.shape) - 1)

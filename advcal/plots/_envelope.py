@@ -1,0 +1,74 @@
+"""The confidence envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from advcal import _checks
+from advcal.plots._style import COLOURS, MARKERS, entry, finish, mapping, one, row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def confidence_envelope(
+    curves: Mapping[str, Any], *, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Draw how far attacks move the mean confidence at each radius while no prediction changes.
+
+    A band per model from the lowest to the highest confidence, and its accuracy as a dashed line:
+    the band above the line is overconfidence, below it underconfidence.
+
+    Args:
+        curves: From the name of a model to what `evaluation.confidence_envelope` returns, or to
+            anything with its `eps`, `lowest`, `highest`, `accuracy` and `confidence`.
+        ax: Where to draw; a new figure if None.
+        title: A title; none if None.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If there is not one end per radius, or a value is not finite.
+        ImportError: If matplotlib is missing.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> found = SimpleNamespace(
+        ...     eps=[0.1, 0.2], lowest=[0.8, 0.5], highest=[0.95, 1.0], accuracy=0.9, confidence=0.9
+        ... )
+        >>> confidence_envelope({"standard": found}).get_ylabel()
+        'mean confidence'
+    """
+    checked = []
+    for name, found in mapping("curves", curves).items():
+        for part in ("eps", "lowest", "highest"):
+            if not hasattr(found, part):
+                raise TypeError(f"expected curves with eps, lowest and highest, got {found!r}")
+        eps = row(f"eps of {name!r}", found.eps)
+        ends = [row(f"{part} of {name!r}", getattr(found, part), len(eps)) for part in _ENDS]
+        clean = _checks.number("confidence", entry(found, "confidence"))
+        lines = [[clean, *end] if eps[0] > 0 else end for end in ends]
+        places = [0, *eps] if eps[0] > 0 else eps
+        checked.append((name, places, *lines, entry(found, "accuracy")))
+    ax = one(ax)
+    for i, (name, places, lowest, highest, accuracy) in enumerate(checked):
+        colour = COLOURS[i % len(COLOURS)]
+        ax.fill_between(places, lowest, highest, color=colour, alpha=0.2, linewidth=0, label=name)
+        for end in (lowest, highest):
+            look: dict[str, Any] = {
+                "marker": MARKERS[i % len(MARKERS)],
+                "markersize": 3,
+                "linewidth": 1,
+            }
+            ax.plot(places, end, color=colour, **look)
+        ax.axhline(accuracy, color=colour, linewidth=1.2, linestyle="--")
+    ax.plot([], [], color="black", linewidth=1.2, linestyle="--", label="accuracy")
+    ax.set(xlabel=r"$\varepsilon$", ylabel="mean confidence", ylim=(0, 1.03))
+    ax.grid(alpha=0.3)
+    return finish(ax, title, legend=True)
+
+
+_ENDS = ("lowest", "highest")

@@ -1,0 +1,112 @@
+"""Images side by side with what a model says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advcal import _checks
+from advcal.plots._style import COLOURS, WIDTH, array, finish, mapping, several
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def image_grid(
+    inputs: Mapping[str, Any],
+    probs: Mapping[str, Any],
+    labels: Any,
+    *,
+    names: Sequence[str] | None = None,
+    axes: Any = None,
+    title: str | None = None,
+) -> list[Axes]:
+    """Draw clean and attacked images side by side with predictions and confidences.
+
+    A row per example and a column per kind. The prediction stands in blue where it is the label and
+    in vermilion, with a cross, where it is not.
+
+    Args:
+        inputs: From the name of a column to images in `[0, 1]`, `(n, channels, height, width)` with
+            one or three channels, or `(n, height, width)`; tensors or NumPy arrays.
+        probs: From the same names to probabilities, `(n, classes)`.
+        labels: Integer labels, `(n,)`.
+        names: The name of each class; its number if None.
+        axes: Where to draw, `n` times the number of columns, row by row; a new figure if None.
+        title: A title; none if None.
+
+    Returns:
+        The axes, row by row.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind or dtype.
+        ValueError: If names, shapes or values do not fit.
+        ImportError: If matplotlib is missing.
+
+    Example:
+        >>> import torch
+        >>> images, probs = torch.rand(1, 1, 8, 8), torch.tensor([[0.25, 0.75]])
+        >>> (ax,) = image_grid({"clean": images}, {"clean": probs}, torch.tensor([1]))
+        >>> ax.get_xlabel()
+        '1, 75 %'
+
+    References:
+        Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack, arXiv
+        2504.06358, figures 1 and 8.
+    """
+    columns = list(mapping("inputs", inputs))
+    if set(mapping("probs", probs)) != set(columns):
+        raise ValueError(f"expected probs of {columns}, got {list(probs)}")
+    truth = _checks.as_tensor("labels", labels)[0]
+    y = array(_checks.labels(truth, len(truth)))
+    images = {name: _images(name, inputs[name], len(y)) for name in columns}
+    rows = {name: _probs(name, probs[name], len(y)) for name in columns}
+    n_classes = next(iter(rows.values())).shape[1]
+    words = [str(i) for i in range(n_classes)] if names is None else list(names)
+    if len(words) != n_classes or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"expected {n_classes} names, got {words}")
+    _checks.label_range(_checks.labels(truth, len(truth)), n_classes)
+    side = WIDTH / max(3, len(columns))
+    size = (side * len(columns), (side + 0.22) * len(y) + 0.25)
+    grid = several(axes, len(y), len(columns), size)
+    for i, label in enumerate(y):
+        for ax, name in zip(grid[i], columns, strict=True):
+            ax.imshow(images[name][i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            predicted = int(rows[name][i].argmax())
+            right = predicted == label
+            mark = "" if right else "\N{MULTIPLICATION SIGN} "
+            text = f"{mark}{words[predicted]}, {rows[name][i][predicted]:.0%}".replace("%", " %")
+            finish(ax, name if i == 0 else None)
+            ax.set_xlabel(text, fontsize="x-small", color=COLOURS[0 if right else 1], labelpad=2)
+    if title is not None:
+        grid.flat[0].figure.suptitle(title, fontsize="medium")
+    return list(grid.flat)
+
+
+def _images(name: str, value: Any, n: int) -> Any:
+    found = _checks.as_tensor(f"inputs[{name!r}]", value)[0].detach().float().cpu()
+    if found.ndim == 3:
+        found = found[:, None]
+    if found.ndim != 4 or len(found) != n or found.shape[1] not in (1, 3):
+        raise ValueError(
+            f"expected inputs[{name!r}] of shape ({n}, 1 or 3, height, width), got "
+            f"{_checks.kind(value)}"
+        )
+    least, most = (float(end) for end in found.aminmax())
+    if not -1e-3 <= least <= most <= 1 + 1e-3:
+        raise ValueError(
+            f"expected inputs[{name!r}] in [0, 1], got values from {least:g} to {most:g}"
+        )
+    images = found.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    return np.squeeze(images, axis=3) if images.shape[3] == 1 else images
+
+
+def _probs(name: str, value: Any, n: int) -> Any:
+    found = _checks.probability_matrix(value)[0]
+    if len(found) != n:
+        raise ValueError(f"expected probs[{name!r}] of {n} examples, got {len(found)}")
+    _checks.probability_rows(found)
+    return array(found.float())

@@ -1,0 +1,277 @@
+"""Sweeps that go on where they stopped, and nothing mixed silently."""
+
+import csv
+import io
+import json
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from advcal.attacks import batched, fgsm, pgd
+from advcal.evaluation import evaluate, sweep, table
+from advcal.evaluation._fingerprint import fingerprint
+from tests.attacks.cases import examples, linear, mlp
+
+MODELS = {"mlp": mlp(), "linear": linear()}
+DATA = {"a": [examples(6, seed=1), examples(3, seed=2)], "b": [examples(5, seed=3)]}
+PGD = partial(pgd, steps=2, random_start=False)
+ATTACKS = {"none": None, "FGSM": fgsm, "PGD": PGD}
+EPS = [0.05, 0.2]
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def stopping(after):
+    """Let so many evaluations begin, then stop as a killed run does."""
+
+    def progress(items):
+        for i, item in enumerate(items):
+            if i == after:
+                raise Stop
+            yield item
+
+    return progress
+
+
+def counting(seen):
+    def progress(items):
+        seen.append(len(items))
+        return items
+
+    return progress
+
+
+def test_every_record_is_that_of_evaluate_in_order():
+    records = sweep(MODELS, DATA, ATTACKS, eps=EPS)
+    cells = [("none", 0.0), *((name, eps) for name in ("FGSM", "PGD") for eps in EPS)]
+    wanted = [(model, data, *cell) for model in MODELS for data in DATA for cell in cells]
+    keys = ("model", "data", "attack", "eps")
+    assert [tuple(record[key] for key in keys) for record in records] == wanted
+    for record in records:
+        attack = ATTACKS[record["attack"]]
+        bound = attack and partial(attack, eps=record["eps"])
+        found = evaluate(MODELS[record["model"]], DATA[record["data"]], bound).as_dict()
+        assert {name: record[name] for name in found} == found
+
+
+def test_attacks_that_have_their_radius():
+    records = sweep(MODELS, DATA, {"none": None, "FGSM": partial(fgsm, eps=0.1)})
+    assert [record["eps"] for record in records[:2]] == [0.0, None]
+    wanted = evaluate(MODELS["mlp"], DATA["a"], partial(fgsm, eps=0.1))
+    assert records[1]["accuracy"] == wanted.accuracy
+
+
+@pytest.mark.parametrize("after", [0, 1, 7])
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_a_killed_sweep_goes_on(tmp_path, after, cut):
+    whole = sweep(MODELS, DATA, ATTACKS, eps=EPS)
+    file = tmp_path / "sweep.jsonl"
+    with pytest.raises(Stop):
+        sweep(MODELS, DATA, ATTACKS, file, eps=EPS, progress=stopping(after))
+    content = file.read_bytes() if file.exists() else b""
+    assert content.count(b"\n") == after
+    if after and cut:  # the last line is half written
+        file.write_bytes(content[:-cut])
+        after -= 1
+    seen = []
+    again = sweep(MODELS, DATA, ATTACKS, file, eps=EPS, progress=counting(seen))
+    assert seen == [len(whole) - after]
+    assert again == whole
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert lines == whole
+    assert sweep(MODELS, DATA, ATTACKS, str(file), eps=EPS, progress=counting(seen)) == whole
+    assert seen[-1] == 0
+    assert len(file.read_bytes().splitlines()) == len(whole)
+
+
+def test_a_sweep_may_grow(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    sweep({"mlp": MODELS["mlp"]}, DATA, {"FGSM": fgsm}, file, eps=EPS[:1])
+    records = sweep(MODELS, DATA, ATTACKS, file, eps=EPS)
+    assert records == sweep(MODELS, DATA, ATTACKS, eps=EPS)
+
+
+CHANGES = {
+    "a model gone": ({"models": {"mlp": MODELS["mlp"]}}, "of this sweep alone, got .*linear"),
+    "a radius gone": ({"eps": [0.05]}, "of this sweep alone, got .*0.2"),
+    "a radius moved": ({"eps": [0.05, 0.3]}, "of this sweep alone"),
+    "an attack renamed": ({"attacks": {"none": None, "FGSM": fgsm, "P": PGD}}, "got .*'PGD'"),
+    "other weights": (
+        {"models": {"mlp": mlp(seed=1), "linear": MODELS["linear"]}},
+        "model of .* as it is now",
+    ),
+    "other steps": ({"attacks": ATTACKS | {"PGD": partial(PGD, steps=3)}}, r"attack of .*steps=3"),
+    "another attack": ({"attacks": ATTACKS | {"PGD": fgsm}}, "attack of .* as it is now"),
+    "other bins": ({"n_bins": 10}, "n_bins of .* as it is now, 10, got 15"),
+    "precision": ({"autocast": torch.bfloat16}, "autocast of .*bfloat16, got None"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_sweep_is_refused_and_the_file_left_alone(tmp_path, change):
+    file = tmp_path / "sweep.jsonl"
+    arguments = {"models": MODELS, "batches": DATA, "attacks": ATTACKS, "path": file, "eps": EPS}
+    sweep(**arguments)
+    before = file.read_bytes()
+    options, match = CHANGES[change]
+    with pytest.raises(ValueError, match=f"expected .*{match}"):
+        sweep(**arguments | options)
+    assert file.read_bytes() == before
+
+
+def test_data_of_another_size_are_refused(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    sweep(MODELS, {"a": DATA["a"]}, {"none": None}, file)
+    with pytest.raises(ValueError, match="expected 9 examples of 'a' as before, got 5"):
+        sweep(MODELS, {"a": DATA["b"]}, {"none": None, "FGSM": fgsm}, file, eps=[0.1])
+
+
+@pytest.mark.parametrize("line", ["nonsense", "{}", "[1]", '{"model": 1}', "null"])
+def test_a_damaged_line_is_refused(tmp_path, line):
+    file = tmp_path / "sweep.jsonl"
+    sweep(MODELS, DATA, {"none": None}, file)
+    file.write_text(line + "\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ValueError, match="expected a record of a sweep in line 1 of"):
+        sweep(MODELS, DATA, {"none": None}, file)
+
+
+def test_a_record_twice_is_refused(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    sweep(MODELS, DATA, {"none": None}, file)
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(first + "\n")
+    with pytest.raises(ValueError, match=r"expected each record once, got .* line 5"):
+        sweep(MODELS, DATA, {"none": None}, file)
+
+
+BAD = {
+    "models": ({"models": MODELS["mlp"]}, TypeError, "models as a mapping of names to models, got"),
+    "no models": ({"models": {}}, ValueError, "one model or more in models, got none"),
+    "a number": ({"models": {"m": 3}}, TypeError, r"models\['m'\] as a callable, got int"),
+    "bare batches": ({"batches": DATA["a"]}, TypeError, "batches as a mapping of names, got list"),
+    "no batches": ({"batches": {}}, ValueError, "one or more in batches, got none"),
+    "read once": ({"batches": {"a": iter(DATA["a"])}}, TypeError, "batches that can be read again"),
+    "one attack": ({"attacks": fgsm}, TypeError, "attacks as a mapping of names, got function"),
+    "no attacks": ({"attacks": {}}, ValueError, "one or more in attacks, got none"),
+    "attack": ({"attacks": {"x": 1}}, TypeError, r"attacks\['x'\] as a callable, got int"),
+    "one eps": ({"eps": 0.1}, TypeError, "eps as a list or tuple, got float"),
+    "no eps": ({"eps": []}, ValueError, "one or more in eps, got none"),
+    "negative eps": ({"eps": [-0.1]}, ValueError, "eps >= 0, got -0.1"),
+    "NaN": ({"eps": [float("nan")]}, ValueError, "eps >= 0, got nan"),
+    "eps twice": ({"eps": [0.1, 0.1]}, ValueError, "each only once in eps"),
+    "path": ({"path": 3}, TypeError, "path as a str, a path or None, got int"),
+    "n_bins": ({"n_bins": 0}, ValueError, "n_bins >= 1, got 0"),
+    "autocast": ({"autocast": "bf16"}, TypeError, "autocast as a floating torch.dtype"),
+    "progress": ({"progress": 3}, TypeError, "progress as a callable, got int"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_refused_before_any_work(case):
+    class Untouched:
+        def __iter__(self):
+            raise AssertionError("the data were read")
+
+    options, error, match = BAD[case]
+    arguments = {"models": MODELS, "batches": {"a": Untouched()}, "attacks": ATTACKS, "eps": EPS}
+    with pytest.raises(error, match=f"expected {match}"):
+        sweep(**arguments | options)
+
+
+# --- what a model or an attack is ------------------------------------------------------------
+
+
+def attack_of(eps):
+    return lambda model, inputs, labels: fgsm(model, inputs, labels, eps=eps)
+
+
+def test_fingerprints_change_with_what_matters_and_with_nothing_else():
+    same = [
+        (mlp(), mlp()),
+        (partial(pgd, steps=2, eps=0.1), partial(pgd, eps=0.1, steps=2)),
+        (attack_of(0.1), attack_of(0.1)),
+        (batched(PGD, 4), batched(PGD, 4)),
+        (partial(pgd, generator=torch.Generator()), partial(pgd, generator=torch.Generator())),
+        (None, None),
+    ]
+    for one, other in same:
+        assert fingerprint(one) == fingerprint(other)
+    double = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    softer = nn.Sequential(double[0], nn.GELU())
+    different = [
+        (mlp(), mlp(seed=1)),
+        (double, softer),
+        (partial(pgd, steps=2), partial(pgd, steps=3)),
+        (partial(pgd, steps=2), partial(fgsm, steps=2)),
+        (attack_of(0.1), attack_of(0.2)),
+        (batched(PGD, 4), batched(partial(PGD, steps=3), 4)),
+        (lambda x: x + 1, lambda x: x + 2),
+        (fgsm, None),
+    ]
+    for one, other in different:
+        assert fingerprint(one) != fingerprint(other)
+
+
+def test_weights_of_every_dtype_and_a_function_that_knows_itself():
+    model = nn.Linear(2, 2).to(torch.bfloat16)
+    model.register_buffer("n", torch.tensor(3))
+    before = fingerprint(model)
+    model.n += 1
+    assert fingerprint(model) != before
+
+    def recursive(model, inputs, labels):
+        return recursive
+
+    assert "..." in fingerprint(recursive)
+
+
+# --- tables ----------------------------------------------------------------------------------
+
+
+def test_records_as_a_table():
+    records = sweep({"mlp": MODELS["mlp"]}, DATA, {"none": None, "FGSM": fgsm}, eps=[0.25])
+    lines = table(records, figures=["n"]).splitlines()
+    assert lines[0] == "| model | data | attack | eps  | n |"
+    assert lines[3] == "| mlp   | a    | FGSM   | 0.25 | 9 |"
+
+
+def test_records_as_csv_keep_all_digits():
+    records = sweep(MODELS, DATA, {"none": None})
+    text = table(records, names=["model", "data"], figures=["nll", "n"], format="csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [float(row["nll"]) for row in rows] == [record["nll"] for record in records]
+    assert [row["model"] for row in rows] == [record["model"] for record in records]
+
+
+def test_records_as_latex():
+    record = evaluate(nn.Identity(), [(torch.eye(2), torch.tensor([0, 1]))])
+    rows = {("R_1 & 50 %", "none"): record}
+    assert table(rows, figures=["n", "clean_accuracy"], format="latex").splitlines() == [
+        r"\begin{tabular}{llrr}",
+        r"\toprule",
+        r"model & attack & n & clean accuracy \\",
+        r"\midrule",
+        r"R\_1 \& 50 \% & none & 2 & 1.0000 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "error", "match"),
+    [
+        ([], {}, ValueError, "one record or more, got none"),
+        ([{"model": "a"}], {}, ValueError, "'data' in each record"),
+        ([3], {}, TypeError, "records as a mapping or a list of dicts, got list of int"),
+        ("ab", {}, TypeError, "records as a mapping or a list of dicts, got str"),
+        ([{}], {"format": "html"}, ValueError, "format to be one of .*, got 'html'"),
+    ],
+)
+def test_bad_tables_are_refused(records, options, error, match):
+    with pytest.raises(error, match=f"expected {match}"):
+        table(records, **options)

@@ -1,0 +1,433 @@
+"""Every picture draws what it was given, where it was told to, and shows nothing."""
+
+import builtins
+import inspect
+from functools import partial
+from types import SimpleNamespace
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+
+from advcal import plots
+from advcal.metrics import auroc, bootstrap, consistency_bands, ece, reliability_bins, variance
+
+RNG = np.random.default_rng(0)
+PROBS = RNG.dirichlet(np.ones(4) * 0.5, 200)
+LABELS = np.array([RNG.choice(4, p=row) for row in PROBS])
+LEVELS = np.arange(200) % 5
+RUNS = [PROBS, RNG.dirichlet(np.ones(4), 200)]
+BINS = reliability_bins(PROBS, LABELS, n_bins=10)
+EPS = [0.0, 0.1, 0.2]
+FIGURES = ("accuracy", "confidence", "mcs", "ece")
+SCORES = torch.tensor(RNG.normal(size=60))
+OUTSIDE = torch.arange(60) % 3 // 2
+
+
+def record(i):
+    return {"accuracy": 0.9 - 0.1 * i, "confidence": 0.8, "mcs": 0.1 * i - 0.1, "ece": 0.05 * i}
+
+
+def envelope(**options):
+    found = {"eps": (0.1, 0.2), "lowest": (0.7, 0.5), "highest": (0.95, 0.99)}
+    return SimpleNamespace(**{**found, "accuracy": 0.9, "confidence": 0.85} | options)
+
+
+LINES = {"PGD": [record(0), record(1), record(2)], "IAA": [record(i) for i in (3, 2, 1)]}
+IMAGES = {"clean": RNG.random((2, 3, 8, 8)), "PGD": RNG.random((2, 3, 8, 8))}
+SAID = {"clean": PROBS[:2], "PGD": PROBS[2:4]}
+PAIRS = {("a", "a"): 0.1, ("a", "b"): 0.6, ("b", "a"): 0.5, ("b", "b"): 0.0}
+MODELS = {"plain": (0.95, 0.1, 0.2), "AT": (0.85, 0.5, 0.1), "bad": (0.8, 0.4, 0.15)}
+BOXES = {"plain": {1: [0.1, 0.2, 0.4], 5: [0.3, 0.5, 0.9]}, "AT": {1: [0.1, 0.1], 5: [0.2, 0.3]}}
+
+# What to call each with, and how many axes it draws on; 0 for a single one, passed as ax=.
+CASES = {
+    "against_eps": ((EPS, {"PGD": [0.0, 0.2, 0.3], "IAA": [0, -0.1, -0.2]}), {}, 0),
+    "against_lam": ((EPS, {5: LINES["PGD"], 1: LINES["IAA"]}), {}, 3),
+    "against_levels": (([1, 5, 10], {"AR-AdaLS": [[0.1, 0.2], [0.1, 0.1], [0.05, 0.1]]}), {}, 0),
+    "confidence_envelope": (({"standard": envelope(), "AT": envelope(lowest=(0.8, 0.7))},), {}, 0),
+    "figures_against_eps": ((EPS, LINES), {}, 4),
+    "image_grid": ((IMAGES, SAID, LABELS[:2]), {}, 4),
+    "pareto_front": ((MODELS,), {}, 0),
+    "reliability_diagram": ((BINS,), {}, 0),
+    "robustness_levels": ((PROBS, LABELS, LEVELS), {"runs": RUNS}, 2),
+    "score_histograms": ((SCORES, OUTSIDE), {}, 0),
+    "shift_boxes": ((BOXES,), {}, 0),
+    "transfer_matrix": ((PAIRS,), {}, 0),
+}
+every_picture = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch):
+    def show(*_, **__):
+        raise AssertionError("shown")
+
+    monkeypatch.setattr(plt, "show", show)
+    yield
+    plt.close("all")
+
+
+def draw(name, **options):
+    arguments, given, _ = CASES[name]
+    return getattr(plots, name)(*arguments, **given | options)
+
+
+def axes_of(result):
+    return [result] if isinstance(result, Axes) else result
+
+
+def lines(ax):
+    return {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+
+
+# --- what holds for every picture ------------------------------------------------------------
+
+
+def test_every_picture_is_here():
+    assert set(plots.__all__) == set(CASES)
+    for name, (_, _, n) in CASES.items():
+        parameters = inspect.signature(getattr(plots, name)).parameters
+        assert parameters["title"].default is None
+        assert ("axes" if n else "ax") in parameters
+
+
+@every_picture
+def test_without_axes_a_column_wide_figure_is_made(name):
+    result = draw(name)
+    n = CASES[name][2]
+    assert isinstance(result, list if n else Axes)
+    assert len(axes_of(result)) == max(n, 1)
+    assert all(isinstance(ax, Axes) for ax in axes_of(result))
+    figure = axes_of(result)[0].figure
+    assert figure.get_figwidth() <= 3.3 + 1e-6
+    assert plt.get_fignums() == [figure.number]
+    figure.canvas.draw()  # everything drawn can be rendered
+
+
+@every_picture
+def test_on_axes_that_are_given(name):
+    n = CASES[name][2]
+    figure, axes = plt.subplots(1, max(n, 1), squeeze=False)
+    result = draw(name, **({"axes": list(axes.flat)} if n else {"ax": axes[0, 0]}))
+    assert axes_of(result) == list(axes.flat)
+    assert plt.get_fignums() == [figure.number]
+    for ax in axes.flat:
+        assert ax.has_data()
+    figure.canvas.draw()
+
+
+@every_picture
+def test_a_title(name):
+    figure = axes_of(draw(name, title="a title"))[0].figure
+    words = [ax.get_title() for ax in figure.axes]
+    suptitle = figure.get_suptitle()
+    assert any("a title" in word for word in (*words, suptitle))
+
+
+@every_picture
+def test_type_is_legible(name):
+    figure = axes_of(draw(name))[0].figure
+    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_text().strip()]
+    assert texts
+    assert min(text.get_fontsize() for text in texts) >= 6.5
+
+
+@every_picture
+def test_nothing_global_changes(name):
+    before, state = dict(mpl.rcParams), torch.get_rng_state()
+    draw(name)
+    assert dict(mpl.rcParams) == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_picture
+def test_axes_of_another_kind_are_refused(name):
+    n = CASES[name][2]
+    options = {"axes": [3] * n} if n else {"ax": 3}
+    match = f"expected {'axes' if n else 'ax'} as matplotlib Axes, got int"
+    with pytest.raises(TypeError, match=match):
+        draw(name, **options)
+    if n:
+        with pytest.raises(ValueError, match=f"expected {n} axes, got 1"):
+            draw(name, axes=plt.subplots()[1])
+
+
+@every_picture
+def test_without_matplotlib_it_says_what_to_install(name, monkeypatch):
+    real = builtins.__import__
+
+    def missing(module, *rest):
+        if module.split(".")[0] == "matplotlib":
+            raise ImportError(module)
+        return real(module, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"expected matplotlib, got none: pip install advcal\["):
+        draw(name)
+
+
+# --- each by itself --------------------------------------------------------------------------
+
+
+def test_the_reliability_diagram():
+    band = consistency_bands(PROBS, LABELS, n_bins=10, resamples=50)
+    accuracy = partial(lambda p, y: reliability_bins(p, y, n_bins=10).bin_accuracy)
+    per_bin = (np.clip(BINS.bin_accuracy - 0.1, 0, 1), np.clip(BINS.bin_accuracy + 0.1, 0, 1))
+    ax = plots.reliability_diagram(BINS, band=band, interval=per_bin)
+    containers = {container.get_label(): container for container in ax.containers}
+    occupied = BINS.counts > 0
+    heights = [bar.get_height() for bar in containers["accuracy"]]
+    np.testing.assert_allclose(heights, accuracy(PROBS, LABELS)[occupied])
+    bars = containers["if calibrated"]
+    np.testing.assert_allclose([bar.get_y() for bar in bars], band[0][occupied])
+    tops = [bar.get_y() + bar.get_height() for bar in bars]
+    np.testing.assert_allclose(tops, band[1][occupied])
+    segments = containers["interval"].lines[2][0].get_segments()
+    np.testing.assert_allclose([s[:, 1].min() for s in segments], per_bin[0][occupied])
+    np.testing.assert_allclose([s[:, 1].max() for s in segments], per_bin[1][occupied])
+    found = bootstrap(partial(ece, n_bins=10), PROBS, LABELS, resamples=20)
+    text = plots.reliability_diagram(BINS, interval=found).texts[0].get_text()
+    assert text.startswith(f"ECE {BINS.ece:.3f}\n[{found.low:.3f}, {found.high:.3f}]\nMCS ")
+
+
+def test_tensors_are_drawn_as_arrays_are():
+    bins = reliability_bins(torch.tensor(PROBS), torch.tensor(LABELS), n_bins=10)
+    one, other = plots.reliability_diagram(bins), plots.reliability_diagram(BINS)
+    got, wanted = ([bar.get_height() for bar in ax.patches] for ax in (one, other))
+    np.testing.assert_allclose(got, wanted)
+
+
+def test_curves_and_the_spread_of_runs():
+    ax = plots.against_eps(
+        EPS, {"PGD": [0.0, 0.2, 0.3], "three": [[0, 1, 2], [1, 1, 1], [3, 4, 5]]}
+    )
+    np.testing.assert_allclose(lines(ax)["PGD"], [0, 0.2, 0.3])
+    np.testing.assert_allclose(lines(ax)["three"], [1, 1, 4])
+    (shade,) = ax.collections
+    low, high = shade.get_paths()[0].get_extents().get_points()[:, 1]
+    assert (low, high) == (0, 5)  # one standard deviation, 1, about 1 and about 4
+    assert ax.get_xlabel() == r"$\varepsilon$"
+    levels = plots.against_levels([10, 1], {"AdaLS": [0.1, 0.2]})
+    assert list(levels.get_xticks()) == [1, 10]
+
+
+def test_panels_of_figures():
+    panels = draw("figures_against_eps")
+    assert [ax.get_ylabel() for ax in panels] == ["accuracy", "confidence", "MCS", "ECE"]
+    for ax, figure in zip(panels, FIGURES, strict=True):
+        for name, records in LINES.items():
+            wanted = [each[figure] for each in records]
+            np.testing.assert_allclose(lines(ax)[name], wanted)
+    objects = {"PGD": [SimpleNamespace(**each) for each in LINES["PGD"]]}
+    (ax,) = plots.figures_against_eps(EPS, objects, figures=["ece"])
+    np.testing.assert_allclose(lines(ax)["PGD"], [0, 0.05, 0.1])
+
+
+def test_lines_of_lam_are_in_order_from_dark_to_light():
+    ax = draw("against_lam")[0]
+    assert list(lines(ax)) == [r"$\lambda$ = 1", r"$\lambda$ = 5"]
+    np.testing.assert_allclose(lines(ax)[r"$\lambda$ = 5"], [0.9, 0.8, 0.7])
+    brightness = [sum(mpl.colors.to_rgb(line.get_color())) for line in ax.get_lines()]
+    assert brightness == sorted(brightness)
+
+
+def test_the_envelope_starts_at_the_clean_confidence():
+    ax = draw("confidence_envelope")
+    ends = [line.get_ydata() for line in ax.get_lines() if len(line.get_xdata()) == 3]
+    np.testing.assert_allclose(ends[0], [0.85, 0.7, 0.5])
+    np.testing.assert_allclose(ends[1], [0.85, 0.95, 0.99])
+    np.testing.assert_allclose(ends[2], [0.85, 0.8, 0.7])
+    zero = plots.confidence_envelope({"m": envelope(eps=(0.0, 0.2))}).get_lines()[0]
+    np.testing.assert_allclose(zero.get_xdata(), [0, 0.2])
+
+
+def test_levels_of_robustness():
+    upper, lower = draw("robustness_levels")
+    rows = [level == LEVELS for level in range(5)]
+    hits = [(PROBS[r].argmax(1) == LABELS[r]).mean() for r in rows]
+    np.testing.assert_allclose(lines(upper)["accuracy"], hits)
+    np.testing.assert_allclose(lines(upper)["confidence"], [PROBS[r].max(1).mean() for r in rows])
+    heights = [bar.get_height() for bar in lower.patches]
+    np.testing.assert_allclose(heights, [ece(PROBS[r], LABELS[r]) for r in rows])
+    right = next(ax for ax in lower.figure.axes if ax.get_ylabel() == "variance")
+    wanted = [variance([run[r] for run in RUNS]) for r in rows]
+    np.testing.assert_allclose(lines(right)["variance"], wanted)
+
+
+def test_boxes_are_quartiles():
+    ax = draw("shift_boxes")
+    medians = sorted(
+        float(line.get_ydata()[0])
+        for line in ax.get_lines()
+        if line.get_color() == "black" and len(line.get_ydata())
+    )
+    assert medians == pytest.approx(sorted([0.2, 0.5, 0.1, 0.25]))
+    tops = [patch.get_path().vertices[:, 1].max() for patch in ax.patches]
+    assert tops == pytest.approx([0.3, 0.7, 0.1, 0.275])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "5"]
+
+
+def test_histograms_sum_to_one_and_say_the_auroc():
+    ax = plots.score_histograms(SCORES, OUTSIDE, n_bins=7, names=("here", "there"))
+    assert ax.get_title() == f"AUROC {auroc(SCORES, OUTSIDE):.3f}"
+    filled = [bar.get_height() for bar in ax.patches if isinstance(bar, mpl.patches.Rectangle)]
+    assert len(filled) == 14
+    assert sum(filled[:7]) == pytest.approx(1)
+    assert sum(filled[7:]) == pytest.approx(1)
+    assert ax.get_legend_handles_labels()[1] == ["here", "there"]
+    plots.score_histograms(torch.zeros(2), torch.tensor([0, 1])).figure.canvas.draw()
+
+
+def test_images_with_what_is_said_of_them():
+    axes = plots.image_grid(IMAGES, SAID, LABELS[:2], names=["cat", "dog", "cow", "elk"])
+    order = [(i, name) for i in range(2) for name in IMAGES]
+    for ax, (i, name) in zip(axes, order, strict=True):
+        shown = ax.get_images()[0].get_array()
+        np.testing.assert_allclose(shown, IMAGES[name][i].transpose(1, 2, 0), atol=1e-6)
+        probs = SAID[name][i]
+        word = ["cat", "dog", "cow", "elk"][probs.argmax()]
+        text = ax.get_xlabel()
+        assert text.endswith(f"{word}, {100 * probs.max():.0f} %")
+        assert text.startswith(word) == (probs.argmax() == LABELS[i])
+    assert [ax.get_title() for ax in axes] == ["clean", "PGD", "", ""]
+    grey = torch.rand(1, 1, 5, 6)
+    (ax,) = plots.image_grid({"x": grey}, {"x": torch.eye(2)[:1]}, torch.tensor([0]))
+    np.testing.assert_allclose(ax.get_images()[0].get_array(), grey[0, 0])
+
+
+def test_the_matrix_is_crafted_by_scored():
+    ax = draw("transfer_matrix")
+    np.testing.assert_allclose(ax.get_images()[0].get_array(), [[0.1, 0.6], [0.5, 0.0]])
+    assert [text.get_text() for text in ax.texts] == ["0.10", "0.60", "0.50", "0.00"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+    signed = plots.transfer_matrix({("s", "t"): record(3), ("s", "u"): record(0)}, figure="mcs")
+    assert [text.get_text() for text in signed.texts] == ["+0.20", "-0.10"]
+    assert signed.get_images()[0].get_clim() == pytest.approx((-0.2, 0.2))
+
+
+def test_the_front():
+    ax = draw("pareto_front")
+    front, others = (collection for collection in ax.collections)
+    np.testing.assert_allclose(front.get_offsets(), [[0.95, 0.1], [0.85, 0.5]])
+    np.testing.assert_allclose(front.get_array(), [0.2, 0.1])
+    np.testing.assert_allclose(others.get_offsets(), [[0.8, 0.4]])
+    # Calibration alone brings a model to the front, but not onto the line of the accuracies.
+    ax = plots.pareto_front(MODELS | {"bad": (0.8, 0.4, 0.01)})
+    assert len(ax.collections[0].get_offsets()) == 3
+    np.testing.assert_allclose(ax.get_lines()[0].get_xdata(), [0.85, 0.95])
+    assert (
+        len(plots.pareto_front({"a": (1, 1, 0), "b": (1, 1, 0)}).collections[0].get_offsets()) == 2
+    )
+
+
+def test_names_of_models_do_not_cover_each_other():
+    near = {"first": (0.90, 0.5, 0.1), "second": (0.901, 0.5, 0.1), "third": (0.7, 0.2, 0.1)}
+    ax = plots.pareto_front(near)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(one.overlaps(two) for one, two in ((boxes[0], boxes[1]), (boxes[1], boxes[2])))
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+NAN = float("nan")
+BAD = {
+    "bins": ("reliability_diagram", [3], {}, TypeError, "bins as ReliabilityBins, got int"),
+    "band": ("reliability_diagram", [BINS], {"band": 3}, TypeError, r"band as \(low, high\), got"),
+    "band's shape": (
+        "reliability_diagram", [BINS], {"band": ([0.1], [0.2])}, ValueError,
+        r"band of two ends of shape \(10,\), got \(1,\)",
+    ),
+    "interval": (
+        "reliability_diagram", [BINS], {"interval": (0.2, 0.1)}, ValueError,
+        "interval with low <= high",
+    ),
+    "eps": ("against_eps", [3, {"a": [1]}], {}, TypeError, "eps as a list of numbers, got int"),
+    "words": ("against_eps", [["x"], {"a": [1]}], {}, TypeError, "eps as a list of numbers, got"),
+    "no eps": ("against_eps", [[], {"a": []}], {}, ValueError, "one or more values for eps"),
+    "too few": ("against_eps", [EPS, {"a": [1]}], {}, ValueError, "3 values for 'a', got 1"),
+    "NaN": ("against_eps", [[0.0], {"a": [NAN]}], {}, ValueError, "finite values for 'a', got nan"),
+    "curves": ("against_eps", [EPS, [1, 2, 3]], {}, TypeError, "curves as a mapping, got list"),
+    "no curves": ("against_eps", [EPS, {}], {}, ValueError, "one or more in curves, got none"),
+    "number": ("against_levels", [[1], {"a": 3}], {}, TypeError, "'a' as a list of values"),
+    "n_levels": ("against_levels", [None, {}], {}, TypeError, "n_levels as a list of numbers"),
+    "records": ("figures_against_eps", [EPS, [1]], {}, TypeError, "records as a mapping, got list"),
+    "one record": (
+        "figures_against_eps", [EPS, {"a": record(0)}], {}, TypeError, "records of 'a' as a list",
+    ),
+    "short": ("figures_against_eps", [EPS, {"a": []}], {}, ValueError, "3 records for 'a', got 0"),
+    "figure": (
+        "figures_against_eps", [EPS, LINES], {"figures": ["auroc"]}, ValueError,
+        "'auroc' in each record, got dict",
+    ),
+    "figures": (
+        "figures_against_eps", [EPS, LINES], {"figures": "ece"}, ValueError, "one figure or more",
+    ),
+    "lam": ("against_lam", [EPS, {"five": LINES["PGD"]}], {}, TypeError, "lam as a number"),
+    "envelope": (
+        "confidence_envelope", [{"a": 3}], {}, TypeError, "curves with eps, lowest and highest",
+    ),
+    "ends": (
+        "confidence_envelope", [{"a": envelope(lowest=(0.1,))}], {}, ValueError,
+        "2 values for lowest of 'a'",
+    ),
+    "level": (
+        "robustness_levels", [PROBS, LABELS, LEVELS[:3]], {}, ValueError, "levels of shape",
+    ),
+    "runs": (
+        "robustness_levels", [PROBS, LABELS, LEVELS], {"runs": [PROBS[:9]] * 2}, ValueError,
+        "runs of 200 examples, got 9",
+    ),
+    "severities": (
+        "shift_boxes", [{"a": {1: [0.1]}, "b": {2: [0.1]}}], {}, ValueError,
+        r"severities \[1\] for 'b', got \[2\]",
+    ),
+    "boxes": ("shift_boxes", [{"a": [0.1]}], {}, TypeError, r"curves\['a'\] as a mapping"),
+    "empty box": ("shift_boxes", [{"a": {1: []}}], {}, ValueError, "one or more values for 'a' at"),
+    "one kind": (
+        "score_histograms", [SCORES, OUTSIDE * 0], {}, ValueError, "labels 0 and 1, got 0 only",
+    ),
+    "names": (
+        "score_histograms", [SCORES, OUTSIDE], {"names": ("a",)}, ValueError, "two names, got",
+    ),
+    "kinds": (
+        "image_grid", [IMAGES, {"clean": PROBS[:2]}, LABELS[:2]], {}, ValueError,
+        r"probs of \['clean', 'PGD'\], got \['clean'\]",
+    ),
+    "range": (
+        "image_grid", [{"x": 255 * IMAGES["PGD"]}, {"x": PROBS[:2]}, LABELS[:2]], {}, ValueError,
+        r"inputs\['x'\] in \[0, 1\]",
+    ),
+    "channels": (
+        "image_grid", [{"x": RNG.random((2, 2, 8, 8))}, {"x": PROBS[:2]}, LABELS[:2]], {},
+        ValueError, r"inputs\['x'\] of shape \(2, 1 or 3, height, width\)",
+    ),
+    "n": (
+        "image_grid", [{"x": IMAGES["PGD"]}, {"x": PROBS[:3]}, LABELS[:2]], {}, ValueError,
+        r"probs\['x'\] of 2 examples, got 3",
+    ),
+    "classes": (
+        "image_grid", [IMAGES, SAID, LABELS[:2]], {"names": ["a"]}, ValueError, "4 names, got",
+    ),
+    "pair": ("transfer_matrix", [{"a": 1}], {}, TypeError, r"records by \(source, target\)"),
+    "missing": (
+        "transfer_matrix", [{("a", "a"): 1, ("b", "b"): 1}], {}, ValueError, "a record of every",
+    ),
+    "value": ("transfer_matrix", [{("a", "a"): NAN}], {}, ValueError, "accuracy finite, got nan"),
+    "two": ("pareto_front", [{"a": (1, 2)}], {}, ValueError, "3 values for 'a', got"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_refused_before_a_figure_is_made(case):
+    name, arguments, options, error, match = BAD[case]
+    with pytest.raises(error, match=f"expected {match}"):
+        getattr(plots, name)(*arguments, **options)
+    assert plt.get_fignums() == []
