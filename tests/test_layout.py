@@ -40,9 +40,9 @@ POSITIONAL = {
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "attack", "attacked", "autocast", "ax", "binning", "bounds", "candidates", "channels_last",
-    "coverage", "dtype", "eps", "eta", "figure", "figures", "from_logits", "gamma", "generator",
-    "initial_c", "initial_eps", "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level",
+    "attack", "attacked", "autocast", "ax", "bandwidth", "binning", "bounds", "candidates",
+    "channels_last", "coverage", "dtype", "eps", "eta", "figure", "figures", "from_logits",
+    "gamma", "generator", "initial_c", "initial_eps", "kappa", "l2_bias", "l2_off_diagonal", "label", "lam", "level",
     "loss", "method", "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm",
     "omega", "overshoot", "p_init", "progress", "queries", "random_start", "reduction",
     "resamples", "restarts", "rho", "schedule", "search_steps", "sources", "step_size", "steps",
