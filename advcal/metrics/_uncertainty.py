@@ -53,9 +53,9 @@ def bootstrap(
 
     The metric is computed on examples drawn with replacement, as many as there are. In simulations
     intervals of level .95 cover the truth in about 95 % of cases for scores that are means, `mcs`
-    among them, and in 89 to 96 % for `debiased_rmsce`. Calibration errors, which are never negative,
-    are biased upwards by sampling, and doubly so when resampled: near perfect calibration their
-    interval lies above the truth. For `ece` use `ece_interval`.
+    among them, and in 89 to 96 % for `debiased_rmsce`. Other calibration errors, which are never
+    negative, are biased upwards by sampling, and doubly so when resampled: near perfect calibration
+    their interval lies above the truth. For `ece` use `ece_interval`.
 
     Args:
         metric: A function of `probs` and `labels`; options by `functools.partial`.

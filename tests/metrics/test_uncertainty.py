@@ -126,13 +126,13 @@ def test_bad_input_is_refused(name):
 @kinds
 def test_the_interval_of_one_bin_is_normal(kind):
     found = metrics.ece_interval(
-        *constant(0.9, 400, 500, kind), resamples=20_000, generator=seeded()
+        *constant(0.9, 400, 500, kind), resamples=5_000, generator=seeded()
     )
     assert type(found.low) is type(found.value)
     assert float(found.value) == pytest.approx(0.1)
     half = 1.96 * np.sqrt(0.8 * 0.2 / 500)
-    assert float(found.low) == pytest.approx(0.1 - half, abs=1e-3)
-    assert float(found.high) == pytest.approx(0.1 + half, abs=1e-3)
+    assert float(found.low) == pytest.approx(0.1 - half, abs=2e-3)
+    assert float(found.high) == pytest.approx(0.1 + half, abs=2e-3)
 
 
 @kinds
@@ -150,16 +150,16 @@ def test_the_interval_of_a_calibrated_model_reaches_zero(kind, binning):
 
 @pytest.mark.parametrize("gap", [0.0, 0.02, 0.1])
 def test_the_interval_covers_the_truth(gap):
-    # 150 intervals: at 93 % and at 97 % all but one in 500 such shares lie within .86 and 1.
+    # Of 80 intervals that cover in 93 %, as few as 66 do so one time in a thousand.
     rng = np.random.default_rng(0)
     source, covered = seeded(), 0
-    for _ in range(150):
+    for _ in range(80):
         confidences = rng.uniform(0.5, 1, 500)
         labels = (rng.random(500) >= confidences - gap) * 1
         probs = np.stack([confidences, 1 - confidences], axis=1)
         found = metrics.ece_interval(probs, labels, resamples=300, generator=source)
         covered += found.low <= gap <= found.high
-    assert covered / 150 >= 0.86
+    assert covered >= 66
 
 
 @kinds
@@ -181,8 +181,9 @@ def test_bands_and_tests_of_equal_mass():
     options = {"n_bins": 6, "binning": "quantile", "generator": seeded()}
     bins = metrics.reliability_bins(probs, labels, n_bins=6, binning="quantile")
     low, high = metrics.consistency_bands(probs, labels, **options)
-    spread = np.sqrt(bins.bin_confidence * (1 - bins.bin_confidence) / 500)  # a little too wide
-    np.testing.assert_allclose(high - low, 2 * 1.96 * spread, rtol=0.08)
+    each = np.sort(confidences).reshape(6, 500)
+    spread = np.sqrt((each * (1 - each)).mean(axis=1) / 500)
+    np.testing.assert_allclose(high - low, 2 * 1.96 * spread, rtol=0.1)
     np.testing.assert_allclose((high + low) / 2, bins.bin_confidence, atol=0.004)
     found = metrics.calibration_test(probs, labels, **options)
     assert found.value == bins.ece
