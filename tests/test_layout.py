@@ -44,9 +44,10 @@ KEYWORDS = {
     "channels_last", "coverage", "dtype", "eps", "eta", "figure", "figures", "from_logits",
     "gamma", "generator", "initial_c", "initial_eps", "kappa", "l2_bias", "l2_off_diagonal",
     "label", "lam", "level", "loss", "method", "momentum", "n", "n_bins", "n_levels", "n_targets",
-    "names", "noise", "norm", "omega", "overshoot", "p_init", "progress", "queries", "random_start", "reduction",
-    "resamples", "restarts", "rho", "schedule", "search_steps", "sources", "step_size", "steps",
-    "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr", "weights",
+    "names", "noise", "norm", "omega", "overshoot", "p_init", "progress", "queries",
+    "random_start", "reduction", "resamples", "restarts", "rho", "schedule", "search_steps",
+    "sources", "step_size",
+    "steps", "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
