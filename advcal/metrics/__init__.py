@@ -5,7 +5,7 @@ as NumPy arrays, and returns a result of that kind in float64. Logits are taken 
 `from_logits=True` says so; they are never guessed.
 """
 
-from advcal.metrics._binless import ks_error, smooth_ece
+from advcal.metrics._binless import kde_ece, ks_error, smooth_ece
 from advcal.metrics._bins import (
     ReliabilityBins,
     debiased_rmsce,
@@ -16,6 +16,7 @@ from advcal.metrics._bins import (
     rmsce,
 )
 from advcal.metrics._classwise import classwise_ece, classwise_mcs
+from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
@@ -25,6 +26,7 @@ from advcal.metrics._selective import (
     robust_error,
     selective_risk,
 )
+from advcal.metrics._sketch import ReliabilitySketch, reliability_sketch
 from advcal.metrics._stability import churn, robustness_levels, variance
 from advcal.metrics._uncertainty import (
     CalibrationTest,
@@ -32,12 +34,15 @@ from advcal.metrics._uncertainty import (
     bootstrap,
     calibration_test,
     consistency_bands,
+    ece_interval,
 )
 
 __all__ = [
     "CalibrationTest",
+    "Decomposition",
     "Interval",
     "ReliabilityBins",
+    "ReliabilitySketch",
     "accuracy",
     "aupr",
     "aurc",
@@ -51,17 +56,22 @@ __all__ = [
     "confidence",
     "consistency_bands",
     "debiased_rmsce",
+    "decompose_brier",
+    "decompose_nll",
     "e_aurc",
     "ece",
+    "ece_interval",
     "ece_sweep",
     "entropy",
     "fpr95",
+    "kde_ece",
     "ks_error",
     "mce",
     "mcs",
     "nll",
     "rejection_threshold",
     "reliability_bins",
+    "reliability_sketch",
     "rmsce",
     "robust_error",
     "robustness_levels",

@@ -5,12 +5,14 @@ import numpy.typing as npt
 import torch
 from scipy.fft import dct, idct
 from scipy.optimize import brentq
+from torch import Tensor
 
 from advcal import _checks
 from advcal._typing import Array
 from advcal.metrics._top import checked_rows, top_label, top_labels
 
-_GRID = 1 << 15
+GRID = 1 << 15
+_LEAST_BANDWIDTH = 4 / GRID
 
 
 def ks_error(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
@@ -83,27 +85,98 @@ def smooth_ece(probs: Array, labels: Array, *, from_logits: bool = False) -> Arr
         Błasiok & Nakkiran, Smooth ECE, ICLR 2024, definitions 5 and 6.
     """
     p, y, own_kind = _checks.probabilities(probs, labels)
-    residuals = torch.zeros(_GRID, dtype=torch.float64, device=p.device)
+    residuals = torch.zeros(GRID, dtype=torch.float64, device=p.device)
+    for rows in checked_rows(p, y, from_logits):
+        residuals += spread_residuals(*top_label(*rows))
+    return own_kind(residuals.new_tensor(fixed_point(residuals.cpu().numpy() / len(p))))
+
+
+def kde_ece(
+    probs: Array, labels: Array, *, bandwidth: float | None = None, from_logits: bool = False
+) -> Array:
+    r"""Compute the calibration error of the top label by kernel density estimation.
+
+    $\int_0^1 |t - \hat a(t)| \, \hat f(t) \, dt$, where $\hat f(t) = \frac{1}{n} \sum_i
+    K_h(t, c_i)$ is the density of the confidences and $\hat a(t) = \frac{1}{n} \sum_i a_i
+    K_h(t, c_i) / \hat f(t)$ the accuracy, `a` being 1 where the prediction is right. The kernel is
+    a Gaussian of standard deviation $h$, reflected at 0 and 1; the source has a triweight one. What
+    is integrated is $|t \hat f - \hat a \hat f|$, which divides by nothing. As `t` stands for the
+    confidences around it, right predictions of confidence 1 have an error of about $.8 h$, which
+    `smooth_ece` does not give them.
+
+    Confidences are split linearly between neighbours on a grid of width $g = 2^{-15}$, in memory
+    that does not grow with the data. That moves the value by at most $g^2 / (4 h^2)$: 2.3e-6 at
+    $h = .01$.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        bandwidth: The standard deviation `h` of the kernel, at least `2**-13`; by default
+            `1.06 * std * n ** -0.2`, `std` being that of the confidences, and at least `2**-13`.
+        from_logits: Whether `probs` are logits, whose softmax is taken in float64.
+
+    Returns:
+        A scalar in `[0, 1]`, float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.75, 0.25]]).expand(4, 2)
+        >>> round(float(kde_ece(probs, torch.tensor([0, 0, 1, 1]), bandwidth=0.01)), 4)
+        0.25
+
+    References:
+        Zhang et al., Mix-n-Match, ICML 2020, section 4. Silverman, Density Estimation for
+        Statistics and Data Analysis, 1986, eq. 3.28.
+    """
+    p, y, own_kind = _checks.probabilities(probs, labels)
+    if bandwidth is not None:
+        bandwidth = _checks.number("bandwidth", bandwidth, least=_LEAST_BANDWIDTH)
+    shares = torch.zeros(2, GRID, dtype=torch.float64, device=p.device)  # of all and of the right
+    mean = square = 0.0
     for rows in checked_rows(p, y, from_logits):
         confidence, correct = top_label(*rows)
-        place = (confidence * _GRID - 0.5).clamp_(0, _GRID - 1)  # cell centres are whole
-        left = place.floor().clamp_(max=_GRID - 2)
-        above = (correct.double() - confidence) * (place - left)
-        below = correct.double() - confidence - above
-        index = left.to(torch.int64)
-        residuals += torch.bincount(index, weights=below, minlength=_GRID)
-        residuals += torch.bincount(index + 1, weights=above, minlength=_GRID)
-    error = _fixed_point(residuals.cpu().numpy() / len(p))
-    return own_kind(torch.tensor(error, dtype=torch.float64, device=p.device))
+        shares[0] += _spread(confidence, torch.ones_like(confidence)) / len(p)
+        shares[1] += _spread(confidence, correct.double()) / len(p)
+        mean += float(confidence.sum()) / len(p)
+        square += float(confidence.square().sum()) / len(p)
+    if bandwidth is None:
+        spread = max(square - mean**2, 0) ** 0.5
+        bandwidth = max(1.06 * spread * len(p) ** -0.2, _LEAST_BANDWIDTH)
+    density, right = _smooth(dct(shares.cpu().numpy()), bandwidth)
+    middles = (np.arange(GRID) + 0.5) / GRID
+    return own_kind(shares.new_tensor(np.abs(middles * density - right).sum()))
 
 
-def _fixed_point(residuals: npt.NDArray[np.float64]) -> float:
+def spread_residuals(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Sum right minus confidence on the grid, split linearly between neighbours."""
+    return _spread(confidence, correct.double() - confidence)
+
+
+def _spread(confidence: Tensor, weight: Tensor) -> Tensor:
+    place = (confidence * GRID - 0.5).clamp_(0, GRID - 1)  # cell centres are whole
+    left = place.floor().clamp_(max=GRID - 2)
+    above = weight * (place - left)
+    index = left.to(torch.int64)
+    sums = torch.bincount(index, weights=weight - above, minlength=GRID)
+    return sums + torch.bincount(index + 1, weights=above, minlength=GRID)
+
+
+def _smooth(spectrum: npt.NDArray[np.float64], width: float) -> npt.NDArray[np.float64]:
+    """Return the grid of these cosines, smoothed by the reflected Gaussian: a product there."""
+    decay = (np.pi * np.arange(GRID)) ** 2 / 2
+    smoothed: npt.NDArray[np.float64] = idct(spectrum * np.exp(-decay * width**2))
+    return smoothed
+
+
+def fixed_point(residuals: npt.NDArray[np.float64]) -> float:
     """Return the width at which the mean size of the smoothed residuals is that width."""
     spectrum = dct(residuals)
-    decay = (np.pi * np.arange(len(residuals))) ** 2 / 2
 
     def excess(width: float) -> float:
-        smoothed = idct(spectrum * np.exp(-decay * width**2))
-        return float(np.abs(smoothed).sum()) - width
+        return float(np.abs(_smooth(spectrum, width)).sum()) - width
 
     return float(brentq(excess, 0, 1, xtol=1e-12)) if excess(0) > 0 else 0.0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._typing import Array
+from advcal.metrics import _distributed
 from advcal.metrics._top import checked_rows, top_label, top_labels
 
 Binning = Literal["uniform", "quantile"]
@@ -62,6 +63,34 @@ class ReliabilityBins(Generic[Array]):
         )
 
     __radd__ = __add__
+
+    def all_reduce(self) -> ReliabilityBins[Array]:
+        """Return the sum of the tables of all processes of `torch.distributed`'s default group.
+
+        Every process must call it, with bins of the same edges, and gets the same sum: counts
+        exactly, confidences to float64 rounding. Where no group of processes is initialised, one
+        process is all there is, and the table comes back as it is. Tensors must be on a device
+        that the group's backend takes (NumPy arrays are on the processor).
+
+        Returns:
+            The sum, of the kind of this table.
+
+        Raises:
+            ValueError: If the edges differ between processes; it is raised in each of them.
+        """
+        if not _distributed.running():
+            return self
+        edges, own_kind = _checks.as_tensor("edges", self.edges)
+        if not _distributed.alike(edges):
+            raise ValueError(
+                f"expected reliability bins of the same edges in all processes, got {self.n_bins} "
+                "bins here and others elsewhere"
+            )
+        counts, confidences, corrects = (
+            own_kind(_distributed.summed(_checks.as_tensor("field", field)[0]))
+            for field in (self.counts, self.confidences, self.corrects)
+        )
+        return ReliabilityBins(self.edges, counts, confidences, corrects)
 
     def __repr__(self) -> str:
         return (

@@ -21,25 +21,30 @@ RANGES = {
     "classwise_mcs": None,
     "confidence": (0, 1),
     "debiased_rmsce": None,  # not a mean: doubled data have less bias
+    "decompose_brier": None,
+    "decompose_nll": None,
     "e_aurc": None,
     "ece": (0, 1),
     "ece_sweep": None,
+    "kde_ece": None,
     "ks_error": (0, 1),
     "mce": (0, 1),
     "mcs": (-1, 1),
     "nll": (0, math.inf),
     "reliability_bins": None,
+    "reliability_sketch": None,
     "rmsce": (0, 1),
     "selective_risk": None,
     "smooth_ece": (0, 1),
 }
 # What takes something else, or cannot be asked of any predictions.
 OTHERS = {"aupr", "auroc", "churn", "entropy", "fpr95", "rejection_threshold", "robust_error"}
-OTHERS |= {"bootstrap", "calibration_test", "consistency_bands", "robustness_levels", "variance"}
+OTHERS |= {"bootstrap", "calibration_test", "consistency_bands", "ece_interval"}
+OTHERS |= {"robustness_levels", "variance"}
 BINNED = ["classwise_ece", "debiased_rmsce", "ece", "mce", "reliability_bins", "rmsce"]
 VECTORS = ["classwise_mcs"]
 # The same examples twice are another number.
-NOT_MEANS = {"aurc", "debiased_rmsce", "e_aurc", "ece_sweep", "selective_risk"}
+NOT_MEANS = {"aurc", "debiased_rmsce", "e_aurc", "ece_sweep", "kde_ece", "selective_risk"}
 REDUCED = ["accuracy", "brier", "confidence", "nll"]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = ["uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"]
@@ -50,9 +55,15 @@ every_metric = pytest.mark.parametrize("name", RANGES)
 def call(name, probs, labels, **options):
     """Return the result as a dictionary of tensors, arrays or scalars."""
     result = getattr(metrics, name)(probs, labels, **options)
+    if isinstance(result, metrics.ReliabilitySketch):
+        residuals, result = {"residuals": result.residuals}, result.bins
+    else:
+        residuals = {}
     if isinstance(result, metrics.ReliabilityBins):
         fields = ("edges", "counts", "confidences", "corrects")
-        return {field: getattr(result, field) for field in fields}
+        return {field: getattr(result, field) for field in fields} | residuals
+    if isinstance(result, metrics.Decomposition):
+        return result._asdict()
     return {"value": result}
 
 
@@ -93,7 +104,7 @@ def test_tensors_give_tensors_and_arrays_give_numpy_scalars_of_the_same_value(na
         whole = field in ("counts", "corrects")
         assert isinstance(tensor, torch.Tensor)
         assert tensor.dtype == (torch.int64 if whole else torch.float64)
-        vector = field != "value" or name in VECTORS
+        vector = name.startswith("reliability") or name in VECTORS
         assert isinstance(array, np.ndarray if vector else np.float64)
         assert array.dtype == (np.int64 if whole else np.float64)
         assert array.shape == tuple(tensor.shape)
@@ -117,7 +128,7 @@ def test_no_reduction_gives_one_float64_value_per_example(name):
 def test_every_floating_dtype_is_computed_in_float64(name, dtype):
     probs, labels = map(torch.from_numpy, example())
     got = call(name, probs.to(dtype), labels)
-    assert got.get("value", got.get("confidences")).dtype == torch.float64
+    assert all(each.dtype == torch.float64 or not each.is_floating_point() for each in got.values())
     assert_same(got, call(name, probs, labels))
 
 
@@ -211,8 +222,8 @@ def test_more_rows_than_one_pass_takes(name):
     many = call(name, np.tile(probs, (times, 1)), np.tile(labels, times))
     one = call(name, probs, labels)
     for field in many:
-        factor = times if field in ("counts", "confidences", "corrects") else 1
-        np.testing.assert_allclose(many[field], one[field] * factor, rtol=1e-13)
+        factor = times if field in ("counts", "confidences", "corrects", "residuals") else 1
+        np.testing.assert_allclose(many[field], one[field] * factor, rtol=1e-12)
 
 
 # --- properties ------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ FROM_LOGITS = [
     for name in metrics.__all__
     if inspect.isfunction(getattr(metrics, name))
     and list(inspect.signature(getattr(metrics, name)).parameters)[:2] == ["probs", "labels"]
-    and name not in ("calibration_test", "consistency_bands")  # not a number
+    and name not in ("calibration_test", "consistency_bands", "ece_interval")  # not a number
 ]
 
 
@@ -198,6 +198,10 @@ def test_logits_give_what_their_softmax_gives(name, kind):
     wanted = metric(kind(logits.softmax(dim=1)), kind(labels))
     if name == "reliability_bins":
         got, wanted = got.confidences, wanted.confidences
+    if name == "reliability_sketch":
+        got, wanted = got.bins.confidences, wanted.bins.confidences
+    if name.startswith("decompose"):
+        got, wanted = list(got), list(wanted)
     np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
 
 

@@ -1,0 +1,124 @@
+"""Two processes over gloo have the figures of one."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from advcal import metrics
+
+WORKER = """
+import pickle, sys
+from datetime import timedelta
+import torch
+from advcal import metrics
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2,
+    timeout=timedelta(seconds=120),
+)
+data = torch.load(f"{folder}/data.pt")
+probs, labels = (part[:300] if rank == 0 else part[300:] for part in data)
+found = {}
+for kind in ("tensor", "array"):
+    own = (probs, labels) if kind == "tensor" else (probs.numpy(), labels.numpy())
+    table, sketch = metrics.reliability_bins(*own), metrics.reliability_sketch(*own)
+    found[kind] = [table, table.all_reduce(), sketch, sketch.all_reduce()]
+unlike = [
+    metrics.reliability_bins(probs, labels, n_bins=10 + rank),
+    metrics.reliability_bins(probs, labels, n_bins=10, binning="quantile"),
+]
+found["errors"] = []
+for table in unlike:
+    try:
+        table.all_reduce()
+    except ValueError as error:
+        found["errors"].append(str(error))
+with open(f"{folder}/{rank}.pickle", "wb") as file:
+    pickle.dump(found, file)
+torch.distributed.destroy_process_group()
+"""
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="PyTorch without gloo",
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.randn(1000, 5, generator=generator).mul(2).softmax(dim=1)
+    return probs, torch.multinomial(probs, 1, generator=generator)[:, 0]
+
+
+@pytest.fixture(scope="module")
+def found(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    torch.save(data, folder / "data.pt")
+    root = Path(metrics.__file__).parents[2]
+    command = [sys.executable, "-c", WORKER]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(folder)], cwd=root, stderr=subprocess.PIPE)
+        for rank in (0, 1)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors.decode()
+    finally:
+        for process in processes:
+            process.kill()
+    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in (0, 1)]
+
+
+FIGURES = ("ece", "mce", "mcs", "rmsce", "debiased_rmsce", "accuracy", "confidence")
+
+
+def assert_same(got, wanted):
+    for field in ("edges", "counts", "corrects"):
+        np.testing.assert_array_equal(getattr(got, field), getattr(wanted, field))
+    for name in (*FIGURES, "overconfidence", "underconfidence"):
+        assert float(getattr(got, name)) == pytest.approx(float(getattr(wanted, name)), abs=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_two_processes_have_the_tables_of_one(kind, found, data):
+    own = data if kind == "tensor" else tuple(part.numpy() for part in data)
+    whole, sketch = metrics.reliability_bins(*own), metrics.reliability_sketch(*own)
+    ours, theirs = (each[kind] for each in found)
+    for table, reduced, fine, reduced_fine in (ours, theirs):
+        assert type(reduced.counts) is type(own[0])
+        assert int(table.n) in (300, 700)  # it stays as it was
+        assert int(fine.bins.n) in (300, 700)
+        assert_same(reduced, whole)
+        assert_same(reduced_fine.bins, sketch.bins)
+        assert float(reduced_fine.smooth_ece) == pytest.approx(float(sketch.smooth_ece), abs=1e-12)
+        assert_same(reduced_fine.quantile_bins(), sketch.quantile_bins())
+    for merged in (ours[0] + theirs[0], theirs[0] + ours[0]):
+        assert_same(merged, ours[1])
+
+
+def test_all_processes_have_the_same_to_the_last_bit(found):
+    ours, theirs = (each["tensor"] for each in found)
+    assert torch.equal(ours[1].confidences, theirs[1].confidences)
+    assert torch.equal(ours[3].residuals, theirs[3].residuals)
+
+
+def test_unlike_tables_are_refused_in_every_process(found):
+    for each in found:
+        assert len(each["errors"]) == 2
+        for message in each["errors"]:
+            assert message.startswith(
+                "expected reliability bins of the same edges in all processes"
+            )
+
+
+def test_without_a_group_one_process_is_all(data):
+    table, sketch = metrics.reliability_bins(*data), metrics.reliability_sketch(*data)
+    assert table.all_reduce() is table
+    assert sketch.all_reduce() is sketch
