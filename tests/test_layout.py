@@ -36,7 +36,7 @@ POSITIONAL = {
     "accuracy", "attack", "batches", "bins", "calibrator", "confidence", "curves", "distances",
     "eps", "inputs", "labels", "levels", "logits", "metric", "model", "n_classes", "objective",
     "optimizer", "path", "probs", "records", "runs", "scores", "size", "smoothing", "sources",
-    "targets",
+    "state", "targets", "train", "validation",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
