@@ -85,10 +85,8 @@ class AdaptiveSmoothing:
             TypeError: If an argument is not a floating tensor or a number, or `n` not integers.
             ValueError: If a shape is wrong, a value outside `[0, 1]`, or a level empty.
         """
-        accuracy = self._share("accuracy", accuracy)
-        gap = self._share("confidence", confidence) - accuracy
-        if n is not None:
-            gap = _shrunk(gap, accuracy, self._sizes(n))
+        conf, acc = self._share("confidence", confidence), self._share("accuracy", accuracy)
+        gap = conf - acc if n is None else _shrunk(conf - acc, acc, self._sizes(n))
         # Strictly above 1/K, also in float32: at 1/K the label is one class among equals.
         floor = 1 / self.n_classes + 1e-6
         label_probs = (self.label_probs - self.step_size * gap).clamp(floor, 1.0)

@@ -76,7 +76,6 @@ class AdaptiveSmoothing:
         inputs, labels, *rest = batch
         levels = None
         if self.state.n_levels > 1:
-            self._check_ranked()
             indices = _indices("train", rest, len(inputs), len(self.levels))
             levels = self.levels[indices.cpu()].to(labels.device)
         logits = model(inputs)
@@ -177,10 +176,10 @@ class AdaptiveSmoothing:
         _checks.function("model", model)
         self._check_ranked()
         many, n = self.state.n_levels > 1, len(self.validation_levels)
-        counts = torch.zeros(n, dtype=torch.int64)
-        sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
-        position = 0
         with frozen(model, grad=False):
+            counts = torch.zeros(n, dtype=torch.int64)
+            sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
+            position = 0
             for batch in self._batches(self._validation, model):
                 inputs, given, rest = batch[0], batch[1], batch[2:]
                 if not many:
@@ -200,11 +199,12 @@ class AdaptiveSmoothing:
                 parts = torch.stack([confidence, right, torch.ones_like(right)]).cpu()
                 sums.index_add_(1, self.validation_levels[indices], parts)
                 counts.index_add_(0, indices, torch.ones_like(indices))
-        _each_once("validation", counts)
-        confidence, accuracy = (sums[:2] / sums[2]).clamp(0, 1)
-        sizes = sums[2].long() if self._method == "shrunk" else None
-        self.state = self.state.update(confidence, accuracy, n=sizes)
-        return confidence - accuracy
+            _each_once("validation", counts)
+            confidence, accuracy = (sums[:2] / sums[2]).clamp(0, 1).unbind()
+            gap: Tensor = confidence - accuracy
+            sizes = sums[2].long() if self._method == "shrunk" else None
+            self.state = self.state.update(confidence, accuracy, n=sizes)
+        return gap
 
     def unseen(self, batches: Source) -> Source:
         """Return batches after a check that none of their inputs has trained or steered the model.
@@ -287,7 +287,9 @@ class AdaptiveSmoothing:
 
     def _batches(self, batches: Iterable[Batch], model: object) -> Iterator[Batch]:
         with torch.random.fork_rng(devices=[]):
-            source = iter(prepared(batches, model, channels_last=self._channels_last, progress=None))
+            source = iter(
+                prepared(batches, model, channels_last=self._channels_last, progress=None)
+            )
             yield from source
 
     def _check_ranked(self) -> None:
@@ -304,7 +306,7 @@ def adaptive_smoothing(
     n_classes: int,
     *,
     n_levels: int = 10,
-    step_size: float = 0.05,
+    step_size: float = 0.02,
     method: Literal["shrunk", "published"] = "shrunk",
     loss: Loss = cross_entropy,
     autocast: torch.dtype | None = None,
@@ -312,10 +314,10 @@ def adaptive_smoothing(
 ) -> AdaptiveSmoothing:
     r"""Pair an objective of soft labels with the validation split that steers them (AR-AdaLS).
 
-    The labels of level $r$ get the probability $p_r$, from 1 on, and each `update` moves it against
-    the gap $g_r$ between confidence and accuracy of the validation data of level $r$. A level is a
-    rank of the distance to the decision boundary, which `rank` measures in both splits. One level
-    is AdaLS, and needs neither ranks nor indices.
+    The labels of level $r$ get the probability $p_r$, at first 1, which needs no ranks
+    yet, and each `update` moves it against the gap $g_r$ between confidence and accuracy of the
+    validation data of level $r$. A level is a rank of the distance to the decision boundary, which
+    `rank` measures in both splits. One level is AdaLS, and needs neither ranks nor indices.
 
     On few examples per level $g_r$ is mostly noise, the same noise each epoch, and the published
     rule sums it up until $p_r$ is anywhere. `"shrunk"`, the default and this library's own, takes
@@ -334,6 +336,7 @@ def adaptive_smoothing(
         n_classes: The number of classes.
         n_levels: The number of levels; 1 is AdaLS.
         step_size: $\alpha$, the share of a gap that one update takes off. The authors publish none.
+            Many epochs want a small one; ten may want 0.1.
         method: `"shrunk"` or `"published"`.
         loss: `(logits, soft labels) -> scalar`.
         autocast: `torch.bfloat16` to rank and to validate in mixed precision.
@@ -360,12 +363,8 @@ def adaptive_smoothing(
         ...     if epoch.epoch % 2:
         ...         smoothing.rank(model)
         ...     _ = smoothing.update(model)
-        Traceback (most recent call last):
-        ValueError: expected 2 levels, got no ranks yet; call rank(model) or rank_by(distances, \
-validation) first
-        >>> smoothing.rank(model)
-        >>> for epoch in epochs(model, train, smoothing, optimizer, n=4):
-        ...     _ = smoothing.update(model)
+        >>> smoothing.unseen([(torch.rand(5, 2), torch.arange(5) % 2)])[0][0].shape
+        torch.Size([5, 2])
 
     References:
         Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
