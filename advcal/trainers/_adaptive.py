@@ -92,8 +92,8 @@ class AdaptiveSmoothing:
 
         With a plainly trained model, once, before training, it is the source's pre-computing; with
         the model in training, in the body of the loop, it is on the fly. `"linear"` there costs
-        about what an epoch of plain training costs, so do it every second epoch or more rarely;
-        `"quick"`, which ranks robust networks better, takes three times that.
+        somewhat more than an epoch of plain training, so do it every second epoch or more rarely;
+        `"quick"`, nearer to a full budget where `"linear"` is rough, takes three times that.
 
         Args:
             model: Inputs `(n, ...)` to logits `(n, classes)`; left as it was found.
