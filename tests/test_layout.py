@@ -37,7 +37,7 @@ POSITIONAL = {
     "curves", "distances", "eps", "in_batches", "inputs", "labels", "levels", "logits", "metric",
     "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
     "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
-    "targets", "under", "validation",
+    "targets", "train", "under", "validation",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {

@@ -57,22 +57,36 @@ class AdaptiveSmoothing:
         r"""The smoothing $(1 - p_r)\,K/(K - 1)$ of each level, shape `(n_levels,)`."""
         return (1 - self.label_probs) * (self.n_classes / (self.n_classes - 1))
 
-    def update(self, confidence: float | Tensor, accuracy: float | Tensor) -> AdaptiveSmoothing:
-        """Return the state after one epoch.
+    def update(
+        self,
+        confidence: float | Tensor,
+        accuracy: float | Tensor,
+        *,
+        n: Tensor | None = None,
+    ) -> AdaptiveSmoothing:
+        r"""Return the state after one epoch.
+
+        Given the sizes `n`, the gaps are first shrunk to their common mean by what the sampling
+        variance $v_r = a_r (1 - a_r) / n_r$ explains of their spread, $a_r$ the accuracy with one
+        success and one failure added: $\hat g_r = \bar g + (g_r - \bar g)\,\tau^2 /
+        (\tau^2 + v_r)$ with $\tau^2 = \max(0, s^2 - \bar v)$, $s^2$ the variance of the gaps.
+        Without them it is the published rule.
 
         Args:
             confidence: Mean confidence of the validation data per level, shape `(n_levels,)`; one
                 number or a scalar tensor where there is one level.
             accuracy: Their accuracy per level, likewise.
+            n: Their number per level, integers, shape `(n_levels,)`, or None for no shrinkage.
 
         Returns:
             The new state.
 
         Raises:
-            TypeError: If an argument is not a floating tensor or a number.
-            ValueError: If a shape is wrong or a value outside `[0, 1]`.
+            TypeError: If an argument is not a floating tensor or a number, or `n` not integers.
+            ValueError: If a shape is wrong, a value outside `[0, 1]`, or a level empty.
         """
-        gap = self._share("confidence", confidence) - self._share("accuracy", accuracy)
+        conf, acc = self._share("confidence", confidence), self._share("accuracy", accuracy)
+        gap = conf - acc if n is None else _shrunk(conf - acc, acc, self._sizes(n))
         # Strictly above 1/K, also in float32: at 1/K the label is one class among equals.
         floor = 1 / self.n_classes + 1e-6
         label_probs = (self.label_probs - self.step_size * gap).clamp(floor, 1.0)
@@ -103,6 +117,12 @@ class AdaptiveSmoothing:
             labels, self.n_classes, self.smoothing.to(labels.device)[levels]
         ).float()
 
+    def _sizes(self, n: Tensor) -> Tensor:
+        sizes = _checks.labels(n, self.n_levels, name="n")
+        if int(sizes.min()) < 1:
+            raise ValueError(f"expected n >= 1 in each level, got {sizes.tolist()}")
+        return sizes.cpu().double()
+
     def _share(self, name: str, value: float | Tensor) -> Tensor:
         if not isinstance(value, Tensor):
             value = torch.tensor(_checks.number(name, value), dtype=torch.float64)
@@ -117,6 +137,17 @@ class AdaptiveSmoothing:
         if not bool(((value >= 0) & (value <= 1)).all()):
             raise ValueError(f"expected {name} from 0 to 1, got {value.tolist()}")
         return value.detach().cpu().double()
+
+
+def _shrunk(gap: Tensor, accuracy: Tensor, n: Tensor) -> Tensor:
+    """Shrink the gaps of levels to their mean over all examples, by empirical Bayes."""
+    if len(gap) == 1:
+        return gap
+    mean = (gap * n).sum() / n.sum()
+    likely = (accuracy * n + 1) / (n + 2)
+    noise = likely * (1 - likely) / n
+    spread = ((gap - mean).square().sum() / (len(gap) - 1) - noise.mean()).clamp_min(0)
+    return mean + (gap - mean) * spread / (spread + noise)
 
 
 def adaptive_smoothing(

@@ -3,6 +3,7 @@
 An objective is an ordinary function, so any other loop can call it too.
 """
 
+from advcal.trainers._adaptive import AdaptiveSmoothing, adaptive_smoothing
 from advcal.trainers._anti import anti_adversarial
 from advcal.trainers._awp import awp
 from advcal.trainers._ccat import caat, ccat
@@ -19,10 +20,12 @@ from advcal.trainers._stopping import EarlyStopping
 from advcal.trainers._trades import trades
 
 __all__ = [
+    "AdaptiveSmoothing",
     "EarlyStopping",
     "Epoch",
     "Overfitting",
     "Predictions",
+    "adaptive_smoothing",
     "adversarial",
     "anti_adversarial",
     "awp",

@@ -1,0 +1,114 @@
+"""How far the boundary of the linearised model is: a few passes, and no attack."""
+
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._frozen import frozen
+from advcal._typing import Model
+from advcal.attacks._balls import norm, per_example
+from advcal.attacks._best import select
+from advcal.attacks._gradient import lift
+from advcal.attacks._nearest import unit
+from advcal.losses._margin import without_label
+
+_NEWTON = 10  # iterations at most along a ray that the box bends: no pass of the model
+_TOLERANCE = 1e-4  # of the goal, by which a bent ray may fall short
+
+
+def linear_distance(
+    model: Model,
+    inputs: Tensor,
+    *,
+    candidates: int,
+    steps: int,
+    bounds: tuple[float, float],
+) -> Tensor:
+    r"""Estimate the L2 distance to the decision boundary, shape `(n,)`, without crossing it.
+
+    One forward pass at the inputs and a backward pass for each of the `candidates` classes of the
+    highest other logits give their linearised boundaries; the estimate is the length of the
+    shortest move within `bounds` to one of them, $|m_k| / \|\nabla m_k\|_2$ where no bound is in
+    the way. Each of the further `steps`, a forward and a backward pass, linearises anew where the
+    last move led and goes half of the way from that move to the new one.
+    """
+    inputs, _, bounds = _checks.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
+    origin = lift(inputs.detach())
+    with frozen(model, grad=True):
+        points, logits, output = _forward(model, inputs)
+        predicted = logits.argmax(dim=1)
+        ranked = without_label(logits, predicted).topk(min(candidates, logits.shape[1] - 1)).indices
+        rivals, move = ranked[:, 0], torch.zeros_like(origin)
+        distance = torch.full_like(predicted, torch.inf, dtype=torch.float64)
+        for rank, rival in enumerate(ranked.unbind(dim=1)):
+            last = rank == ranked.shape[1] - 1
+            behind, gradient = _behind(points, logits, output, rival, predicted, retain=not last)
+            found, reached = _to_plane(origin, gradient, behind, move * 0, bounds)
+            length = torch.where(reached, norm(found), torch.inf)
+            nearer = (length < distance) | (rank == 0)
+            distance = torch.where(nearer, length, distance)
+            move, rivals = select(nearer, found, move), torch.where(nearer, rival, rivals)
+        for _ in range(steps):
+            points, logits, output = _forward(model, (origin + move).to(inputs.dtype))
+            top = logits.argmax(dim=1)
+            rivals = torch.where(top != predicted, top, rivals)
+            behind, gradient = _behind(points, logits, output, rivals, predicted, retain=False)
+            found, reached = _to_plane(origin, gradient, behind, move, bounds)
+            move = select(gradient.flatten(1).any(dim=1), (move + found) / 2, move)
+            distance = torch.where(reached | distance.isfinite(), norm(move), distance)
+    return distance
+
+
+def _forward(model: Model, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the points with a gradient, the logits in float32 or wider, and the graph's end."""
+    points = points.detach().clone().requires_grad_()
+    output = _checks.logits(model(points), len(points))
+    _checks.differentiable("logits", output, "the inputs")
+    return points, lift(output.detach()), output
+
+
+def _behind(
+    points: Tensor, logits: Tensor, output: Tensor, rivals: Tensor, labels: Tensor, *, retain: bool
+) -> tuple[Tensor, Tensor]:
+    """Return by how much the rivals are behind the labels, and the gradient of their lead."""
+    pair = torch.stack([labels, rivals], dim=1)
+    ends = torch.tensor([-1.0, 1.0], dtype=output.dtype, device=output.device)
+    upstream = torch.zeros_like(output).scatter_(1, pair, ends.expand(len(pair), 2))
+    (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=retain)
+    label, rival = logits.gather(1, pair).unbind(dim=1)
+    return label - rival, lift(gradient.nan_to_num())
+
+
+def _to_plane(
+    origin: Tensor,
+    gradient: Tensor,
+    behind: Tensor,
+    offset: Tensor,
+    bounds: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """Return the shortest moves within bounds to where a linearised lead is 0, and which get there.
+
+    The lead is `-behind` at the offset. The shortest move is a multiple of the gradient, cut at the
+    bounds: what it gains is concave and piecewise linear in the multiple, so Newton climbs to it.
+    """
+    normal, slope = unit(gradient), norm(gradient)
+    low, high = bounds[0] - origin, bounds[1] - origin
+    goal = (behind / slope).to(origin.dtype) + _dot(normal, offset)
+    goal = goal.nan_to_num(torch.inf, posinf=torch.inf, neginf=0.0).clamp_min(0)
+    multiple = torch.zeros_like(goal)
+    for _ in range(_NEWTON):
+        straight = per_example(multiple, normal) * normal
+        move = straight.clamp(low, high)
+        short = goal - _dot(normal, move)
+        reached = short <= _TOLERANCE * goal
+        free = torch.where(normal > 0, straight < high, straight > low)
+        gain = _dot(normal * free, normal)
+        going = ~reached & goal.isfinite() & (gain > 0)
+        if not bool(going.any()):
+            break
+        multiple = torch.where(going, multiple + short / gain, multiple)
+    return move, reached & goal.isfinite()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(dim=1)

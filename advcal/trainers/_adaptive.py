@@ -1,0 +1,439 @@
+"""AdaLS and AR-AdaLS: label smoothing that validation data steer, as an objective."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from advcal import _checks
+from advcal._batches import casting, check_source, prepared
+from advcal._frozen import frozen
+from advcal._typing import Attack, Batch, Loss, Model
+from advcal.attacks import adversarial_distance
+from advcal.losses import adaptive_smoothing as initial_state
+from advcal.losses._adaptive import AdaptiveSmoothing as State
+from advcal.metrics import robustness_levels
+
+Source = TypeVar("Source", bound=Iterable[Batch])
+_KEYS = ("label_probs", "levels", "validation_levels")
+
+
+class AdaptiveSmoothing:
+    r"""An objective with soft labels, and the validation split that steers them.
+
+    Made by `adaptive_smoothing`. Call it as an objective, `smoothing(model, batch)`; in the body of
+    the loop call `update` once per epoch and, to rank on the fly, `rank`. It remembers what each
+    example of both splits looks like, so `unseen` can refuse a report on data that were spent.
+
+    Attributes:
+        state: The smoothing of each level, an immutable `losses.AdaptiveSmoothing`.
+        levels: The level of each training example, int64, shape `(n_train,)`; all 0 until ranked.
+        validation_levels: The level of each validation example, likewise.
+    """
+
+    state: State
+    levels: Tensor
+    validation_levels: Tensor
+
+    def __init__(
+        self,
+        train: Iterable[Batch],
+        validation: Iterable[Batch],
+        state: State,
+        *,
+        method: str,
+        loss: Loss,
+        autocast: torch.dtype | None,
+        channels_last: bool,
+    ) -> None:
+        self.state, self._train, self._validation = state, train, validation
+        self._method, self._loss = method, loss
+        self._autocast, self._channels_last = autocast, channels_last
+        many = state.n_levels > 1
+        self._digests = {
+            name: _digests(name, batches, indexed=many)
+            for name, batches in {"train": train, "validation": validation}.items()
+        }
+        seen, spent = (set(each) for each in self._digests.values())
+        if seen & spent:
+            first = next(i for i, each in enumerate(self._digests["validation"]) if each in seen)
+            raise ValueError(
+                "expected validation data that are not trained on, got "
+                f"{len(seen & spent)} of {len(spent)} inputs in both (validation example {first} "
+                "is the first)"
+            )
+        self.levels = torch.zeros(len(self._digests["train"]), dtype=torch.int64)
+        self.validation_levels = torch.zeros(len(self._digests["validation"]), dtype=torch.int64)
+        _enough("train", len(self.levels), state.n_levels)
+        _enough("validation", len(self.validation_levels), state.n_levels)
+        self._ranked = not many
+
+    def __call__(self, model: Model, batch: Batch) -> Tensor:
+        """Return the loss of a batch `(inputs, labels, indices)` against its soft labels."""
+        inputs, labels, *rest = batch
+        levels = None
+        if self.state.n_levels > 1:
+            indices = _indices("train", rest, len(inputs), len(self.levels))
+            levels = self.levels[indices.cpu()].to(labels.device)
+        logits = model(inputs)
+        return self._loss(logits, self.state.targets(labels, levels).to(logits.device))
+
+    def rank(
+        self,
+        model: Model,
+        *,
+        attack: Attack | Literal["linear", "quick", "fast", "precise"] = "linear",
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        """Cut both splits into levels by their distance to the model's decision boundary.
+
+        With a plainly trained model, once, before training, it is the source's pre-computing; with
+        the model in training, in the body of the loop, it is on the fly. `"linear"` there costs
+        somewhat more than an epoch of plain training, so do it every second epoch or more rarely;
+        `"quick"`, nearer to a full budget where `"linear"` is rough, takes three times that.
+
+        Args:
+            model: Inputs `(n, ...)` to logits `(n, classes)`; left as it was found.
+            attack: As `adversarial_distance` takes it.
+            bounds: The lowest and the highest valid value of an input.
+
+        Returns:
+            Nothing.
+
+        Raises:
+            TypeError: If an argument or a batch is of the wrong kind.
+            ValueError: If a shape or value is wrong, or an example is missing or comes twice.
+        """
+        measured = []
+        for name, batches in (("train", self._train), ("validation", self._validation)):
+            n = len(self._digests[name])
+            distances = torch.full((n,), torch.nan, dtype=torch.float64)
+            counts = torch.zeros(n, dtype=torch.int64)
+            position = 0
+            for batch in self._batches(batches, model):
+                inputs, rest = batch[0], batch[2:]
+                if self.state.n_levels == 1:
+                    rest = (torch.arange(position, position + len(inputs)),)
+                indices = _indices(name, rest, len(inputs), n).cpu()
+                position += len(inputs)
+                with casting(model, self._autocast)():
+                    found = adversarial_distance(model, inputs, attack=attack, bounds=bounds)
+                distances[indices] = found.cpu()
+                counts.index_add_(0, indices, torch.ones_like(indices))
+            _each_once(name, counts)
+            measured.append(distances)
+        self.rank_by(*measured)
+
+    def rank_by(self, distances: Tensor, validation: Tensor) -> None:
+        """Cut both splits into levels by distances, or whatever else is to be ranked, from outside.
+
+        Args:
+            distances: One number per training example, in the order of the indices, shape
+                `(n_train,)`.
+            validation: One per validation example, shape `(n_validation,)`.
+
+        Returns:
+            Nothing.
+
+        Raises:
+            TypeError: If an argument is not a tensor of numbers.
+            ValueError: If a shape is wrong or a distance is NaN.
+        """
+        levels = []
+        for name, each, old in (
+            ("distances", distances, self.levels),
+            ("validation", validation, self.validation_levels),
+        ):
+            if not isinstance(each, Tensor):
+                raise TypeError(f"expected {name} as a torch.Tensor, got {_checks.kind(each)}")
+            if each.shape != old.shape:
+                raise ValueError(
+                    f"expected {name} of shape {tuple(old.shape)}, one per example, "
+                    f"got {_checks.kind(each)}"
+                )
+            levels.append(robustness_levels(each.detach().cpu(), n_levels=self.state.n_levels))
+        self.levels, self.validation_levels = levels
+        self._ranked = True
+
+    def update(self, model: Model) -> Tensor:
+        """Measure confidence and accuracy per level on the validation split, and step.
+
+        Args:
+            model: Inputs `(n, ...)` to logits; left as it was found. For AR-AdaLS of an ensemble it
+                is the ensemble, whose logits are the logarithm of the mean probabilities.
+
+        Returns:
+            Confidence minus accuracy of each level, as measured, float64, shape `(n_levels,)`.
+
+        Raises:
+            TypeError: If a batch is of the wrong kind.
+            ValueError: If there are no levels yet, a shape or value is wrong, or an example is
+                missing or comes twice.
+        """
+        _checks.function("model", model)
+        self._check_ranked()
+        many, n = self.state.n_levels > 1, len(self.validation_levels)
+        with frozen(model, grad=False):
+            counts = torch.zeros(n, dtype=torch.int64)
+            sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
+            position = 0
+            for batch in self._batches(self._validation, model):
+                inputs, given, rest = batch[0], batch[1], batch[2:]
+                if not many:
+                    rest = (torch.arange(position, position + len(inputs)),)
+                indices = _indices("validation", rest, len(inputs), n).cpu()
+                position += len(inputs)
+                with casting(model, self._autocast)():
+                    logits = _checks.logits(model(inputs), len(inputs))
+                if logits.shape[1] != self.state.n_classes:
+                    raise ValueError(
+                        f"expected logits of {self.state.n_classes} classes, got "
+                        f"{_checks.kind(logits)}"
+                    )
+                labels = _checks.labels(given, len(inputs), self.state.n_classes, logits.device)
+                confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+                right = (predicted == labels).double()
+                parts = torch.stack([confidence, right, torch.ones_like(right)]).cpu()
+                sums.index_add_(1, self.validation_levels[indices], parts)
+                counts.index_add_(0, indices, torch.ones_like(indices))
+            _each_once("validation", counts)
+            confidence, accuracy = (sums[:2] / sums[2]).clamp(0, 1).unbind()
+            gap: Tensor = confidence - accuracy
+            sizes = sums[2].long() if self._method == "shrunk" else None
+            self.state = self.state.update(confidence, accuracy, n=sizes)
+        return gap
+
+    def unseen(self, batches: Source) -> Source:
+        """Return batches after a check that none of their inputs has trained or steered the model.
+
+        For whatever is fitted or reported: temperature scaling, early stopping, the final figures.
+        The check compares inputs bit by bit, in float32; one that was augmented or corrupted is
+        another input.
+
+        Args:
+            batches: An iterable of `(inputs, ...)` that can be gone through again.
+
+        Returns:
+            `batches`.
+
+        Raises:
+            TypeError: If `batches` or a batch is of the wrong kind.
+            ValueError: If there are none, or an input is in the training or the validation data.
+        """
+        found = _digests("batches", batches, indexed=False)
+        for name, spent in self._digests.items():
+            both = set(found) & set(spent)
+            if both:
+                first = next(i for i, each in enumerate(found) if each in both)
+                raise ValueError(
+                    f"expected data apart from train and validation, got {len(both)} inputs of "
+                    f"{name} (example {first} is the first)"
+                )
+        return batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs: tensors that `torch.load(weights_only=True)` reads."""
+        return {
+            "label_probs": self.state.label_probs.clone(),
+            "levels": self.levels.clone(),
+            "validation_levels": self.validation_levels.clone(),
+            "ranked": self._ranked,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, for the same splits and the same number of levels.
+
+        Args:
+            state: The result of `state_dict`.
+
+        Returns:
+            Nothing.
+
+        Raises:
+            TypeError: If `state` is not a dict of these tensors.
+            ValueError: If a key is missing, or a shape or value does not fit.
+        """
+        keys = (*_KEYS, "ranked")
+        if not isinstance(state, dict):
+            raise TypeError(f"expected state as a dict, got {_checks.kind(state)}")
+        if set(state) != set(keys):
+            raise ValueError(f"expected state with the keys {', '.join(keys)}, got {list(state)}")
+        if not isinstance(state["ranked"], bool):
+            raise TypeError(f"expected ranked as a bool, got {_checks.kind(state['ranked'])}")
+        probs = state["label_probs"]
+        if not isinstance(probs, Tensor) or not probs.is_floating_point():
+            raise TypeError(f"expected label_probs as a tensor, got {_checks.kind(probs)}")
+        if probs.shape != self.state.label_probs.shape:
+            raise ValueError(
+                f"expected label_probs of {self.state.n_levels} levels, got {_checks.kind(probs)}"
+            )
+        least = 1 / self.state.n_classes
+        if not bool(((probs > least) & (probs <= 1)).all()):
+            raise ValueError(f"expected label_probs in (1/{self.state.n_classes}, 1], got {probs}")
+        levels, validation = (
+            _checks.labels(state[name], len(old), self.state.n_levels, name=name).cpu().clone()
+            for name, old in (
+                ("levels", self.levels),
+                ("validation_levels", self.validation_levels),
+            )
+        )
+        self.levels, self.validation_levels, self._ranked = levels, validation, state["ranked"]
+        self.state = State(
+            self.state.n_classes, self.state.step_size, probs.detach().cpu().double().clone()
+        )
+
+    def _batches(self, batches: Iterable[Batch], model: object) -> Iterator[Batch]:
+        with torch.random.fork_rng(devices=[]):
+            source = iter(
+                prepared(batches, model, channels_last=self._channels_last, progress=None)
+            )
+            yield from source
+
+    def _check_ranked(self) -> None:
+        if not self._ranked:
+            raise ValueError(
+                f"expected {self.state.n_levels} levels, got no ranks yet; call rank(model) or "
+                "rank_by(distances, validation) first"
+            )
+
+
+def adaptive_smoothing(
+    train: Iterable[Batch],
+    validation: Iterable[Batch],
+    n_classes: int,
+    *,
+    n_levels: int = 10,
+    step_size: float = 0.02,
+    method: Literal["shrunk", "published"] = "shrunk",
+    loss: Loss = cross_entropy,
+    autocast: torch.dtype | None = None,
+    channels_last: bool = False,
+) -> AdaptiveSmoothing:
+    r"""Pair an objective of soft labels with the validation split that steers them (AR-AdaLS).
+
+    The labels of level $r$ get the probability $p_r$, at first 1, which needs no ranks
+    yet, and each `update` moves it against the gap $g_r$ between confidence and accuracy of the
+    validation data of level $r$. A level is a rank of the distance to the decision boundary, which
+    `rank` measures in both splits. One level is AdaLS, and needs neither ranks nor indices.
+
+    On few examples per level $g_r$ is mostly noise, the same noise each epoch, and the published
+    rule sums it up until $p_r$ is anywhere. `"shrunk"`, the default and this library's own, takes
+    $\hat g_r = \bar g + B_r (g_r - \bar g)$ instead: the empirical-Bayes estimate with
+    $B_r = \tau^2 / (\tau^2 + v_r)$, $v_r$ the sampling variance of the accuracy and $\tau^2$ what
+    the spread of the gaps has beyond it. Levels that cannot be told apart move together, as in
+    AdaLS. `"published"` is $B_r = 1$.
+
+    The validation data are spent: `unseen` refuses them, and the training data, for a report.
+
+    Args:
+        train: An iterable of `(inputs, labels, indices)` that can be gone through again, such as a
+            `DataLoader` of a `TensorDataset(inputs, labels, torch.arange(n))`; every example once.
+            Where training augments, the same examples without.
+        validation: The same of other examples, with indices of their own from 0.
+        n_classes: The number of classes.
+        n_levels: The number of levels; 1 is AdaLS.
+        step_size: $\alpha$, the share of a gap that one update takes off. The authors publish none.
+            Many epochs want a small one; ten may want 0.1.
+        method: `"shrunk"` or `"published"`.
+        loss: `(logits, soft labels) -> scalar`.
+        autocast: `torch.bfloat16` to rank and to validate in mixed precision.
+        channels_last: Whether to lay out four-dimensional inputs channels last there.
+
+    Returns:
+        An objective with `rank`, `rank_by`, `update`, `unseen`, `state_dict`, `load_state_dict`.
+
+    Raises:
+        TypeError: If an argument or a batch is of the wrong kind.
+        ValueError: If a value is wrong, an index is missing or comes twice, or an input is in both
+            splits.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> inputs, labels, n = torch.rand(60, 2), torch.arange(60) % 2, torch.arange(60)
+        >>> train = [(inputs[:40], labels[:40], n[:40])]
+        >>> validation = [(inputs[40:], labels[40:], n[:20])]
+        >>> smoothing = adaptive_smoothing(train, validation, 2, n_levels=2)
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> from advcal.trainers import epochs
+        >>> for epoch in epochs(model, train, smoothing, optimizer, n=4):
+        ...     if epoch.epoch % 2:
+        ...         smoothing.rank(model)
+        ...     _ = smoothing.update(model)
+        >>> smoothing.unseen([(torch.rand(5, 2), torch.arange(5) % 2)])[0][0].shape
+        torch.Size([5, 2])
+
+    References:
+        Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
+        NeurIPS 2021, algorithm 1; for the shrinkage, Efron & Morris, Data Analysis Using Stein's
+        Estimator and its Generalizations, JASA 1975.
+    """
+    state = initial_state(n_classes, n_levels=n_levels, step_size=step_size)
+    _checks.choice("method", method, ("shrunk", "published"))
+    _checks.function("loss", loss)
+    casting(None, autocast)
+    for batches in (train, validation):
+        check_source(batches, None)
+    return AdaptiveSmoothing(
+        train,
+        validation,
+        state,
+        method=method,
+        loss=loss,
+        autocast=autocast,
+        channels_last=channels_last,
+    )
+
+
+def _digests(name: str, batches: Iterable[Batch], *, indexed: bool) -> list[bytes]:
+    """Return a hash of each input, by index where there are indices, else in order."""
+    check_source(batches, None)
+    digests: list[bytes] = []
+    indices: list[Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        for batch in batches:
+            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+                raise TypeError(
+                    f"expected {name} as batches (inputs, labels, ...), got {_checks.kind(batch)}"
+                )
+            inputs = _checks.inputs(batch[0])
+            rows = inputs.detach().cpu().float().flatten(1).contiguous() + 0.0  # -0 is 0
+            digests += [hashlib.blake2b(row, digest_size=16).digest() for row in rows.numpy()]
+            if indexed:
+                indices.append(_indices(name, batch[2:], len(inputs), None).cpu())
+    if not digests:
+        raise ValueError(f"expected {name} with one batch or more, got none")
+    if indexed:
+        order = torch.cat(indices)
+        n = len(order)
+        _checks.label_range(order, n, f"indices of {name}")
+        _each_once(name, torch.bincount(order, minlength=n))
+        digests = [digests[i] for i in order.argsort().tolist()]
+    return digests
+
+
+def _indices(name: str, rest: Any, n: int, n_all: int | None) -> Tensor:
+    if len(rest) == 0:
+        raise ValueError(
+            f"expected batches of {name} as (inputs, labels, indices), got two parts; "
+            "TensorDataset(inputs, labels, torch.arange(n)) has all three"
+        )
+    return _checks.labels(rest[0], n, n_all, name=f"indices of {name}")
+
+
+def _each_once(name: str, counts: Tensor) -> None:
+    wrong = (counts != 1).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        raise ValueError(
+            f"expected every example of {name} once in each pass, got example {first} "
+            f"{int(counts[first])} times; does the loader drop the last batch or draw at random?"
+        )
+
+
+def _enough(name: str, n: int, n_levels: int) -> None:
+    if n < n_levels:
+        raise ValueError(f"expected {name} of {n_levels} examples or more, got {n}")
