@@ -168,7 +168,7 @@ def test_a_network_that_overfits_and_one_that_does_not():
     found = catastrophic_overfitting(records)
     assert found.epoch == len(records)
     assert records[-1][0] >= 4 * records[-1][1]
-    assert catastrophic_overfitting(fgsm_training(0.1, n=8)) is None
+    assert catastrophic_overfitting(fgsm_training(0.1, n=3)) is None
 
 
 @pytest.mark.parametrize(
