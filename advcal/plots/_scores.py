@@ -20,7 +20,7 @@ def score_histograms(
     *,
     names: tuple[str, str] = ("in distribution", "out of distribution"),
     label: str = "predictive entropy (nats)",
-    n_bins: int = 30,
+    n_bins: int = 15,
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
