@@ -76,7 +76,7 @@ _SIDES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))  # across and up
 
 def _annotate(ax: Axes, names: list[str], points: Any) -> None:
     """Write each name beside its point, where it covers no other name and no point, if it can."""
-    ax.figure.draw_without_rendering()  # fixes what is where
+    ax.figure.canvas.figure.draw_without_rendering()  # fixes what is where
     places, edges = ax.transData.transform(points[:, :2]), ax.get_window_extent()
     inch = ax.figure.dpi
     high, letter, gap = 0.12 * inch, 0.065 * inch, 0.07 * inch

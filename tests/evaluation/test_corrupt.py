@@ -26,11 +26,12 @@ every_corruption = pytest.mark.parametrize("name", CORRUPTIONS)
 
 
 def images(n=3, side=32, seed=0, channels=3):
-    """Draw smooth images with edges."""
+    """Draw smooth images with a slanted edge."""
     rng = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(rng.normal(size=(n, channels, side, side)), (0, 0, 2, 2))
     smooth = smooth / np.abs(smooth).max() / 2 + 0.5
-    smooth[:, :, side // 4 : side // 2, side // 4 :] *= 0.3
+    rows, columns = np.indices((side, side))
+    smooth[:, :, rows + 0.6 * columns > 0.8 * side] *= 0.3
     return torch.tensor(smooth).float()
 
 
