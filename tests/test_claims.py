@@ -192,7 +192,7 @@ def test_fragile_inputs_are_miscalibrated():
         levels = gap[distances.argsort()].tensor_split(10)
         gaps += torch.stack([level.mean() for level in levels]) / len(SEEDS)
     assert gaps[0] > 0.05
-    assert gaps[0] > gaps[1:].max() + 0.03
+    assert gaps[0] > gaps[1] > gaps[2] > 0.01
     assert gaps[3:].abs().max() < 0.02
 
 
