@@ -59,9 +59,11 @@ def classwise_ece(
 
 
 def classwise_mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
-    """Compute the miscalibration score of each class: mean probability minus frequency, signed.
+    r"""Compute the miscalibration score of each class: mean probability minus frequency, signed.
 
-    Positive where the class is given too much probability. The scores of all classes sum to zero.
+    $\frac{1}{n} \sum_i (p_{ik} - [y_i = k])$ for class `k`, over all examples, whatever their label
+    or prediction. Positive where the class is given too much probability. The scores of all classes
+    sum to zero. The paper of `mcs` has class-wise scores too; this definition is not taken from it.
 
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.

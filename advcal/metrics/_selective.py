@@ -178,7 +178,7 @@ def robust_error(
     $\frac{\sum_i \max_j [\hat y_{ij} \ne y_i] [c_{ij} \ge t]}{\sum_i \max_j [c_{ij} \ge t]}$ over
     the clean prediction and those under each attack: the share that is wrong and not rejected, of
     the examples that are not always rejected. With `threshold=0` it is the robust error; 0 if
-    everything is rejected.
+    everything is rejected. The authors' code computes the same with one attack.
 
     Args:
         probs: Probabilities of the clean inputs, `(n, classes)`; a tensor or a NumPy array.

@@ -374,6 +374,68 @@ def test_published_vector_of_two_classes_is_of_another_quantity():
     assert float(metrics.mce(probs, labels, n_bins=2)) == pytest.approx(0.29, abs=1e-12)
 
 
+def test_published_closed_forms_of_discrete_confidences():
+    # verified_calibration: each confidence has a bin of its own, as in any fine bins.
+    half, six = [0.5, 0.5], [0.4, 0.6]
+    probs = np.array([half, half, half, six, half, six, six, six, six])
+    labels = np.array([0, 1, 0, 1, 0, 1, 1, 1, 0])
+    # It takes class 1 for the prediction of a tie, here it is class 0: right in 3 of 4 as well.
+    for n_bins in (10, 20):
+        assert metrics.ece(probs, labels, n_bins=n_bins) == pytest.approx(
+            4 / 9 * 0.25 + 5 / 9 * 0.2
+        )
+        wanted = (4 / 9 * 0.25**2 + 5 / 9 * 0.2**2) ** 0.5
+        assert metrics.rmsce(probs, labels, n_bins=n_bins) == pytest.approx(wanted)
+        assert metrics.debiased_rmsce(probs, labels, n_bins=n_bins) < wanted
+    rows = [[0.6, 0.3, 0.1]] * 6 + [[0.1, 0.8, 0.1]] * 4 + [[0.1, 0.0, 0.9]] * 4
+    probs, labels = np.array(rows), np.array([0] * 5 + [1] * 4 + [2] * 5)
+    gaps = np.array([5 / 6 - 0.6, 0.05, 0.1])
+    weights = np.array([6, 4, 4]) / 14
+    assert metrics.ece(probs, labels, n_bins=10) == pytest.approx(weights @ gaps)
+    assert metrics.rmsce(probs, labels, n_bins=10) == pytest.approx((weights @ gaps**2) ** 0.5)
+    marginal = [4 * 0.1, 6 * (5 / 6 - 0.6), 8 * 0.1, 4 * 0.05, 6 * (0.3 - 1 / 6)]
+    assert metrics.classwise_ece(probs, labels, n_bins=20) == pytest.approx(sum(marginal) / 42)
+
+
+def test_published_equal_mass_and_missing_classes():
+    rows = [[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0, 0.9, 0.1], [0, 1, 0], [0.3, 0.3, 0.4]]
+    probs, labels = np.array([*rows, [0.15, 0.0, 0.85]]), np.array([0, 0, 1, 1, 0, 2])
+    wanted = 0.5 * (2 / 3 - 0.6) + 0.5 * (1 - 2.75 / 3)
+    assert metrics.ece(probs, labels, n_bins=2, binning="quantile") == pytest.approx(wanted)
+    wanted = (0.5 * (2 / 3 - 0.6) ** 2 + 0.5 * (1 - 2.75 / 3) ** 2) ** 0.5
+    assert metrics.rmsce(probs, labels, n_bins=2, binning="quantile") == pytest.approx(wanted)
+    right = 4 / 6 * (1 - (0.8 + 0.85 + 0.9 + 1.0) / 4)  # published without the bin of .4 and .6
+    bins = reliability_bins(probs, labels, n_bins=3)
+    assert bins.counts.tolist() == [0, 2, 4]
+    assert bins.ece == pytest.approx(right)
+    missing = np.array([[0.9, 0.1], [0.8, 0.2]])
+    assert metrics.ece(missing, np.array([0, 0])) == pytest.approx(0.15)
+
+
+def test_published_counts_per_bin():
+    # robustness_metrics; no confidence lies on an edge.
+    p = np.array([0.51, 0.45, 0.39, 0.66, 0.68, 0.29, 0.81, 0.85])
+    labels = np.array([0, 0, 0, 1, 0, 1, 1, 1])
+    bins = reliability_bins(np.stack([1 - p, p], axis=1), labels, n_bins=10)
+    assert bins.counts.tolist() == [0, 0, 0, 0, 0, 2, 3, 1, 2, 0]
+    assert bins.corrects.tolist() == [0, 0, 0, 0, 0, 1, 2, 0, 2, 0]
+    assert bins.confidences[5:9] == pytest.approx([1.06, 1.95, 0.71, 1.66])
+    assert bins.ece == pytest.approx(0.145)
+    probs = [
+        [0.35, 0.36, 0.29],  # published as a row that sums to .9, with .32, of the same bin
+        [0.37, 0.33, 0.30],
+        [0.30, 0.31, 0.39],
+        [0.61, 0.38, 0.01],
+        [0.10, 0.65, 0.25],
+        [0.91, 0.05, 0.04],
+    ]
+    bins = reliability_bins(np.array(probs), np.array([1, 0, 0, 1, 0, 0]), n_bins=10)
+    assert bins.counts.tolist() == [0, 0, 0, 3, 0, 0, 2, 0, 0, 1]
+    assert bins.corrects.tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 0, 1]
+    # .378333 with the published .32 in the place of .36.
+    assert bins.ece == pytest.approx(0.378333 + (0.32 - 0.36) / 6, abs=1e-6)
+
+
 def test_confidence_one_shares_the_last_bin():
     # (.95, right) and (1.0, wrong) with ten bins: .475; .525 where 1.0 has a bin of its own.
     probs, labels = two_class([0.95, 1.0], [True, False], torch.as_tensor)
