@@ -55,7 +55,7 @@ class Halves:
             own = part
             if world() > 1:
                 own = part[:cut] if distributed.get_rank() == 0 else part[cut:]
-            yield inputs[own], labels[own]
+            yield inputs[own], labels[own], own
 
 
 def save(name, folder, model, records):
@@ -70,6 +70,24 @@ def cases(folder):
         model, optimizer = setting()
         records = trainers.fit(model, Halves(), objective, optimizer, n=3, **options)
         save(name, folder, model, records)
+
+
+def adaptive(folder):
+    """Train by AR-AdaLS, ranked on the fly: every process measures all data, and trains on its own."""
+    model, optimizer = setting()
+    inputs, labels = data()
+    train = [(inputs, labels, torch.arange(26))]
+    others = torch.rand(20, 4, generator=torch.Generator().manual_seed(2)).double()
+    validation = [(others, torch.arange(20) % 3, torch.arange(20))]
+    smoothing = trainers.adaptive_smoothing(train, validation, 3, n_levels=2, step_size=0.3)
+    records = []
+    for epoch in trainers.epochs(model, Halves(), smoothing, optimizer, n=3):
+        smoothing.rank(model)
+        smoothing.update(model)
+        records.append(epoch)
+    assert (smoothing.state.label_probs < 1).any(), smoothing.state
+    assert smoothing.levels.bincount().tolist() == [13, 13]
+    save("ar_adals", folder, model, records)
 
 
 def sampled():
@@ -165,6 +183,7 @@ def main(folder):
     if "RANK" in os.environ:
         distributed.init_process_group("gloo")
     cases(folder)
+    adaptive(folder)
     if world() > 1:
         sampled()
         resumed(folder)

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("case", processes.CASES)
+@pytest.mark.parametrize("case", [*processes.CASES, "ar_adals"])
 def test_two_processes_train_as_one(folder, case):
     two, one = (torch.load(folder / f"{case}.{n}.pt") for n in (2, 1))
     assert [n for *_, n in two["records"]] == [n for *_, n in one["records"]] == [26] * 3
@@ -37,7 +37,7 @@ def test_two_processes_train_as_one(folder, case):
     torch.testing.assert_close(two["records"], one["records"], **options)
     torch.testing.assert_close(two["weights"], one["weights"], **options)
     first, *_, last = one["records"]
-    assert last[1] < first[1]
+    assert last[1] < first[1] or case == "ar_adals"  # whose targets move
 
 
 class Fabric(nn.Module):
