@@ -36,6 +36,7 @@ def defenses(eps: float, steps: int, seed: int) -> dict[str, Objective]:
     fgsm = functools.partial(attacks.fgsm, eps=eps)
     pgd = functools.partial(attacks.pgd, eps=eps, steps=steps, generator=starts)
     iaa = functools.partial(attacks.iaa, eps=eps, steps=steps, random_start=True, generator=starts)
+    rejected = functools.partial(attacks.pgd_conf, eps=eps, steps=2 * steps, generator=starts)
     at, iat = trainers.adversarial(pgd), trainers.inverse_adversarial(iaa)
     return {
         "standard": trainers.standard(),
@@ -43,6 +44,10 @@ def defenses(eps: float, steps: int, seed: int) -> dict[str, Objective]:
         "PGD-AT": at,
         "IAT": iat,
         "AT+IAT": trainers.mixed(at, iat),
+        "TRADES": trainers.trades(functools.partial(pgd, loss="kl")),
+        "MART": trainers.mart(pgd),
+        "CCAT": trainers.ccat(rejected, eps=eps),
+        "entropy-AT": trainers.entropy_adversarial(pgd),
     }
 
 
