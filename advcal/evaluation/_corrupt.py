@@ -44,7 +44,7 @@ CORRUPTIONS: dict[str, _Row] = {
     "contrast": _Row(_shifts.contrast, (0.75, 0.50, 0.40, 0.30, 0.15)),
     "saturate": _Row(_shifts.saturate, (1.5, 2.0, 3.0, 5.0, 10.0)),
     "elastic_transform": _Row(_shifts.elastic_transform, (0.4, 0.6, 0.8, 1.0, 1.3)),
-    "pixelate": _Row(_shifts.pixelate, (0.90, 0.75, 0.60, 0.50, 0.40)),
+    "pixelate": _Row(_shifts.pixelate, (0.94, 0.78, 0.69, 0.53, 0.47)),
     "jpeg_compression": _Row(_jpeg, (75, 45, 25, 15, 8)),
 }
 

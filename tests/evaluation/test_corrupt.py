@@ -190,8 +190,8 @@ def test_colours_by_hand():
 
 
 def test_pixelate_has_few_values():
-    result = corrupt(torch.rand(1, 1, 32, 32), "pixelate", severity=4)
-    assert len(result.unique()) == 16 * 16
+    result = corrupt(torch.rand(1, 1, 16, 16), "pixelate", severity=4)
+    assert len(result.unique()) == 8 * 8
     assert torch.equal(result[..., ::2, ::2], result[..., 1::2, 1::2])
 
 
