@@ -391,8 +391,8 @@ def logit_rows(rows: Tensor, first: int = 0) -> None:
 
 
 def row_chunks(p: Tensor) -> list[slice]:
-    """Cut `(n, classes)` into runs of rows that fit a processor's cache: 1024 or so."""
-    entries = min(max(1024 * p.shape[1], 1 << 18), 1 << 20)
+    """Cut `(n, classes)` into runs of rows that fit a processor's cache: 2048 or so."""
+    entries = min(max(2048 * p.shape[1], 1 << 18), 1 << 21)
     size = max(1, entries // p.shape[1])
     return [slice(start, start + size) for start in range(0, len(p), size)]
 

@@ -2,10 +2,10 @@
 
 Prints, for each figure and size, the value, the processor time relative to `probs.max(dim=1)` and
 the peak of memory beyond the data, each peer in a process of its own. Peers that cannot be imported
-are left out, and named. Install them without their dependencies, of which these figures need two:
+are left out, and named. Install them without their dependencies, of which these figures need four:
 
     python -m pip install --no-deps netcal probmetrics torch-uncertainty relplot \
-        uncertainty-calibration deprecation pytorch-minimize
+        uncertainty-calibration deprecation pytorch-minimize numba llvmlite
     python tests/benchmarks/against_metrics.py --json docs/benchmarks/metrics.json
 """
 
@@ -39,8 +39,7 @@ SIZES = {
 
 def prepare() -> None:
     """Stand in for what the peers import and these figures do not use."""
-    peers.stub_missing()
-    names = "catboost lightning seaborn pandas einops timm rich"
+    names = "catboost einops git huggingface_hub lightning pandas rich seaborn timm torchvision"
     for name in names.split():
         try:
             importlib.import_module(name)
@@ -117,7 +116,6 @@ def netcal_(figure: str) -> Figure:
 
 
 def probmetrics_(figure: str) -> Figure:
-    from probmetrics.distributions import CategoricalProbs
     from probmetrics.metrics import Metrics
 
     name = {"ece": f"ece-{BINS}", "smooth_ece": "smece"}[figure]
@@ -126,7 +124,6 @@ def probmetrics_(figure: str) -> Figure:
     def compute(p: Tensor, y: Tensor) -> object:
         return metrics.compute_all_from_labels_probs(y, p)[name]
 
-    assert CategoricalProbs
     return compute
 
 
@@ -209,7 +206,8 @@ PEERS: dict[str, tuple[Callable[[str], Figure], set[str], str]] = {
 def measure(peer: str, figure: str, folder: str, rounds: int) -> None:
     """Measure one figure by one peer in this process, and print it as JSON."""
     warnings.simplefilter("ignore")
-    prepare()
+    if peer in ("probmetrics", "relplot", "torch-uncertainty"):
+        prepare()
     torch.set_num_threads(1)
     try:
         compute = PEERS[peer][0](figure)
@@ -296,8 +294,8 @@ def main() -> None:
                 print(f"\n{figure}, {n} x {n_classes}", flush=True)
                 peers.print_table(rows)
                 record[f"{figure}, {n} x {n_classes}"] = rows
-    names = ["numpy", "scipy", "scikit-learn", *PEERS]
-    peers.write_json(args.json, record | {"versions": peers.versions(names)})
+                names = ["numpy", "scipy", *PEERS]
+                peers.write_json(args.json, record | {"versions": peers.versions(names)})
 
 
 if __name__ == "__main__":

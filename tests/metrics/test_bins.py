@@ -8,8 +8,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import (
     binary_calibration_error,
     multiclass_calibration_error,
@@ -330,19 +331,45 @@ def test_parity_with_plain_python(seed, n, n_classes, n_bins, sharpness, decimal
     assert bins.mce == pytest.approx(mce, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize(("norm", "metric"), [("l1", metrics.ece), ("max", metrics.mce)])
-def test_parity_with_torchmetrics_away_from_the_edges(seed, norm, metric):
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 60),
+    n_classes=st.integers(2, 6),
+    n_bins=st.integers(1, 25),
+    norm=st.sampled_from(["l1", "l2", "max"]),
+)
+def test_parity_with_torchmetrics_away_from_the_edges(seed, n, n_classes, n_bins, norm):
     # It closes bins on the left, gives confidence 1 a bin of its own, and sums in float32.
-    n_bins = 5 + seed
-    probs, labels = map(torch.from_numpy, draw(seed, 300, 2 + seed % 5, 1.5))
+    probs, labels = map(torch.from_numpy, draw(seed, n, n_classes, 1.5))
     confidence = probs.amax(dim=1, keepdim=True)
-    edges = torch.arange(n_bins + 1) / n_bins
-    assert (confidence - edges).abs().min() > 1e-7
+    assume(float((confidence - torch.arange(n_bins + 1) / n_bins).abs().min()) > 1e-6)
     theirs = multiclass_calibration_error(
-        probs, labels, num_classes=probs.shape[1], n_bins=n_bins, norm=norm
+        probs, labels, num_classes=n_classes, n_bins=n_bins, norm=norm
     )
-    assert float(metric(probs, labels, n_bins=n_bins)) == pytest.approx(float(theirs), abs=1e-5)
+    metric = {"l1": metrics.ece, "l2": metrics.rmsce, "max": metrics.mce}[norm]
+    ours = float(metric(probs, labels, n_bins=n_bins))
+    assert ours == pytest.approx(float(theirs), rel=1e-6, abs=2e-6)
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 60),
+    n_bins=st.integers(1, 25),
+    levels=st.sampled_from([4, 10, 1000]),
+)
+def test_parity_with_scikit_learn(seed, n, n_bins, levels):
+    # Its bins are right-closed too, so confidences may lie on edges.
+    rng = np.random.default_rng(seed)
+    confidences, right = rng.integers(levels, 2 * levels + 1, n) / (2 * levels), rng.random(n) < 0.7
+    bins = reliability_bins(*two_class(confidences, right), n_bins=n_bins)
+    edges = abs(confidences[:, None] - np.linspace(0, 1, n_bins + 1))
+    assume(not ((edges > 0) & (edges < 1e-12)).any())  # its linspace rounds some edges otherwise
+    heights, means = calibration_curve(right, confidences, n_bins=n_bins)
+    filled = bins.counts > 0
+    np.testing.assert_allclose(bins.bin_accuracy[filled], heights, rtol=1e-6)
+    np.testing.assert_allclose(bins.bin_confidence[filled], means, rtol=1e-6)
 
 
 def test_published_vector_of_three_classes():
