@@ -73,7 +73,7 @@ def cases(folder):
 
 
 def adaptive(folder):
-    """Train by AR-AdaLS, ranked on the fly: every process measures all data, and trains on its own."""
+    """Train by AR-AdaLS, ranked on the fly; each measures all data, and trains on its share."""
     model, optimizer = setting()
     inputs, labels = data()
     train = [(inputs, labels, torch.arange(26))]
