@@ -14,7 +14,7 @@ from advcal import _checks
 from advcal._batches import prepared
 from advcal._frozen import attacked, frozen
 from advcal._typing import Batch, Model, Progress
-from advcal.attacks import iaa, oca, uca
+from advcal.attacks import ace, iaa, oca, uca
 from advcal.attacks._balls import Norm
 
 
@@ -62,12 +62,14 @@ def confidence_envelope(
 ) -> Envelope:
     """Find the lowest and the highest miscalibration score at unchanged predictions.
 
-    Runs `uca`, `iaa(label="predicted")` and `oca` at each radius and takes, per example, the lowest
-    and the highest confidence that any of them reached there or at a smaller radius, or that the
-    input has: the envelope opens monotonically. It is what these three find, not a certificate; the
-    single steps of `ace` and random search reach less far and are left out.
+    Runs at each radius `uca` and `iaa(label="predicted")` downwards, `oca` upwards, `ace` both
+    ways, and `uca` and `oca` by random search, which gets on where gradients vanish. Takes, per
+    example, the lowest and the highest confidence that any of them reached there or at a smaller
+    radius, or that the input has: the envelope opens monotonically. It is what these attacks find,
+    not a certificate. `mma` and `rca` go the ways of `uca` and `oca` and add nothing.
 
-    Labels are used for the accuracy only; the attacks use the predicted ones.
+    Labels are used for the accuracy only; the attacks use the predicted ones. The random searches
+    draw from a copy of the global generator.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -103,7 +105,15 @@ def confidence_envelope(
     _checks.count("steps", steps)
 
     common: dict[str, Any] = {"norm": norm, "steps": steps, "bounds": bounds}
-    attacks = (uca, partial(iaa, label="predicted"), oca)
+    attacks = (
+        partial(uca, **common),
+        partial(iaa, label="predicted", **common),
+        partial(oca, **common),
+        partial(uca, method="random_search", **common),
+        partial(oca, method="random_search", **common),
+        partial(ace, norm=norm, bounds=bounds),  # down, as it is told the predicted labels
+        partial(_ace_up, norm=norm, bounds=bounds),
+    )
 
     n, sums = 0, None
     with frozen(model, grad=False):
@@ -115,8 +125,7 @@ def confidence_envelope(
             columns = [(predicted == labels).double(), clean]
             for radius in radii:
                 for attack in attacks:
-                    configured = partial(attack, eps=radius, **common)
-                    points = attacked(configured, model, inputs, labels)
+                    points = attacked(partial(attack, eps=radius), model, inputs, predicted)
                     confidence, answer = _confidence(model, points)
                     confidence = torch.where(answer == predicted, confidence, clean)
                     lowest = torch.minimum(lowest, confidence)
@@ -128,6 +137,12 @@ def confidence_envelope(
         raise ValueError("expected one batch or more, got none")
     accuracy, clean_confidence, *ends = (sums / n).tolist()
     return Envelope(n, radii, accuracy, clean_confidence, tuple(ends[::2]), tuple(ends[1::2]))
+
+
+def _ace_up(model: Model, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Take ACE's step upwards: towards the predicted class, called wrong."""
+    n_classes = model(inputs[:1]).shape[1]
+    return ace(model, inputs, (labels + 1) % n_classes, **options)
 
 
 def _radii(eps: Sequence[float]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Run every comparison with other libraries, one after the other, and keep the figures.
+"""Run every comparison, one after the other, and keep the figures.
 
 Takes hours on a processor: the attacks of full budget are most of it. Each comparison is a script
 of its own beside this one and says what it prints.
@@ -14,7 +14,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Whether a comparison attacks the trained networks, and needs them and the images.
-COMPARISONS = {"pgd": True, "autoattack": True, "minimal_norm": True, "calibrators": False}
+COMPARISONS = {
+    "against_pgd": True,
+    "against_autoattack": True,
+    "against_minimal_norm": True,
+    "against_metrics": False,
+    "against_calibrators": False,
+    "estimators": False,
+}
 
 
 def main() -> None:
@@ -30,9 +37,12 @@ def main() -> None:
     for name in args.only:
         print(f"\n== {name}", flush=True)
         attacked = ["--data", str(args.data), "--weights", *args.weights]
-        command = [sys.executable, str(HERE / f"against_{name}.py")]
+        command = [sys.executable, str(HERE / f"{name}.py")]
         command += attacked if COMPARISONS[name] else []
-        subprocess.run([*command, "--json", str(args.out / f"{name}.json")], check=True)
+        subprocess.run(
+            [*command, "--json", str(args.out / f"{name.removeprefix('against_')}.json")],
+            check=True,
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from advcal.attacks import iaa, mma, oca, rca, uca
+from advcal.attacks import ace, iaa, mma, oca, rca, uca
 from advcal.evaluation import confidence_envelope
 from tests.attacks.cases import delicate, examples, mlp, state
 
@@ -38,8 +38,21 @@ def test_it_opens_and_holds_every_attack(norm):
         for attack in (uca, oca, mma, rca):
             found = attack(model, inputs, labels, eps=radius, norm=norm)
             assert low - 1e-9 <= mean_confidence(model, found) <= high + 1e-9
+        found = ace(model, inputs, labels, eps=radius, norm=norm)
+        assert low - 1e-9 <= mean_confidence(model, found) <= high + 1e-9
         found = iaa(model, inputs, labels, eps=radius, norm=norm, label="predicted")
         assert low <= mean_confidence(model, found) + 1e-12
+
+
+def test_it_opens_where_gradients_vanish():
+    smooth, inputs, labels = problem()
+
+    def flat(points):
+        return smooth((points * 20).round() / 20)
+
+    envelope = confidence_envelope(flat, [(inputs, labels)], eps=[0.2])
+    assert envelope.lowest[0] < envelope.confidence - 0.05
+    assert envelope.highest[0] > envelope.confidence + 0.01
 
 
 def test_scores_are_confidence_minus_accuracy():
