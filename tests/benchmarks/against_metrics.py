@@ -12,7 +12,7 @@ are left out, and named. Install them without their dependencies, of which these
 import argparse
 import importlib.machinery
 import json
-import resource
+import math
 import statistics
 import subprocess
 import sys
@@ -203,6 +203,18 @@ PEERS: dict[str, tuple[Callable[[str], Figure], set[str], str]] = {
 }
 
 
+def peak_memory() -> float:
+    """Return the most memory that this process has held so far, in MB (Linux).
+
+    `getrusage` would start from the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return math.nan
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def measure(peer: str, figure: str, folder: str, rounds: int) -> None:
     """Measure one figure by one peer in this process, and print it as JSON."""
     warnings.simplefilter("ignore")
@@ -217,11 +229,11 @@ def measure(peer: str, figure: str, folder: str, rounds: int) -> None:
     probs = torch.from_numpy(np.load(f"{folder}/probs.npy"))
     labels = torch.from_numpy(np.load(f"{folder}/labels.npy"))
     compute(probs[:1000], labels[:1000])  # loads what is loaded late
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     start = time.process_time()
     value = float(compute(probs, labels))
     first = time.process_time() - start
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    peak = peak_memory() - before
     ratios = []
     for _ in range(rounds):
         floor = peers.cpu_seconds(lambda: probs.max(dim=1))
@@ -287,7 +299,7 @@ def main() -> None:
                             "peer": peer,
                             "value": f"{found['value']:.7f}",
                             "time / max": found["ratio"],
-                            "memory, MB": round(found["memory"]),
+                            "memory, MB": round(found["memory"], 1),
                             "convention": convention,
                         }
                     )
