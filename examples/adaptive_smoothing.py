@@ -4,8 +4,8 @@ Trains a network plainly, with label smoothing, with AdaLS, and with AR-AdaLS wh
 pre-computed on the plain network, ranked on the fly, or drawn at random as the control; fits a
 temperature to the plain one. Four splits: training, the validation that steers the smoothing,
 a third one for the temperature, and the test set, on which accuracy and ECE (15 bins) are taken,
-clean and under three simple corruptions of this script's own. Mean and standard deviation over
-seeds, as a table and as JSON.
+clean and under three of `evaluation.corrupt`. Mean and standard deviation over seeds, as a table
+and as JSON.
 
     python examples/adaptive_smoothing.py --data digits
     python examples/adaptive_smoothing.py --data PATH --bfloat16 --out results/
@@ -28,10 +28,10 @@ import quickstart
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy
 
 import advcal
-from advcal import calibrators, losses, metrics, trainers
+from advcal import calibrators, evaluation, losses, metrics, trainers
 
 METHODS = (
     "vanilla",
@@ -42,6 +42,8 @@ METHODS = (
     "AR-AdaLS, on the fly",
     "AR-AdaLS, random levels",
 )
+SHIFTS = ("gaussian_noise", "motion_blur", "contrast")
+SEVERITY = 3
 SMOOTHING = 0.1  # of plain label smoothing
 RANK_EVERY = 2  # epochs, on the fly
 
@@ -262,30 +264,20 @@ def measure(
 ) -> dict[str, float]:
     """Take accuracy, ECE and MCS, clean and under each corruption."""
     figures = {}
-    for name, corrupt in corruptions(seed).items():
-        found = trainers.predict(model, Batches(*test, size=500), corrupt)
+    batches = Batches(*test, size=500)
+    shifted = evaluation.corruptions(
+        batches,
+        names=SHIFTS,
+        severity=[SEVERITY],
+        generator=torch.Generator().manual_seed(seed),
+    )
+    for name, each in zip(["clean", *SHIFTS], [batches, *shifted.values()], strict=True):
+        found = trainers.predict(model, each)
         probs = found.probs if calibrator is None else calibrator(found.logits)
         figures[f"{name} accuracy"] = float(metrics.accuracy(probs, found.labels))
         figures[f"{name} ECE"] = float(metrics.ece(probs, found.labels))
         figures[f"{name} MCS"] = float(metrics.mcs(probs, found.labels))
     return figures
-
-
-def corruptions(seed: int) -> dict[str, Callable[..., Tensor] | None]:
-    """Name three corruptions of this script's own; they are those of no published benchmark."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(_: object, inputs: Tensor, __: object) -> Tensor:
-        return (inputs + 0.1 * torch.randn(inputs.shape, generator=generator)).clamp(0, 1)
-
-    def blur(_: object, inputs: Tensor, __: object) -> Tensor:
-        return avg_pool2d(inputs, 3, stride=1, padding=1, count_include_pad=False)
-
-    def contrast(_: object, inputs: Tensor, __: object) -> Tensor:
-        mean = inputs.flatten(1).mean(dim=1).reshape(-1, 1, 1, 1)
-        return (mean + 0.4 * (inputs - mean)).clamp(0, 1)
-
-    return {"clean": None, "noise": noise, "blur": blur, "contrast": contrast}
 
 
 def summarised(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
@@ -302,7 +294,7 @@ def summarised(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, l
 
 def table(summary: dict[str, dict[str, list[float]]]) -> str:
     """Lay the summary out as Markdown."""
-    columns = ["clean accuracy", *(f"{name} ECE" for name in corruptions(0)), "lowest label"]
+    columns = ["clean accuracy", *(f"{name} ECE" for name in ("clean", *SHIFTS)), "lowest label"]
     lines = ["| method | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
     for method, figures in summary.items():
         cells = [
@@ -319,6 +311,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         **chosen,
         "optimizer": "Adam, learning rate 1e-3, no augmentation",
         "label smoothing": SMOOTHING,
+        "severity of corruptions": SEVERITY,
         "pre-computed": "ranked once on the vanilla network by quick distances",
         "on the fly": f"ranked every {RANK_EVERY} epochs by linear distances",
         "date": datetime.date.today().isoformat(),
