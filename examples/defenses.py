@@ -3,7 +3,8 @@
 Each defense trains the same network for the same epochs on the same images; then clean data, FGSM,
 PGD and the attacks on confidence (IAA, UCA, OCA) say how right it is and how honestly confident,
 and with CCAT's rejection threshold from held-out images, how often it errs without noticing. One
-JSON file and one file of weights per defense: what is there already is not made again.
+JSON file and one file of weights per defense: what is there already is not made again. Then a table
+and two pictures of all that is there.
 
     python examples/defenses.py --data PATH --out results/
 """
@@ -11,6 +12,7 @@ JSON file and one file of weights per defense: what is there already is not made
 import argparse
 import datetime
 import functools
+import itertools
 import json
 import platform
 import time
@@ -19,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import cifar10_data
+import matplotlib.pyplot as plt
 import models
 import quickstart
 import torch
 from torch import Tensor, nn
 
 import advcal
-from advcal import attacks, evaluation, metrics, trainers
+from advcal import attacks, evaluation, metrics, plots, trainers
 
 Objective = Callable[..., Tensor]
 
@@ -87,7 +90,11 @@ def main() -> None:
         validation = cifar10_data.Batches(*held_out, batch_size=500)
         study["results"] = attack_all(model, test, validation, args.eps)
         path.write_text(json.dumps(study, indent=1) + "\n")
-    print(summary(args.out))
+    studies = [json.loads(path.read_text()) for path in sorted(args.out.glob("defense-*.json"))]
+    if studies:
+        print(summary(studies))
+        draw_curves(studies, args.out / "defenses-curves.png")
+        draw_pareto(studies, args.out / "defenses-pareto.png")
 
 
 def parse() -> argparse.Namespace:
@@ -207,11 +214,8 @@ def attack_all(
     return results
 
 
-def summary(folder: Path) -> str:
-    """Lay out what is there as a Markdown table of accuracy and MCS."""
-    studies = [json.loads(path.read_text()) for path in sorted(folder.glob("defense-*.json"))]
-    if not studies:
-        return "nothing is trained yet"
+def summary(studies: list[dict[str, Any]]) -> str:
+    """Lay out accuracy and MCS as a Markdown table."""
     names = [name for name in studies[0]["results"] if name != "worst case"]
     lines = ["| defense | " + " | ".join(names) + " | robust error | with rejection |"]
     lines.append("|:--|" + "--:|" * (len(names) + 2))
@@ -224,6 +228,39 @@ def summary(folder: Path) -> str:
         cells += [f"{worst['robust error']:.3f}", f"{worst['robust error with rejection']:.3f}"]
         lines.append(f"| {study['defense']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def draw_curves(studies: list[dict[str, Any]], path: Path) -> None:
+    """Draw accuracy and MCS after each epoch, clean and under PGD, a line per defense."""
+    figures = ["none accuracy", "PGD-10 accuracy", "none mcs", "PGD-10 mcs"]
+    titles = ["clean accuracy", "accuracy under PGD-10", "clean MCS", "MCS under PGD-10"]
+    figure, axes = plt.subplots(2, 2, figsize=(7, 5), sharex=True, layout="constrained")
+    styles = itertools.cycle(itertools.product(["-", "--"], ["C0", "C1", "C2", "C3", "C4"]))
+    for study, (dashes, colour) in zip(studies, styles, strict=False):
+        epochs = [point["epoch"] for point in study["curve"]]
+        for ax, key in zip(axes.flat, figures, strict=True):
+            values = [point[key] for point in study["curve"]]
+            label = study["defense"] if ax is axes.flat[0] else None
+            ax.plot(epochs, values, color=colour, linestyle=dashes, label=label)
+    for ax, title in zip(axes.flat, titles, strict=True):
+        ax.set_title(title, fontsize="medium")
+    for ax in axes[1]:
+        ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        ax.set_xlabel("epoch")
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_pareto(studies: list[dict[str, Any]], path: Path) -> None:
+    """Draw clean accuracy, accuracy under PGD-20 and clean ECE of every defense."""
+    points = {}
+    for study in studies:
+        clean, robust = (study["results"][name] for name in ("none", "PGD-20"))
+        points[study["defense"]] = (clean["accuracy"], robust["accuracy"], clean["ece"])
+    ax = plots.pareto_front(points)
+    ax.figure.savefig(path, dpi=150)
+    plt.close(ax.figure)
 
 
 if __name__ == "__main__":
