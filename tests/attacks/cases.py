@@ -195,13 +195,14 @@ ROWS = {
     "pgd_conf-l1": Row(
         configured(pgd_conf, steps=3, norm="l1", random_start=False), "l1", False, 4, 3
     ),
-    "cw_l2": Row(CW, None, False, 1 + 2 * 7, 2 * 6, fewer=True),
+    "cw_l2": Row(CW, None, False, 1 + 2 * (7 + 8), 2 * 6, fewer=True),
     "cw_l2-targeted": Row(
         configured(cw_l2, search_steps=2, steps=6, step_size=0.2, initial_c=0.5, targeted=True),
         None,
         False,
-        1 + 2 * 7,
+        1 + 2 * (7 + 8),
         2 * 6,
+        fewer=True,
     ),
     "ddn": Row(configured(ddn, steps=8), None, False, 9, 8),
     "ddn-targeted": Row(configured(ddn, steps=8, targeted=True), None, False, 9, 8),

@@ -277,6 +277,25 @@ def test_cw_l2_works_harder_with_more_search_steps():
     assert lengths[2].isfinite().all()
 
 
+@pytest.mark.parametrize("kappa", [0.0, 0.5])
+def test_cw_l2_stops_at_the_boundary(kappa):
+    model = mlp(dtype=torch.float64)
+    inputs, labels = examples(12, dtype=torch.float64)
+    labels = model(inputs).argmax(dim=1)
+    options = {"search_steps": 3, "steps": 40, "step_size": 0.1, "initial_c": 10.0}
+    found = cw_l2(model, inputs, labels, kappa=kappa, **options)
+
+    def ahead(points):
+        logits = model(points)
+        own = logits.gather(1, labels[:, None])[:, 0]
+        return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
+
+    moved = (found != inputs).flatten(1).any(dim=1)
+    assert moved.sum() > 6
+    assert (ahead(found)[moved] >= kappa).all()
+    assert (ahead(inputs + 0.99 * (found - inputs))[moved] < kappa).all()
+
+
 def test_cw_l2_leaves_what_is_wrong_already():
     model, inputs, labels = linear_problem()
     labels[::2] = 1 - labels[::2]

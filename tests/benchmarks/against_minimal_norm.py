@@ -109,6 +109,7 @@ def bare_passes(model: nn.Module, inputs: Tensor, forward: float, backward: floa
 def compare(model: nn.Module, inputs: Tensor, groups: list[str]) -> list[dict[str, object]]:
     """Measure every attack on one network."""
     labels = model(inputs).argmax(dim=1)
+    bare_passes(model, inputs, 10, 10)  # to warm up
     rows: list[dict[str, object]] = []
     distances: dict[str, Tensor] = {}
     for group, name, attack in table():
