@@ -33,7 +33,7 @@ def prepared(
     if skipped < skip:
         raise ValueError(f"expected {skip} batches or more, as before the stop, got {skipped}")
     device = device_of(model)
-    return (_prepared(batch, device, channels_last) for batch in source)
+    return (_prepared(*each, device, channels_last) for each in enumerate(source, skip + 1))
 
 
 def check_source(batches: object, progress: object) -> None:
@@ -44,16 +44,17 @@ def check_source(batches: object, progress: object) -> None:
         _checks.function("progress", progress)
 
 
-def _prepared(batch: Batch, device: torch.device | None, channels_last: bool) -> Batch:
-    if not isinstance(batch, (tuple, list)):
-        raise TypeError(f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)}")
-    if len(batch) < 2:
+def _prepared(number: int, batch: Batch, device: torch.device | None, channels_last: bool) -> Batch:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
         raise TypeError(
-            f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)} of length "
-            f"{len(batch)}"
+            f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)}{length} "
+            f"in batch {number}"
         )
     if not isinstance(batch[0], Tensor):
-        raise TypeError(f"expected inputs as a torch.Tensor, got {_checks.kind(batch[0])}")
+        raise TypeError(
+            f"expected inputs as a torch.Tensor, got {_checks.kind(batch[0])} in batch {number}"
+        )
     moved = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
     inputs, labels = moved[:2]
     if isinstance(labels, Tensor) and labels.dtype != torch.int64:

@@ -25,6 +25,7 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
         model: The model.
         grad: Whether gradients flow inside, whatever the caller's grad mode is.
     """
+    _checks.function("model", model)
     with _checks.watching(), torch.inference_mode(False), torch.set_grad_enabled(grad):
         if not isinstance(model, nn.Module):
             yield

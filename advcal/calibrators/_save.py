@@ -52,7 +52,7 @@ def load(path: str | os.PathLike[str] | BinaryIO) -> Calibrator:
         The calibrator.
 
     Raises:
-        ValueError: If the file holds something else.
+        ValueError: If the file holds something else, or is cut short.
         UnpicklingError: If it holds more than tensors and numbers.
 
     Example:
@@ -64,8 +64,11 @@ def load(path: str | os.PathLike[str] | BinaryIO) -> Calibrator:
         >>> load(file)
         Temperature(n_classes=10, temperature=1.5)
     """
-    found = torch.load(path, weights_only=True)
+    try:
+        found = torch.load(path, weights_only=True)
+    except (EOFError, LookupError, RuntimeError) as error:
+        raise ValueError("expected a file that save wrote, got one that is not torch's") from error
     try:
         return _KINDS[found["calibrator"]](**found["fields"])
-    except (KeyError, TypeError):
+    except (LookupError, TypeError):
         raise ValueError(f"expected a file that save wrote, got {_checks.kind(found)}") from None

@@ -58,7 +58,8 @@ def bootstrap(
     their interval lies above the truth. For `ece` use `ece_interval`.
 
     Args:
-        metric: A function of `probs` and `labels`; options by `functools.partial`.
+        metric: A function of `probs` and `labels`, to an array of their kind or a number; options
+            by `functools.partial`.
         probs: Probabilities, shape `(n, classes)`, or logits if the metric takes them.
         labels: Integer labels of the same kind, shape `(n,)`.
         resamples: The number of draws.
@@ -198,7 +199,7 @@ def _ends(draws: list[Array], level: float, array: bool) -> tuple[Array, Array]:
     if array:
         low, high = np.quantile(np.stack(draws), tails, axis=0)
     else:
-        each = torch.stack(draws).double()  # type: ignore[arg-type]
+        each = torch.stack([torch.as_tensor(draw, dtype=torch.float64) for draw in draws])
         low, high = each.quantile(each.new_tensor(tails), dim=0)
     return low, high
 

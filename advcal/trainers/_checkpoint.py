@@ -136,7 +136,12 @@ class Checkpoint:
         """
         if not os.path.exists(self.path):
             return Position()
-        found = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (EOFError, LookupError, RuntimeError) as error:
+            raise ValueError(
+                f"expected {self.path} to be a checkpoint of epochs, got a file that is not torch's"
+            ) from error
         if not isinstance(found, dict) or not found.keys() >= _KEYS:
             raise ValueError(
                 f"expected {self.path} to be a checkpoint of epochs, got {_checks.kind(found)}"
@@ -155,6 +160,17 @@ class Checkpoint:
             )
         for name, part in self.parts.items():
             part.load_state_dict(found[name])
+        optimizer = self.parts["optimizer"]
+        missing = {
+            key
+            for group in optimizer.param_groups
+            for key in optimizer.defaults.keys() - group.keys()
+        }
+        if missing:
+            raise ValueError(
+                f"expected {self.path} of {type(optimizer).__name__}, got one of an optimizer "
+                f"without {_names(missing)}"
+            )
         for name, each in self.state.items():
             _set_state(each, found["state"][name])
         self.set_random(own["start"])

@@ -1,7 +1,8 @@
 """The training loop, as a generator of records."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -127,6 +128,7 @@ def epochs(
             or the checkpoint is of another run.
         FloatingPointError: If the loss is not finite, or a weight when a checkpoint is due. The
             weights are those before the step, and the checkpoint stays as it was.
+        Exception: Whatever the objective raises, with a note of the epoch and the batch.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -195,7 +197,7 @@ def epochs(
                 at.batch += 1
                 size = _size(batch, at)
                 step.begin()
-                with autocasting():
+                with autocasting(), _noting(at):
                     loss = objective(model, batch)
                 mean, total = _finite(loss, size, group, at)
                 at.total, at.n = at.total + mean * total, at.n + total
@@ -335,6 +337,16 @@ def _set_epoch(batches: object, epoch: int) -> None:
         tell = getattr(each, "set_epoch", None)
         if callable(tell):
             tell(epoch)
+
+
+@contextmanager
+def _noting(at: Position) -> Iterator[None]:
+    """Note in an error of an objective, whatever it is, where it came."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in {at}")
+        raise
 
 
 def _size(batch: Batch, at: Position) -> int:

@@ -484,7 +484,7 @@ def test_bad_logits_are_refused(row, case):
 
 @every_row
 def test_a_model_that_is_not_callable_is_refused(row):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="expected model as a callable, got NoneType"):
         row.make()(None, INPUTS, LABELS)
 
 

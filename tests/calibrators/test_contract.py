@@ -125,6 +125,14 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
         torch.save(content, tmp_path / "file")
         with pytest.raises(ValueError, match="expected a file that save wrote, got"):
             calibrators.load(tmp_path / "file")
+    torch.save(torch.ones(3), tmp_path / "file")
+    with pytest.raises(ValueError, match="expected a file that save wrote, got a tensor"):
+        calibrators.load(tmp_path / "file")
+    whole = (tmp_path / "file").read_bytes()
+    for part in (b"", b"abc", whole[:-100]):
+        (tmp_path / "file").write_bytes(part)
+        with pytest.raises(ValueError, match="expected a file that save wrote, got one"):
+            calibrators.load(tmp_path / "file")
     torch.save(Evil(), tmp_path / "file")
     with pytest.raises(pickle.UnpicklingError):
         calibrators.load(tmp_path / "file")

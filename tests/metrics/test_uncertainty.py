@@ -29,6 +29,17 @@ DRAWS = {
 
 
 @kinds
+def test_a_metric_may_give_a_plain_number(kind):
+    data = constant(0.9, 80, 100, kind)
+    found, wanted = (
+        metrics.bootstrap(metric, *data, resamples=20, generator=seeded())
+        for metric in (lambda *data: float(metrics.accuracy(*data)), metrics.accuracy)
+    )
+    assert tuple(map(float, found)) == tuple(map(float, wanted))
+    assert type(found.low) is type(wanted.low)
+
+
+@kinds
 def test_the_interval_of_an_accuracy_is_binomial(kind):
     found = metrics.bootstrap(
         metrics.accuracy, *constant(0.9, 80, 100, kind), level=0.9, generator=seeded()

@@ -269,6 +269,23 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     torch.save({"a": torch.ones(1)}, path)
     with pytest.raises(ValueError, match=r"weights to be a checkpoint of epochs, got dict"):
         fit(**setting(checkpoint=path))
+    whole = path.read_bytes()
+    for part in (b"", whole[:-100]):
+        path.write_bytes(part)
+        with pytest.raises(ValueError, match=r"weights to be a checkpoint of epochs, got a file"):
+            fit(**setting(checkpoint=path))
+
+
+def test_a_file_of_another_optimizer_is_refused(tmp_path):
+    path = tmp_path / "checkpoint"
+    fit(**setting(checkpoint=path, n=1))
+    arguments = setting(checkpoint=path)
+    arguments["optimizer"] = torch.optim.SGD(arguments["model"].parameters(), lr=0.1)
+    arguments["schedule"] = torch.optim.lr_scheduler.StepLR(arguments["optimizer"], 4)
+    with pytest.raises(
+        ValueError, match=r"expected .* of SGD, got one of an .* without .*momentum"
+    ):
+        fit(**arguments)
 
 
 def test_fewer_batches_than_before_the_stop(tmp_path):

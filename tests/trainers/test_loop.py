@@ -336,8 +336,17 @@ BATCH = (torch.rand(3, 4), torch.randint(3, (3,)))
 )
 def test_wrong_batches(batch, match):
     model, _, optimizer = setting()
-    with pytest.raises(TypeError, match=rf"expected batches as \(inputs, labels, ...\), {match}"):
-        fit(model, [batch], standard(), optimizer, n=1)
+    wanted = rf"expected batches as \(inputs, labels, ...\), {match}.* in batch 2$"
+    with pytest.raises(TypeError, match=wanted):
+        fit(model, [BATCH, batch], standard(), optimizer, n=1)
+
+
+def test_an_error_of_the_objective_notes_the_batch():
+    model, _, optimizer = setting()
+    batches = [BATCH, (BATCH[0], BATCH[1] + 3)]
+    with pytest.raises(IndexError) as caught:
+        fit(model, batches, standard(), optimizer, n=1)
+    assert caught.value.__notes__ == ["in epoch 1, batch 2"]
 
 
 @pytest.mark.parametrize("reduction", ["none", "one"])
