@@ -309,6 +309,8 @@ def test_the_matrix_is_crafted_by_scored():
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
     signed = plots.transfer_matrix({("s", "t"): record(3), ("s", "u"): record(0)}, figure="mcs")
     assert [text.get_text() for text in signed.texts] == ["+0.20", "-0.10"]
+    nothing = plots.transfer_matrix({("s", "t"): -0.001}, figure="mcs")
+    assert [text.get_text() for text in nothing.texts] == ["+0.00"]
     assert signed.get_images()[0].get_clim() == pytest.approx((-0.2, 0.2))
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -12,11 +13,16 @@ from advcal.evaluation._evaluate import FIGURES, Evaluation
 Key = TypeVar("Key", bound=tuple[str, ...])
 
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
-_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {
+    "±": r"$\pm$",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def table(
-    records: Mapping[Key, Evaluation] | Sequence[Mapping[str, Any]],
+    records: Mapping[Key, Evaluation | Sequence[Evaluation]] | Sequence[Mapping[str, Any]],
     *,
     names: Sequence[str] | None = None,
     figures: Sequence[str] = ("n", "clean_accuracy", *FIGURES),
@@ -25,18 +31,21 @@ def table(
     """Lay out records as a table: Markdown that reads as plain text too, LaTeX or CSV.
 
     Args:
-        records: From the words that name a row to its record; or what `sweep` returns.
+        records: From the words that name a row to its record, or to a list of records of
+            independent runs, shown as mean ± standard deviation; or what `sweep` returns.
         names: The heading of each of these words, `("model", "attack")` by default; of what `sweep`
             returns the keys that name a row, `("model", "data", "attack", "eps")` by default.
         figures: The attributes of `Evaluation` to show, in order.
         format: `"markdown"`; `"latex"`, a `tabular` with the rules of the package booktabs; or
-            `"csv"`, with all digits and the figures' own names.
+            `"csv"`, with all digits and the figures' own names; of runs the standard deviation has
+            a column to itself, such as `accuracy_std`.
 
     Returns:
         The table, one line per record and one or more of heading.
 
     Raises:
-        TypeError: If `records` is neither a mapping to `Evaluation` nor a list of dicts.
+        TypeError: If `records` is neither a mapping to `Evaluation` or lists of them, nor a list
+            of dicts.
         ValueError: If there are no records, a key has not one word per name, a dict lacks a name or
             a figure, or a figure is not an attribute of `Evaluation`.
 
@@ -62,7 +71,7 @@ def table(
     if not rows:
         raise ValueError("expected one record or more, got none")
     if format == "csv":
-        return _csv([[*names, *figures], *rows])
+        return _csv(names, figures, rows)
     heading = [*names, *(figure.replace("_", " ") for figure in figures)]
     cells = [heading, *([_cell(value) for value in row] for row in rows)]
     return (aligned if format == "markdown" else _latex)(cells, n_names=len(names))
@@ -76,10 +85,21 @@ def _rows_of_mapping(
         words = isinstance(key, tuple) and all(isinstance(word, str) for word in key)
         if not words or len(key) != len(names):
             raise ValueError(f"expected {len(names)} words to name a row, got {key!r}")
-        if not isinstance(record, Evaluation):
-            raise TypeError(f"expected records of Evaluation, got {_checks.kind(record)}")
-        rows.append([*key, *(getattr(record, figure) for figure in figures)])
+        runs = record if isinstance(record, (list, tuple)) else [record]
+        if not runs:
+            raise ValueError(f"expected one run or more for {key!r}, got none")
+        for run in runs:
+            if not isinstance(run, Evaluation):
+                raise TypeError(f"expected records of Evaluation, got {_checks.kind(run)}")
+        rows.append([*key, *(_over_runs([getattr(run, f) for run in runs]) for f in figures)])
     return rows
+
+
+def _over_runs(values: list[Any]) -> Any:
+    """Return the value that is the same in all runs, or the mean and the standard deviation."""
+    if len(values) == 1 or (isinstance(values[0], int) and len(set(values)) == 1):
+        return values[0]
+    return statistics.fmean(values), statistics.stdev(values)
 
 
 def _rows_of_list(records: Any, names: Sequence[str], figures: Sequence[str]) -> list[list[Any]]:
@@ -126,13 +146,26 @@ def _latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
     return "\n".join([start, r"\toprule", heading, r"\midrule", *lines, r"\bottomrule", end])
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
+def _csv(names: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    n = len(names)
+    of_runs = [any(isinstance(row[i], tuple) for row in rows) for i in range(n, n + len(figures))]
+    heading = list(names)
+    for figure, runs in zip(figures, of_runs, strict=True):
+        heading += [figure, f"{figure}_std"] if runs else [figure]
+    lines = [heading]
+    for row in rows:
+        line = list(row[:n])
+        for value, runs in zip(row[n:], of_runs, strict=True):
+            line += (value if isinstance(value, tuple) else (value, None)) if runs else (value,)
+        lines.append(line)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue().rstrip("\n")
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "{:.3f} ± {:.3f}".format(*value)
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 

@@ -69,7 +69,8 @@ def transfer_matrix(
     for (i, j), value in np.ndenumerate(values):
         red, green, blue, _ = shown.to_rgba(np.array([value]))[0]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
-        text = f"{value:+.2f}" if signed else f"{value:.2f}"
+        rounded = round(float(value), 2) + 0.0  # no -0.00
+        text = f"{rounded:+.2f}" if signed else f"{rounded:.2f}"
         ax.text(
             j, i, text, color="white" if dark else "black", fontsize="small",
             horizontalalignment="center", verticalalignment="center",

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,7 +68,37 @@ def test_one_word_or_three():
     assert "| c |" in table({("a", "b", "c"): first}, names=["m", "n", "o"], figures=["n"])
 
 
+def test_runs_are_shown_as_mean_and_standard_deviation():
+    runs = [record(), record(5.0), record(-900.0)]
+    values = np.array([run.nll for run in runs])
+    expected = f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+    for found in (runs, tuple(runs)):
+        lines = table({("x", "y"): found}, figures=("n", "nll")).splitlines()
+        assert [cell.strip() for cell in lines[2].split("|")[3:5]] == ["2", expected]
+
+
+def test_runs_of_other_sizes_and_one_run():
+    sizes = table({("x", "y"): [record(n=2), record(n=4)]}, figures=("n",)).splitlines()[2]
+    assert "3.000 ± 1.414" in sizes
+    alone, listed = ({("x", "y"): each} for each in (record(), [record()]))
+    assert table(alone) == table(listed)
+
+
+def test_runs_in_latex_and_csv():
+    records = {("a", "b"): [record(), record(5.0)], ("c", "d"): record()}
+    assert r"0.160 $\pm$ 0.217" in table(records, figures=("nll",), format="latex")
+    heading, many, alone = table(records, figures=("n", "nll"), format="csv").splitlines()
+    assert heading == "model,attack,n,nll,nll_std"
+    values = [run.nll for run in records["a", "b"]]
+    assert [float(cell) for cell in many.split(",")[2:]] == pytest.approx(
+        [2, np.mean(values), np.std(values, ddof=1)]
+    )
+    assert alone == f"c,d,2,{record().nll},"
+
+
 BAD = {
+    "no runs": ({("x", "y"): []}, {}, ValueError, r"one run or more for \('x', 'y'\), got none"),
+    "runs of numbers": ({("x", "y"): [record(), 0.5]}, {}, TypeError, ".*got float"),
     "no records": ({}, {}, ValueError, "one record or more, got none"),
     "too few words": ({("x",): record()}, {}, ValueError, r"2 words to name a row, got \('x',\)"),
     "too many words": ({("x", "y", "z"): record()}, {}, ValueError, "2 words to name a row, got"),
