@@ -9,9 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README, LANDING = ROOT / "README.md", ROOT / "docs" / "index.md"
-BLOCK = re.compile(
-    r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE
-)
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
 BLOCKS = {path: BLOCK.findall(path.read_text(encoding="utf-8")) for path in (README, LANDING)}
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
