@@ -1,6 +1,6 @@
 """PGD adversarial training on digits with Lightning Fabric, which places, scales and averages.
 
-    python examples/recipes/with_fabric.py --devices 2
+python examples/recipes/with_fabric.py --devices 2
 """
 
 import argparse
