@@ -1,4 +1,4 @@
-"""The README's code runs and prints what it says."""
+"""The code of the README and of the landing page runs and prints what it says."""
 
 import contextlib
 import io
@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(
-    r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?",
-    README.read_text(encoding="utf-8"),
-    re.DOTALL | re.MULTILINE,
-)
+ROOT = Path(__file__).parent.parent
+README, LANDING = ROOT / "README.md", ROOT / "docs" / "index.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
+BLOCKS = {path: BLOCK.findall(path.read_text(encoding="utf-8")) for path in (README, LANDING)}
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
-def test_the_readme_has_code():
-    assert BLOCKS
+def test_both_have_code():
+    assert all(BLOCKS.values())
 
 
-@pytest.mark.parametrize(("code", "printed"), BLOCKS)
-def test_block_prints_what_follows_it(code, printed):
+@pytest.mark.parametrize(
+    ("path", "code", "printed"), [(path, *block) for path in BLOCKS for block in BLOCKS[path]]
+)
+def test_block_prints_what_follows_it(path, code, printed):
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+        exec(compile(code, str(path), "exec"), {"__name__": "readme"})
     words, expected_words = NUMBER.sub("#", output.getvalue()), NUMBER.sub("#", printed)
     assert words == expected_words
     numbers = [float(number) for number in NUMBER.findall(output.getvalue())]

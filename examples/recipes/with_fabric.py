@@ -1,6 +1,6 @@
 """PGD adversarial training on digits with Lightning Fabric, which places, scales and averages.
 
-python examples/recipes/with_fabric.py
+python examples/recipes/with_fabric.py --devices 2
 """
 
 import argparse
@@ -18,8 +18,9 @@ from advcal import attacks, evaluation, trainers
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--devices", default="auto", help="how many GPUs or processes (all GPUs)")
     args = parser.parse_args()
-    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1)
+    fabric = Fabric(devices=args.devices)
     fabric.launch()
 
     images, digits = load_digits(return_X_y=True)
@@ -31,6 +32,7 @@ def main() -> None:
     model: nn.Module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     model, optimizer = fabric.setup(model, optimizer)
+    batches = fabric.setup_dataloaders(batches)
     starts = torch.Generator(fabric.device).manual_seed(fabric.global_rank)
     pgd = functools.partial(attacks.pgd, eps=0.1, steps=5, generator=starts)
     for epoch in trainers.epochs(

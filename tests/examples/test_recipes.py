@@ -17,9 +17,10 @@ LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
     [
         [*LAUNCHER, "examples/recipes/torchrun.py"],
         ["examples/recipes/with_fabric.py"],
+        ["examples/recipes/with_fabric.py", "--devices", "2"],
         ["examples/recipes/with_accelerate.py"],
     ],
-    ids=["torchrun", "fabric", "accelerate"],
+    ids=["torchrun", "fabric", "fabric on two", "accelerate"],
 )
 def test_recipes(start):
     command = [sys.executable, *start, "--epochs", "4"]
