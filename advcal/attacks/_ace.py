@@ -6,12 +6,14 @@ from torch.nn.functional import log_softmax
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._random import resolve
 from advcal._typing import Model
 from advcal.attacks._balls import Norm, ball, per_example
 from advcal.attacks._best import select
 from advcal.attacks._gradient import gradient_at, log_odds, logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
+from advcal.attacks._search import Method, check_method, search_keeping
 
 
 def ace(
@@ -97,7 +99,9 @@ def generalised_ace(
     norm: Norm = "linf",
     steps: int = 10,
     step_size: float | None = None,
+    method: Method = "gradient",
     bounds: tuple[float, float] = (0.0, 1.0),
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Maximise $\eta\,\mathrm{CE}(f(x'), \omega)$ over the ball where the prediction is kept.
 
@@ -117,9 +121,12 @@ def generalised_ace(
         eta: The sign and the weight of the cross-entropy, not 0.
         omega: Probabilities, shape `(classes,)` or `(n, classes)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        steps: The number of steps.
-        step_size: The first length of a step in `norm`; `2.5 * eps / steps` if None.
+        steps: The number of steps; with random search the number of queries.
+        step_size: The first length of a step in `norm`; `2.5 * eps / steps` if None. Random search
+            has no use for it.
+        method: `"gradient"`, or `"random_search"` to use the logits only.
         bounds: The lowest and the highest valid value of an input.
+        generator: Where random search draws from; a copy of the global one if None.
 
     Returns:
         Perturbed inputs, of the shape, dtype and device of `inputs`.
@@ -146,6 +153,8 @@ def generalised_ace(
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
     steps = _checks.count("steps", steps)
     step_size = first_step(step_size, eps, steps, spans=2.5)
+    check_method(method)
+    _checks.generator(generator)
     if _checks.number("eta", eta) == 0:
         raise ValueError(f"expected eta other than 0, got {eta}")
     omega = _distribution(omega, inputs)
@@ -165,7 +174,13 @@ def generalised_ace(
 
         region = ball(norm, inputs, eps, bounds)
         aim = Aim(objective, lambda logits: -objective(logits))
-        points = descend_keeping(model, inputs, predicted, aim, region, steps, step_size)
+        if method == "random_search":
+            points = search_keeping(
+                *(model, inputs, predicted, aim.score),
+                *(inputs, region, eps, norm, steps, resolve(generator, inputs.device)),
+            )
+        else:
+            points = descend_keeping(model, inputs, predicted, aim, region, steps, step_size)
         return unchanged_or(model, points, predicted, inputs)
 
 

@@ -1,7 +1,6 @@
 """Steer the confidence and keep every prediction: UCA, OCA, MMA and RCA."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,10 +14,8 @@ from advcal.attacks._balls import Norm, ball
 from advcal.attacks._gradient import log_odds, logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
-from advcal.attacks._search import search_keeping
+from advcal.attacks._search import Method, check_method, search_keeping
 from advcal.losses._margin import without_label
-
-Method = Literal["gradient", "random_search"]
 
 _ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
 _SPANS_DOWN, _SPANS_UP = 4.0, 2.5  # radii that the steps together are long
@@ -310,7 +307,7 @@ def _steer(
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
     steps = _checks.count("steps", steps)
     first_step(step_size, eps, steps, spans=1)
-    _checks.choice("method", method, ("gradient", "random_search"))
+    check_method(method)
     with frozen(model, grad=True):
         inputs, generator = inputs.detach().clone(), resolve(generator, inputs.device)
         region = ball(norm, inputs, eps, bounds)

@@ -14,7 +14,8 @@ from advcal.attacks._balls import Ball, Norm, ball
 from advcal.attacks._gradient import gradient_at, logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
-from advcal.losses import inverse_adversarial
+from advcal.attacks._search import Method, check_method, search_keeping
+from advcal.losses import inverse_adversarial, margin
 
 
 def iaa(
@@ -30,6 +31,7 @@ def iaa(
     random_start: bool = False,
     label: Literal["true", "predicted"] = "true",
     schedule: Literal["accept", "published"] = "accept",
+    method: Method = "gradient",
     bounds: tuple[float, float] = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -57,13 +59,16 @@ def iaa(
         eps: The radius, in units of `inputs`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         lam: $\lambda \ge 0$. The larger, the lower the confidence; the authors study 1 to 10.
-        steps: The number of steps.
-        step_size: The first length of a step in `norm`; `eps / steps` if None.
+        steps: The number of steps; with random search the number of queries.
+        step_size: The first length of a step in `norm`; `eps / steps` if None. Random search has
+            no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         label: Which label is kept, `"true"` or `"predicted"`.
         schedule: `"accept"` or `"published"`.
+        method: `"gradient"`, or `"random_search"` to use the logits only; not with the published
+            schedule.
         bounds: The lowest and the highest valid value of an input.
-        generator: Where a random start comes from; a copy of the global one if None.
+        generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:
         Inputs of lower confidence, of the shape, dtype and device of `inputs`.
@@ -89,6 +94,9 @@ def iaa(
     _checks.count("steps", steps)
     _checks.choice("label", label, ("true", "predicted"))
     _checks.choice("schedule", schedule, ("accept", "published"))
+    check_method(method)
+    if method == "random_search" and schedule == "published":
+        raise ValueError("expected method 'gradient' with the published schedule, got another")
     _checks.generator(generator)
     step_size = first_step(step_size, eps, steps, spans=1)
     with frozen(model, grad=True):
@@ -103,13 +111,24 @@ def iaa(
             return inverse_adversarial(logits, labels, lam=lam, reduction="none")
 
         region = ball(norm, inputs, eps, bounds)
+        source = resolve(generator, inputs.device)
         start = inputs
         if random_start or schedule == "published":
-            start = region.random_point(resolve(generator, inputs.device))
+            start = region.random_point(source)
         if schedule == "published":
             radii = [eps * (t + 1) / steps for t in range(steps)]
             regions = [ball(norm, inputs, radius, bounds) for radius in radii]
             points = _descend(model, start, objective, regions, eps / steps)
+        elif method == "random_search":
+
+            def score(logits: Tensor) -> Tensor:
+                behind = margin(logits, labels, reduction="none")
+                kept = logits.argmax(dim=1) == labels
+                return -torch.where(kept, objective(logits), behind)
+
+            points = search_keeping(
+                *(model, start, labels, score, inputs, region, eps, norm, steps, source)
+            )
         else:
             aim = Aim(lambda logits, _: objective(logits), lambda logits: -objective(logits))
             points = descend_keeping(model, start, labels, aim, region, steps, step_size)

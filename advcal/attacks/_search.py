@@ -1,16 +1,25 @@
 """Random search while a label is kept: what the engine does where there is no gradient."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from advcal import _checks
 from advcal._typing import Model
 from advcal.attacks._balls import Ball, per_example
 from advcal.attacks._best import Best
 from advcal.attacks._gradient import logits_at
 
+Method = Literal["gradient", "random_search"]
+
 _FIRST_SHARE = 0.3  # of the coordinates that the first proposal changes
+
+
+def check_method(method: str) -> None:
+    """Check the name of a method."""
+    _checks.choice("method", method, ("gradient", "random_search"))
 
 
 def search_keeping(

@@ -61,7 +61,8 @@ def epochs(
 
     The body of the `for` is the place for validation, early stopping and whatever else happens
     once per epoch; `break` ends training. Each epoch puts the model into train mode. Batches go to
-    the device of the model; the model is never moved.
+    the device of the model; the model is never moved. Whatever the objective raises comes with a
+    note of the epoch and the batch.
 
     **Checkpoints.** With `checkpoint=path` the run is written to that file whenever the body of
     the `for` is done, and after each `every` steps within an epoch. If the file is there already,
@@ -128,7 +129,6 @@ def epochs(
             or the checkpoint is of another run.
         FloatingPointError: If the loss is not finite, or a weight when a checkpoint is due. The
             weights are those before the step, and the checkpoint stays as it was.
-        Exception: Whatever the objective raises, with a note of the epoch and the batch.
 
     Example:
         >>> _ = torch.manual_seed(0)

@@ -166,6 +166,7 @@ ROWS = {
     "iaa": Row(configured(iaa, steps=4), "linf", False, 5, 4),
     "iaa-predicted": Row(configured(iaa, steps=4, label="predicted"), "linf", False, 7, 4),
     "iaa-published": Row(configured(iaa, steps=4, schedule="published"), "linf", True, 4, 4),
+    "iaa-search": Row(configured(iaa, steps=6, method="random_search"), "linf", True, 7, 0),
     "iaa-l2": Row(configured(iaa, steps=4, norm="l2"), "l2", False, 5, 4),
     "iaa-random": Row(configured(iaa, steps=4, random_start=True), "linf", True, 5, 4),
     "uca": Row(configured(uca, steps=3), "linf", False, 6, 3),
@@ -181,6 +182,12 @@ ROWS = {
     "ace": Row(configured(ace, search_steps=1), "linf", False, 2, 1),
     "generalised_ace": Row(
         configured(generalised_ace, steps=3, eta=-1.0, omega=UNIFORM), "linf", False, 6, 3
+    ),
+    "generalised_ace-search": Row(
+        configured(
+            generalised_ace, steps=6, eta=-1.0, omega=UNIFORM, method="random_search", norm="l2"
+        ),
+        *("l2", True, 9, 0),
     ),
     "anti_adversary": Row(configured(anti_adversary, steps=3), "linf", False, 4, 3),
     "anti_adversary-predicted": Row(

@@ -25,6 +25,8 @@ KEEPING = {
     "rca": rca,
     "uca-search": partial(uca, **SEARCH),
     "oca-search-l2": partial(oca, norm="l2", **SEARCH),
+    "iaa-search": partial(iaa, label="predicted", **SEARCH),
+    "generalised_ace-search": partial(generalised_ace, eta=1.0, omega=UNIFORM, **SEARCH),
     "ace": ace,
     "generalised_ace": partial(generalised_ace, eta=-1.0, omega=UNIFORM),
     "iaa": partial(iaa, label="predicted"),
@@ -252,11 +254,28 @@ def test_random_search_needs_no_gradient(trained, norm):
     options = {"eps": eps, "norm": norm, "method": "random_search", "steps": 60}
     lower = confidences(model, uca(opaque, inputs, labels, **options)).mean()
     higher = confidences(model, oca(opaque, inputs, labels, **options)).mean()
+    for attack in (
+        partial(iaa, label="predicted"),
+        partial(generalised_ace, eta=-1.0, omega=torch.full((10,), 0.1)),
+    ):
+        found = attack(opaque, inputs, labels, **options)
+        assert confidences(model, found).mean() < clean - 0.05
+        assert answers(model, found).equal(answers(model, inputs))
     gradient = confidences(model, uca(model, inputs, labels, eps=eps, norm=norm)).mean()
     assert gradient < lower < clean - 0.05
     assert higher > clean + 0.02
     more = {**options, "steps": 200}
     assert confidences(model, uca(opaque, inputs, labels, **more)).mean() < lower
+
+
+def test_random_search_of_iaa_wins_true_labels_too(trained):
+    model, inputs, labels = trained[0], trained[1][:200], trained[2][:200]
+    found = iaa(model, inputs, labels, eps=0.1, method="random_search", steps=60)
+    was, now = answers(model, inputs) == labels, answers(model, found) == labels
+    assert now[was].all()
+    assert now.sum() > was.sum()
+    with pytest.raises(ValueError, match="published schedule"):
+        iaa(model, inputs, labels, eps=0.1, method="random_search", schedule="published")
 
 
 def test_confident_models_are_attacked_too():
