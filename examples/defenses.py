@@ -258,9 +258,10 @@ def draw_pareto(studies: list[dict[str, Any]], path: Path) -> None:
     for study in studies:
         clean, robust = (study["results"][name] for name in ("none", "PGD-20"))
         points[study["defense"]] = (clean["accuracy"], robust["accuracy"], clean["ece"])
-    ax = plots.pareto_front(points)
-    ax.figure.savefig(path, dpi=150)
-    plt.close(ax.figure)
+    figure, ax = plt.subplots(figsize=(4.5, 3.6), layout="constrained")
+    plots.pareto_front(points, ax=ax)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

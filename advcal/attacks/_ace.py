@@ -175,9 +175,9 @@ def generalised_ace(
         region = ball(norm, inputs, eps, bounds)
         aim = Aim(objective, lambda logits: -objective(logits))
         if method == "random_search":
+            source, score = resolve(generator, inputs.device), aim.score
             points = search_keeping(
-                *(model, inputs, predicted, aim.score),
-                *(inputs, region, eps, norm, steps, resolve(generator, inputs.device)),
+                model, inputs, predicted, score, inputs, region, eps, norm, steps, source
             )
         else:
             points = descend_keeping(model, inputs, predicted, aim, region, steps, step_size)

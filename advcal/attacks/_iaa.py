@@ -127,7 +127,7 @@ def iaa(
                 return -torch.where(kept, objective(logits), behind)
 
             points = search_keeping(
-                *(model, start, labels, score, inputs, region, eps, norm, steps, source)
+                model, start, labels, score, inputs, region, eps, norm, steps, source
             )
         else:
             aim = Aim(lambda logits, _: objective(logits), lambda logits: -objective(logits))

@@ -5,6 +5,7 @@ python examples/recipes/with_fabric.py --devices 2
 
 import argparse
 import functools
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -26,13 +27,13 @@ def main() -> None:
     images, digits = load_digits(return_X_y=True)
     inputs, labels = torch.tensor(images / 16).float(), torch.tensor(digits)
     train = TensorDataset(inputs[:1000], labels[:1000])
-    batches = DataLoader(train, batch_size=50, shuffle=True)
+    loader = DataLoader(train, batch_size=50, shuffle=True)
 
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     model, optimizer = fabric.setup(model, optimizer)
-    batches = fabric.setup_dataloaders(batches)
+    batches: Any = fabric.setup_dataloaders(loader)
     starts = torch.Generator(fabric.device).manual_seed(fabric.global_rank)
     pgd = functools.partial(attacks.pgd, eps=0.1, steps=5, generator=starts)
     for epoch in trainers.epochs(
