@@ -12,10 +12,8 @@ and as JSON.
 """
 
 import argparse
-import datetime
 import functools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +28,6 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import advcal
 from advcal import calibrators, evaluation, losses, metrics, trainers
 
 METHODS = (
@@ -314,12 +311,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "severity of corruptions": SEVERITY,
         "pre-computed": "ranked once on the vanilla network by quick distances",
         "on the fly": f"ranked every {RANK_EVERY} epochs by linear distances",
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "advcal": advcal.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        **quickstart.date_and_versions(),
     }
 
 

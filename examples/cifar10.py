@@ -8,10 +8,8 @@ an image folder ({train,test}/<class>/*.jpg) or the original cifar-10-batches-py
 """
 
 import argparse
-import datetime
 import functools
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import advcal
 from advcal import trainers
 
 
@@ -128,12 +125,7 @@ def settings(args: argparse.Namespace, data: cifar10_data.Cifar10) -> dict[str, 
         "model": "small_cnn, 2,340,810 parameters",
         "optimizer": "Adam, learning rate 1e-3, batch 128, no augmentation",
         "n_train": len(data.train_labels),
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "advcal": advcal.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        **quickstart.date_and_versions(),
     }
 
 

@@ -10,11 +10,9 @@ and two pictures of all that is there.
 """
 
 import argparse
-import datetime
 import functools
 import itertools
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +25,6 @@ import quickstart
 import torch
 from torch import Tensor, nn
 
-import advcal
 from advcal import attacks, evaluation, metrics, plots, trainers
 
 Objective = Callable[..., Tensor]
@@ -138,12 +135,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "optimizer": "Adam, 1e-3 with a cosine to 0, batch 128, no augmentation",
         **{name: getattr(args, name) for name in ("eps", "train_steps", "epochs", "bfloat16")},
         **{name: getattr(args, name) for name in ("n_train", "n_validation", "n_test", "seed")},
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "advcal": advcal.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        **quickstart.date_and_versions(),
     }
 
 

@@ -8,10 +8,8 @@ FGSM and PGD-10 accuracy and the ECE with 10 bins on the 10,000 test images.
 """
 
 import argparse
-import datetime
 import functools
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import advcal
 from advcal import attacks, evaluation, trainers
 
 EPS = 8 / 255
@@ -102,12 +99,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "attacks": "FGSM; PGD of 10 steps of eps/4, random start, best iterate",
         "seed": args.seed,
         "bfloat16": args.bfloat16,
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "advcal": advcal.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        **quickstart.date_and_versions(),
     }
 
 

@@ -9,10 +9,8 @@ and scored on another. Four pictures and a JSON file.
 """
 
 import argparse
-import datetime
 import functools
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ import quickstart
 import torch
 from torch import Tensor, nn
 
-import advcal
 from advcal import attacks, evaluation, metrics, plots
 
 LAMS = (1.0, 3.0, 5.0, 10.0)
@@ -86,12 +83,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
     return {
         "weights": [path.name for path in args.weights],
         **{name: getattr(args, name) for name in ("n_test", "steps", "eps")},
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "advcal": advcal.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        **quickstart.date_and_versions(),
     }
 
 

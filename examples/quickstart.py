@@ -7,8 +7,10 @@ AT+IAT, attacks both in six ways, prints one table and draws two pictures. Under
 """
 
 import argparse
+import datetime
 import functools
 import itertools
+import platform
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import advcal
 from advcal import attacks, evaluation, plots, trainers
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
@@ -160,6 +163,18 @@ def check_ranges(
         value = getattr(args, name)
         if not least <= value <= most:
             parser.error(f"--{name.replace('_', '-')} must be from {least} to {most}, not {value}")
+
+
+def date_and_versions() -> dict[str, object]:
+    """Tell when figures were made, and with what."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "versions": {
+            "advcal": advcal.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
 
 
 def make_folder(path: Path) -> None:

@@ -139,10 +139,9 @@ def confidence_envelope(
     return Envelope(n, radii, accuracy, clean_confidence, tuple(ends[::2]), tuple(ends[1::2]))
 
 
-def _ace_up(model: Model, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Take ACE's step upwards: towards the predicted class, called wrong."""
-    n_classes = model(inputs[:1]).shape[1]
-    return ace(model, inputs, (labels + 1) % n_classes, **options)
+def _ace_up(model: Model, inputs: Tensor, predicted: Tensor, **options: Any) -> Tensor:
+    """Take ACE's step upwards, as it does where it is told that the prediction is wrong."""
+    return ace(model, inputs, (predicted == 0).long(), **options)
 
 
 def _radii(eps: Sequence[float]) -> tuple[float, ...]:
