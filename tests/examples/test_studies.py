@@ -1,0 +1,92 @@
+"""The scripts of the studies on CIFAR-10 run through, on a few random images."""
+
+import json
+import sys
+
+import adaptive_smoothing
+import cifar10_data
+import defenses
+import models
+import networks_under_attack
+import pytest
+import torch
+
+KEPT = {"date", "versions"}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    def random_images(_):
+        generator = torch.Generator().manual_seed(0)
+        parts = []
+        for n in (600, 120):
+            shape = (n, 3, 32, 32)
+            parts.append(torch.randint(256, shape, dtype=torch.uint8, generator=generator))
+            parts.append(torch.randint(10, (n,), generator=generator))
+        return cifar10_data.Cifar10(*parts, classes=tuple("abcdefghij"))
+
+    monkeypatch.setattr(cifar10_data, "load_or_exit", random_images)
+
+    def main(script, *arguments):
+        line = [script.__name__, "--data", "none", "--out", str(tmp_path), *arguments]
+        monkeypatch.setattr(sys, "argv", line)
+        script.main()
+        return tmp_path
+
+    return main
+
+
+def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
+    sizes = ["--n-train", "128", "--n-validation", "100", "--n-test", "40", "--epochs", "1"]
+    folder = run(defenses, *sizes, "--train-steps", "1", "--only", "standard", "AT+IAT")
+    studies = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert set(studies) == {"defense-standard.json", "defense-AT+IAT.json"}
+    for study in studies.values():
+        assert study["settings"].keys() >= KEPT
+        assert len(study["curve"]) == 1
+        found = study["results"]
+        clean = found["none"]["accuracy"]
+        for name in ("IAA, predicted", "UCA", "OCA"):
+            assert found[name]["accuracy"] == clean
+        assert found["UCA"]["confidence"] <= found["none"]["confidence"]
+        assert found["worst case"]["robust error"] >= 1 - clean
+    table = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(("| standard |", "| AT+IAT |")) for line in table) == 2
+    assert (folder / "defenses-curves.png").exists()
+    assert (folder / "defenses-pareto.png").exists()
+    before = (folder / "defense-standard.json").stat().st_mtime_ns
+    run(defenses, *sizes, "--only", "standard")
+    assert (folder / "defense-standard.json").stat().st_mtime_ns == before
+
+
+def test_adaptive_smoothing_runs_every_method(run):
+    sizes = ["--n-train", "100", "--n-validation", "100", "--n-test", "100"]
+    folder = run(adaptive_smoothing, *sizes, "--epochs", "1", "--seeds", "1", "--n-levels", "2")
+    study = json.loads((folder / "adaptive_smoothing-small_cnn.json").read_text())
+    assert study["settings"].keys() >= KEPT
+    assert len(study["runs"]) == 1
+    assert list(study["summary"]) == list(adaptive_smoothing.METHODS)
+    plain, scaled = (study["summary"][name] for name in adaptive_smoothing.METHODS[:2])
+    assert plain["clean accuracy"] == scaled["clean accuracy"]
+
+
+def test_networks_under_attack_draws_its_pictures(run, tmp_path):
+    weights = []
+    for seed, name in enumerate(("first", "second")):
+        torch.manual_seed(seed)
+        weights.append(tmp_path / f"small_cnn-{name}.pt")
+        torch.save(models.small_cnn().state_dict(), weights[-1])
+    paths = [str(path) for path in weights]
+    folder = run(networks_under_attack, "--weights", *paths, "--n-test", "20", "--steps", "1")
+    study = json.loads((folder / "networks.json").read_text())
+    assert study["settings"].keys() >= KEPT
+    assert len(study["levels"]) == networks_under_attack.N_LEVELS
+    distances = [level["median distance"] for level in study["levels"]]
+    assert distances == sorted(distances)
+    assert set(study["lambda"]) == {"published", "accept"}
+    accuracies = {point["accuracy"] for point in study["radius"]["UCA"]}
+    assert len(accuracies) == 1
+    assert set(study["transfer"]["IAA"]) == {
+        f"{source} to {to}" for source in ("first", "second") for to in ("first", "second")
+    }
+    assert len(list(folder.glob("networks-*.png"))) == 4
