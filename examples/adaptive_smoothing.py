@@ -5,14 +5,13 @@ pre-computed on the plain network, ranked on the fly, or drawn at random as the 
 temperature to the plain one. Four splits: training, the validation that steers the smoothing,
 a third one for the temperature, and the test set, on which accuracy and ECE (15 bins) are taken,
 clean and under three of `evaluation.corrupt`. Mean and standard deviation over seeds, as a table
-and as JSON.
+and as JSON; with CIFAR-10 the weights too, for examples/shifts_and_ensembles.py.
 
     python examples/adaptive_smoothing.py --data digits
     python examples/adaptive_smoothing.py --data PATH --bfloat16 --out results/
 """
 
 import argparse
-import functools
 import json
 import statistics
 import time
@@ -82,7 +81,7 @@ def main() -> None:
     runs: list[dict[str, dict[str, float]]] = []
     study: dict[str, object] = {"settings": settings(args), "runs": runs}
     for seed in range(args.seeds):
-        splits = digits(seed) if data is None else cifar(data, seed, args)
+        splits = digits(seed) if data is None else cifar(data, 0 if args.one_split else seed, args)
         runs.append(run(splits, seed, args))
         study["summary"] = summary = summarised(runs)
         (args.out / f"adaptive_smoothing-{args.name}.json").write_text(
@@ -99,7 +98,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help='"digits", or the folder of CIFAR-10')
     parser.add_argument(
         "--model",
-        choices=("published_cnn", "small_cnn", "resnet18"),
+        choices=("published_cnn", "small_cnn", "resnet10", "resnet18"),
         default="small_cnn",
         help="the network for CIFAR-10 (small_cnn)",
     )
@@ -115,6 +114,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--n-test", type=int, default=10_000, help="test images (10000)")
     parser.add_argument("--n-levels", type=int, help="levels of AR-AdaLS (10; digits 8)")
+    parser.add_argument(
+        "--cosine", action="store_true", help="let the learning rate fall to 0 along a cosine"
+    )
+    parser.add_argument(
+        "--one-split", action="store_true", help="one split for all seeds, to join their networks"
+    )
     parser.add_argument(
         "--bfloat16",
         action="store_true",
@@ -180,6 +185,8 @@ def run(splits: Splits, seed: int, args: argparse.Namespace) -> dict[str, dict[s
             calibrator = calibrators.fit_temperature(held_out.logits, held_out.labels)
         else:
             model, notes = train(method, splits, seed, vanilla, args)
+            if args.name != "digits":
+                torch.save(model.state_dict(), weights(args.out, args.name, method, seed))
         vanilla = model if method == "vanilla" else vanilla
         seconds = time.perf_counter() - start
         figures[method] = measure(model, splits.test, calibrator, seed)
@@ -187,6 +194,12 @@ def run(splits: Splits, seed: int, args: argparse.Namespace) -> dict[str, dict[s
         shown = "  ".join(f"{key} {value:.4f}" for key, value in figures[method].items())
         print(f"seed {seed}  {method}: {shown}", flush=True)
     return figures
+
+
+def weights(folder: Path, name: str, method: str, seed: int) -> Path:
+    """Name the file of weights of a network."""
+    slug = method.replace(", ", "-").replace(" ", "-")
+    return folder / f"adaptive_smoothing-{name}-{slug}-{seed}.pt"
 
 
 def train(
@@ -197,36 +210,12 @@ def train(
     args: argparse.Namespace,
 ) -> tuple[nn.Module, dict[str, float]]:
     """Train one network; return it and what its labels came to."""
-    torch.manual_seed(seed)
-    small = args.data == "digits"
-    model = quickstart.network() if small else getattr(models, args.model)()
-    batches = Batches(*splits.train, size=50 if small else 128, seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    autocast = torch.bfloat16 if args.bfloat16 else None
-    run = functools.partial(
-        trainers.epochs,
-        model,
-        batches,
-        optimizer=optimizer,
-        n=args.epochs,
-        autocast=autocast,
-        channels_last=not small,
-    )
+    model = network(seed, args)
     if "AdaLS" not in method:
-        for _ in run(objective=plain(method)):
+        for _ in loop(model, plain(method), splits, seed, args):
             pass
         return model, {}
-    smoothing = trainers.adaptive_smoothing(
-        Batches(*splits.train, size=500),
-        Batches(*splits.validation, size=500),
-        10,
-        n_levels=1 if method == "AdaLS" else args.n_levels,
-        step_size=args.step_size,
-        autocast=autocast,
-        channels_last=not small,
-    )
-    smoothing.unseen(Batches(*splits.held_out, size=500))
-    smoothing.unseen(Batches(*splits.test, size=500))
+    smoothing = smoothing_of(splits, 1 if method == "AdaLS" else args.n_levels, args)
     if "pre-computed" in method:
         assert vanilla is not None
         smoothing.rank(vanilla, attack="quick")
@@ -234,12 +223,64 @@ def train(
         generator = torch.Generator().manual_seed(seed)
         sizes = len(splits.train[1]), len(splits.validation[1])
         smoothing.rank_by(*(torch.rand(n, generator=generator) for n in sizes))
-    for epoch in run(objective=smoothing):
+    for epoch in loop(model, smoothing, splits, seed, args):
         if "on the fly" in method and (epoch.epoch - 1) % RANK_EVERY == 0:
             smoothing.rank(model)
         smoothing.update(model)
     probs = smoothing.state.label_probs
     return model, {"lowest label": float(probs.min()), "highest label": float(probs.max())}
+
+
+def network(seed: int, args: argparse.Namespace) -> nn.Module:
+    """Make the network of a seed, before training."""
+    torch.manual_seed(seed)
+    model: nn.Module = (
+        quickstart.network() if args.name == "digits" else getattr(models, args.name)()
+    )
+    return model
+
+
+def loop(
+    model: nn.Module,
+    objective: Callable[..., Tensor],
+    splits: Splits,
+    seed: int,
+    args: argparse.Namespace,
+) -> Iterator[trainers.Epoch]:
+    """Train epoch by epoch; the order of the images is the seed's."""
+    small = args.name == "digits"
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batches = Batches(*splits.train, size=50 if small else 128, seed=seed)
+    n_steps = args.epochs * len(batches)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    return trainers.epochs(
+        model,
+        batches,
+        objective,
+        optimizer,
+        n=args.epochs,
+        schedule=falling if args.cosine else None,
+        autocast=torch.bfloat16 if args.bfloat16 else None,
+        channels_last=not small,
+    )
+
+
+def smoothing_of(
+    splits: Splits, n_levels: int, args: argparse.Namespace
+) -> trainers.AdaptiveSmoothing:
+    """Make the adaptive smoothing of so many levels, and see that the other splits are unseen."""
+    smoothing = trainers.adaptive_smoothing(
+        Batches(*splits.train, size=500),
+        Batches(*splits.validation, size=500),
+        10,
+        n_levels=n_levels,
+        step_size=args.step_size,
+        autocast=torch.bfloat16 if args.bfloat16 else None,
+        channels_last=args.name != "digits",
+    )
+    smoothing.unseen(Batches(*splits.held_out, size=500))
+    smoothing.unseen(Batches(*splits.test, size=500))
+    return smoothing
 
 
 def plain(method: str) -> Callable[..., Tensor]:
@@ -306,7 +347,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
     chosen = {key: value for key, value in vars(args).items() if key not in ("data", "out")}
     return {
         **chosen,
-        "optimizer": "Adam, learning rate 1e-3, no augmentation",
+        "optimizer": "Adam, learning rate 1e-3, batches of 128 (digits 50), no augmentation",
         "label smoothing": SMOOTHING,
         "severity of corruptions": SEVERITY,
         "pre-computed": "ranked once on the vanilla network by quick distances",

@@ -8,6 +8,7 @@ SIZES = {
     models.published_cnn: 783_370,
     models.small_cnn: 2_340_810,
     models.resnet18: 11_173_962,
+    models.resnet10: 308_826,
 }
 
 
@@ -43,8 +44,8 @@ def test_examples_are_independent_in_eval_mode(build):
         torch.testing.assert_close(model(inputs)[1:2], model(inputs[1:2]), atol=1e-5, rtol=1e-4)
 
 
-def test_only_the_resnet_normalises_batches():
+def test_only_the_resnets_normalise_batches():
     def normalises(model):
         return any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
 
-    assert [normalises(build()) for build in SIZES] == [False, False, True]
+    assert [normalises(build()) for build in SIZES] == [False, False, True, True]
