@@ -8,7 +8,9 @@ import cifar10_data
 import defenses
 import models
 import networks_under_attack
+import numpy as np
 import pytest
+import shifts_and_ensembles
 import torch
 
 KEPT = {"date", "versions"}
@@ -68,6 +70,39 @@ def test_adaptive_smoothing_runs_every_method(run):
     assert list(study["summary"]) == list(adaptive_smoothing.METHODS)
     plain, scaled = (study["summary"][name] for name in adaptive_smoothing.METHODS[:2])
     assert plain["clean accuracy"] == scaled["clean accuracy"]
+
+
+def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path):
+    sizes = ["--n-train", "100", "--n-validation", "100", "--n-test", "100", "--epochs", "1"]
+    few = ["--seeds", "2", "--n-levels", "4", "--one-split", "--cosine", "--model", "resnet10"]
+    study = run(adaptive_smoothing, *sizes, *few) / "adaptive_smoothing-resnet10.json"
+    strange = tmp_path / "strange.npz"
+    images = np.random.default_rng(0).integers(256, size=(30, 32, 32, 3), dtype=np.uint8)
+    np.savez(strange, images=images)
+    line = ["--study", str(study), "--strange", str(strange), "--n-shifted", "60"]
+    folder = run(shifts_and_ensembles, *line, "--names", "contrast", "shot_noise")
+    found = json.loads((folder / "shifts.json").read_text())
+    assert found["settings"].keys() >= KEPT
+    of_study = json.loads(study.read_text())["runs"]
+    for name in adaptive_smoothing.METHODS:
+        eces = [each[name]["clean ECE"] for each in of_study]
+        assert found["figures"][name]["clean"]["ece"] == pytest.approx(eces, abs=1e-4)
+        assert len(found["figures"][name]) == 11
+        assert len(found["auroc"][name]) == 2
+    members = found["figures"]["vanilla"]["clean"]["nll"]
+    assert found["figures"]["ensemble of vanilla"]["clean"]["nll"][0] < sum(members) / 2  # Jensen
+    assert {"AR-AdaLS, R = 2", "AR-AdaLS, R = 5", "AR-AdaLS, R = 25"} < set(found["levels"])
+    assert len(list(folder.glob("shifts-*.png"))) == 4
+
+
+def test_shifts_and_ensembles_wants_one_split(run, tmp_path):
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({"settings": {"one_split": False, "seeds": 3}}))
+    with pytest.raises(SystemExit, match="--one-split"):
+        run(shifts_and_ensembles, "--study", str(study))
+    study.write_text("{}")
+    with pytest.raises(SystemExit, match="no study of this kind"):
+        run(shifts_and_ensembles, "--study", str(study))
 
 
 def test_networks_under_attack_draws_its_pictures(run, tmp_path):
