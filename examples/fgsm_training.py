@@ -66,7 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument(
         "--model",
-        choices=("published_cnn", "small_cnn"),
+        choices=("published_cnn", "small_cnn", "resnet10", "resnet18"),
         default="published_cnn",
         help="the network (published_cnn)",
     )

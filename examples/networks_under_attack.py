@@ -164,7 +164,7 @@ def transfer(
     found = {}
     for ax, (name, attack) in zip(axes, kinds.items(), strict=True):
         configured = functools.partial(attack, eps=args.eps, steps=args.steps)
-        records = evaluation.transfer(networks, networks, test[:2], configured)
+        records = evaluation.transfer(networks, networks, test, configured)
         plots.transfer_matrix(records, figure="mcs", ax=ax, title=f"MCS under {name}")
         found[name] = {f"{source} to {to}": each.mcs for (source, to), each in records.items()}
     save(figure, path)

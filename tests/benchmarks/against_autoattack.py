@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from advcal import attacks
 
-import cifar10_data  # isort: skip
-
 EPS = {"linf": 8 / 255, "l2": 0.5}
 # A run of fewer seconds is mostly the first time that the machine sees its shapes: repeat it.
 WARM = 60
@@ -115,9 +113,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
 
-    data = cifar10_data.load_or_exit(args.data)
-    inputs = data.test_images[: args.n].float().div(255)
-    labels = data.test_labels[: args.n].long()
+    inputs, labels = peers.test_images(args.data, args.n)
     record: dict[str, object] = {"eps": EPS, "n": args.n, "queries": args.queries}
     torch.manual_seed(0)
     for name, model in peers.networks(args.weights).items():

@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from advcal.attacks import cw_l2, ddn, deepfool, fmn, foot
 
-import cifar10_data  # isort: skip
-
 MOST_TIMED = 100  # bare passes; the time of more is in proportion
 GROUPS = ["ddn", "fmn", "deepfool", "cw", "nearest", "full"]
 
@@ -165,8 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     peers.stub_missing()
 
-    data = cifar10_data.load_or_exit(args.data)
-    inputs = data.test_images[: args.n].float().div(255)
+    inputs, _ = peers.test_images(args.data, args.n)
     record: dict[str, object] = {"n": args.n}
     torch.manual_seed(0)
     for name, model in peers.networks(args.weights).items():

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from advcal import attacks
 
-import cifar10_data  # isort: skip
-
 EPS = 8 / 255
 
 
@@ -148,10 +146,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
 
-    data = cifar10_data.load_or_exit(args.data)
-    inputs = data.test_images[: args.n].float().div(255)
+    inputs, labels = peers.test_images(args.data, args.n)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
-    labels = data.test_labels[: args.n].long()
     record: dict[str, object] = {"eps": EPS, "n": args.n, "batch": args.batch}
     torch.manual_seed(0)
     for name, model in peers.networks(args.weights).items():

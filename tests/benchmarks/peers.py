@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import advcal
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import cifar10_data
 import models
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -120,6 +121,13 @@ def cifar10_model(weights: Path) -> nn.Module:
 def networks(weights: Iterable[Path]) -> dict[str, nn.Module]:
     """Load several such networks, by the names of their files."""
     return {path.stem: cifar10_model(path) for path in weights}
+
+
+def test_images(folder: Path, n: int) -> tuple[Tensor, Tensor]:
+    """Load `n` test images of CIFAR-10 in [0, 1], spread over all, since files come by class."""
+    data = cifar10_data.load_or_exit(folder)
+    chosen = torch.linspace(0, len(data.test_labels) - 1, n).round().long()
+    return data.test_images[chosen].float() / 255, data.test_labels[chosen].long()
 
 
 def right(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
