@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from advcal import attacks, calibrators, evaluation, metrics, plots, trainers
 
-N_LEVELS = (2, 5, 25)  # beside AdaLS, which has one, and what the study has
+N_LEVELS = (3, 30)  # beside AdaLS, which has one, and what the study has
 PRECOMPUTED = "AR-AdaLS, pre-computed"
 SINGLE = tuple(name for name in adaptive_smoothing.METHODS if name != "temperature scaling")
 JOINED = ("vanilla", "label smoothing", "AdaLS", PRECOMPUTED)

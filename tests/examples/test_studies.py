@@ -91,7 +91,7 @@ def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path
         assert len(found["auroc"][name]) == 2
     members = found["figures"]["vanilla"]["clean"]["nll"]
     assert found["figures"]["ensemble of vanilla"]["clean"]["nll"][0] < sum(members) / 2  # Jensen
-    assert {"AR-AdaLS, R = 2", "AR-AdaLS, R = 5", "AR-AdaLS, R = 25"} < set(found["levels"])
+    assert {"AR-AdaLS, R = 3", "AR-AdaLS, R = 30"} < set(found["levels"])
     assert len(list(folder.glob("shifts-*.png"))) == 4
 
 
