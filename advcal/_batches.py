@@ -57,11 +57,17 @@ def _prepared(number: int, batch: Batch, device: torch.device | None, channels_l
         )
     moved = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
     inputs, labels = moved[:2]
-    if isinstance(labels, Tensor) and labels.dtype != torch.int64:
-        moved[1] = labels.long() if _checks.is_integer(labels.dtype) else labels
+    moved[1] = whole(labels)
     if channels_last and inputs.ndim == 4:
         moved[0] = inputs.contiguous(memory_format=torch.channels_last)
     return tuple(moved)
+
+
+def whole(labels: Any) -> Any:
+    """Return integer labels as int64 and anything else, such as soft labels, as it is."""
+    return (
+        labels.long() if isinstance(labels, Tensor) and _checks.is_integer(labels.dtype) else labels
+    )
 
 
 def casting(model: object, dtype: torch.dtype | None) -> Callable[[], AbstractContextManager[Any]]:

@@ -40,6 +40,13 @@ CORRUPTIONS: dict[str, _Row] = {
     "zoom_blur": _Row(_shifts.zoom_blur, (1.06, 1.11, 1.16, 1.21, 1.26)),
     "fog": _Row(_shifts.fog, ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))),
     "snow": _Row(_shifts.snow, ((0.03, 0.3), (0.06, 0.4), (0.10, 0.5), (0.15, 0.6), (0.20, 0.7))),
+    "spatter": _Row(
+        _shifts.spatter,
+        (
+            *[("water", 0.8, 0.04), ("water", 1.0, 0.07), ("water", 1.2, 0.10)],
+            *[("mud", 1.0, 0.24), ("mud", 1.2, 0.34)],
+        ),
+    ),
     "brightness": _Row(_shifts.brightness, (0.10, 0.15, 0.20, 0.30, 0.40)),
     "contrast": _Row(_shifts.contrast, (0.75, 0.50, 0.40, 0.30, 0.15)),
     "saturate": _Row(_shifts.saturate, (1.5, 2.0, 3.0, 5.0, 10.0)),
@@ -56,15 +63,17 @@ def corrupt(
     severity: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Corrupt images in one of seventeen ways; not CIFAR-10-C, and no figures on it are.
+    """Corrupt images in one of eighteen ways; not CIFAR-10-C, and no figures on it are.
 
     The corruptions are those that Hendrycks & Dietterich describe, implemented anew and with
     settings of our own: `"gaussian_noise"`, `"shot_noise"`, `"impulse_noise"`, `"speckle_noise"`;
     `"gaussian_blur"`, `"defocus_blur"`, `"glass_blur"`, `"motion_blur"`, `"zoom_blur"`; `"fog"`,
-    `"snow"`; `"brightness"`, `"contrast"`, `"saturate"`; `"elastic_transform"`, `"pixelate"`,
-    `"jpeg_compression"`. Missing are frost, which needs photographs, and spatter. Lengths grow with
-    the shorter side of the image; results are not rounded to 8 bits, but for JPEG. Read the
-    published files with `read_corruptions`.
+    `"snow"`, `"spatter"` (drops of water, from severity 4 of mud, brown on 3 channels and dark grey
+    on others); `"brightness"`, `"contrast"`, `"saturate"`; `"elastic_transform"`, `"pixelate"`,
+    `"jpeg_compression"`. Missing is frost, which needs photographs. Lengths grow with the shorter
+    side of the image; below 32 pixels the Gaussian, defocus and glass blurs stay as wide as at 32.
+    Results are not rounded to 8 bits, but for JPEG. Read the published files with
+    `read_corruptions`.
 
     Args:
         inputs: Images in `[0, 1]`, shape `(n, channels, height, width)`, sides of 8 pixels or more.

@@ -2,7 +2,8 @@
 
 Each takes images `(n, channels, height, width)` in float32, the setting of its severity and a
 source of random numbers. Lengths are in pixels of an image whose shorter side is 32, and grow with
-the side. What leaves [0, 1] is clamped by the caller.
+the side; those of `_scale(images, least=1)` do not shrink with it, lest a blur do nothing. What
+leaves [0, 1] is clamped by the caller.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from torch.nn import functional
 
 _SIDE = 32  # the side of an image that lengths are given for
 _REACH = 4  # standard deviations after which a Gaussian is cut off
+_LIQUIDS = {  # colour in RGB, opacity, and how far the light on it goes
+    "water": ((0.85, 0.85, 0.85), 0.5, 0.5),
+    "mud": ((0.26, 0.18, 0.10), 0.9, 0.1),
+}
 
 
 class Source:
@@ -65,12 +70,11 @@ def speckle_noise(images: Tensor, deviation: float, source: Source) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, deviation: float, source: Source) -> Tensor:
-    line = _gaussian(deviation * _scale(images), images.device)
-    return _filtered(_filtered(images, line[:, None]), line[None, :])
+    return _smoothed(images, deviation * _scale(images, least=1))
 
 
 def defocus_blur(images: Tensor, radius: float, source: Source) -> Tensor:
-    radius = radius * _scale(images)
+    radius = radius * _scale(images, least=1)
     reach, fine = math.ceil(radius), 9  # a pixel weighs what the disc covers of its 9 x 9 parts
     parts = torch.arange(-reach * fine - fine // 2, reach * fine + fine // 2 + 1.0) / fine
     disc = (parts[:, None] ** 2 + parts[None, :] ** 2 <= radius**2).float()
@@ -80,7 +84,7 @@ def defocus_blur(images: Tensor, radius: float, source: Source) -> Tensor:
 
 def glass_blur(images: Tensor, distance: float, source: Source) -> Tensor:
     n, _, height, width = images.shape
-    moves = distance * _scale(images) * (2 * source.uniform(2, n, height, width) - 1)
+    moves = distance * _scale(images, least=1) * (2 * source.uniform(2, n, height, width) - 1)
     return gaussian_blur(_moved(images, *moves.round()), 0.4, source)
 
 
@@ -113,12 +117,27 @@ def snow(images: Tensor, setting: tuple[float, float], source: Source) -> Tensor
     share, paleness = setting
     n, _, height, width = images.shape
     pale = torch.maximum(images, images.mean(dim=1, keepdim=True) * 0.7 + 0.3)
-    flakes = gaussian_blur(source.normal(n, 1, height, width), 0.6, source)
+    flakes = _smoothed(source.normal(n, 1, height, width), 0.6 * _scale(images))
     least = flakes.flatten(1).quantile(1 - share, dim=1)[:, None, None, None]
     most = flakes.flatten(1).amax(dim=1)[:, None, None, None]
     bright = ((flakes - least) / (most - least)).clamp(0, 1).sqrt()
     angle = math.pi * (0.25 + 0.5 * source.uniform(n, 1, 1))
     return torch.lerp(images, pale, paleness) + 1.3 * _moving(bright, 0.8, angle)
+
+
+def spatter(images: Tensor, setting: tuple[str, float, float], source: Source) -> Tensor:
+    liquid, length, share = setting
+    colour, opacity, gloss = _LIQUIDS[liquid]
+    n, channels, height, width = images.shape
+    layer = _smoothed(source.normal(n, 1, height, width), length * _scale(images)).flatten(1)
+    least = layer.sort(dim=1).values[:, math.floor((1 - share) * height * width) - 1, None]
+    depth = (layer - least) / layer.std(dim=1, keepdim=True)
+    drops = (3 * depth).clamp(0, 1).view(n, 1, height, width)
+    aside = torch.tensor(0.5 * length * _scale(images), device=images.device)
+    relief = _moved(drops, aside, aside) - _moved(drops, -aside, -aside)  # lit from the upper left
+    tint = torch.tensor(colour, device=images.device)[:, None, None]
+    tint = tint if channels == 3 else tint.mean()
+    return torch.lerp(images, tint + gloss * relief, opacity * drops)
 
 
 # --- colour ----------------------------------------------------------------------------------
@@ -147,7 +166,7 @@ def saturate(images: Tensor, factor: float, source: Source) -> Tensor:
 
 def elastic_transform(images: Tensor, distance: float, source: Source) -> Tensor:
     n, _, height, width = images.shape
-    moves = gaussian_blur(source.normal(n, 2, height, width), 2.5, source)
+    moves = _smoothed(source.normal(n, 2, height, width), 2.5 * _scale(images))
     moves = moves / moves.flatten(1).std(dim=1)[:, None, None, None]
     return _moved(images, *(distance * _scale(images) * moves).unbind(dim=1))
 
@@ -155,7 +174,8 @@ def elastic_transform(images: Tensor, distance: float, source: Source) -> Tensor
 def pixelate(images: Tensor, factor: float, source: Source) -> Tensor:
     height, width = images.shape[2:]
     for side, dim in ((height, 2), (width, 3)):
-        shares = _shares(side, max(1, round(side * factor))).to(images.device)
+        fewer = 0.265 if side <= _SIDE / 2 else 0.0  # so that no two severities are the same
+        shares = _shares(side, round(side * factor - fewer)).to(images.device)
         means = shares / shares.sum(dim=1, keepdim=True)
         images = (images.transpose(dim, 3) @ means.T @ shares).transpose(dim, 3)
     return images
@@ -164,8 +184,13 @@ def pixelate(images: Tensor, factor: float, source: Source) -> Tensor:
 # --- helpers ---------------------------------------------------------------------------------
 
 
-def _scale(images: Tensor) -> float:
-    return min(images.shape[2:]) / _SIDE
+def _scale(images: Tensor, *, least: float = 0.0) -> float:
+    return max(min(images.shape[2:]) / _SIDE, least)
+
+
+def _smoothed(images: Tensor, deviation: float) -> Tensor:
+    line = _gaussian(deviation, images.device)
+    return _filtered(_filtered(images, line[:, None]), line[None, :])
 
 
 def _gaussian(deviation: float, device: torch.device) -> Tensor:
@@ -212,7 +237,8 @@ def _moved(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 def _moving(images: Tensor, deviation: float, angle: Tensor) -> Tensor:
     """Blur along a line of its own angle, `(n, 1, 1)`, in each image, with Gaussian weights."""
-    weights = _gaussian(2 * deviation * _scale(images), images.device)  # at half pixels
+    deviation = max(deviation * _scale(images), 0.2)  # less than a fifth of a pixel does nothing
+    weights = _gaussian(2 * deviation, images.device)  # at half pixels
     steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2) / 2
     pairs = zip(steps, weights, strict=True)
     return sum(

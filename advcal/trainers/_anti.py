@@ -7,7 +7,7 @@ from advcal import _checks
 from advcal._typing import Attack, Batch, Model, Objective
 from advcal.losses._divergence import divergence
 from advcal.losses._reduce import lifted
-from advcal.trainers._passes import both, craft
+from advcal.trainers._passes import both, craft, examples
 
 
 def anti_adversarial(
@@ -53,7 +53,7 @@ def anti_adversarial(
     _checks.switch("joint", joint)
 
     def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels, *_ = batch
+        inputs, labels = examples(batch)
         points = craft(attack, model, inputs, labels)
         better = craft(reference, model, inputs, labels)
         logits, others = (lifted(each) for each in both(model, points, better, joint=joint))

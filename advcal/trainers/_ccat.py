@@ -11,7 +11,7 @@ from advcal._random import resolve
 from advcal._typing import Attack, Batch, Loss, Model, Objective
 from advcal.attacks import pgd_conf
 from advcal.trainers._objectives import adversarial, mixed
-from advcal.trainers._passes import craft
+from advcal.trainers._passes import craft, examples
 
 
 def ccat(
@@ -65,7 +65,7 @@ def ccat(
     _checks.generator(generator)
 
     def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels, *_ = batch
+        inputs, labels = examples(batch)
         distances = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
         clean = len(inputs) - len(inputs) // 2
         if clean < len(inputs):

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from advcal import _checks, losses
 from advcal._typing import Attack, Batch, Model, Objective
-from advcal.trainers._passes import both, craft
+from advcal.trainers._passes import both, craft, examples
 
 
 def mart(attack: Attack, *, lam: float = 5.0, joint: bool = False) -> Objective:
@@ -42,7 +42,7 @@ def mart(attack: Attack, *, lam: float = 5.0, joint: bool = False) -> Objective:
     _checks.switch("joint", joint)
 
     def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels, *_ = batch
+        inputs, labels = examples(batch)
         points = craft(attack, model, inputs, labels)
         logits, others = both(model, inputs, points, joint=joint)
         return losses.mart(logits, labels, attacked=others, lam=lam)

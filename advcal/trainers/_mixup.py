@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from advcal import _checks
 from advcal._random import resolve
 from advcal._typing import Batch, Loss, Model, Objective
+from advcal.trainers._passes import examples
 
 
 def mixup(
@@ -53,7 +54,7 @@ def mixup(
     source = resolve(generator, torch.device("cpu"))
 
     def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels, *_ = batch
+        inputs, labels = examples(batch)
         seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
         share = float(np.random.default_rng(int(seed)).beta(alpha, alpha))
         pairs = torch.randperm(len(inputs), generator=source, device=source.device)

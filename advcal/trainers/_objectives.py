@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from advcal import _checks
 from advcal._typing import Attack, Batch, Loss, Model, Objective
-from advcal.trainers._passes import craft
+from advcal.trainers._passes import craft, examples
 
 
 def standard(*, loss: Loss = cross_entropy) -> Objective:
@@ -31,7 +31,7 @@ def standard(*, loss: Loss = cross_entropy) -> Objective:
     _checks.function("loss", loss)
 
     def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels, *_ = batch
+        inputs, labels = examples(batch)
         return loss(model(inputs), labels)
 
     return objective
@@ -69,7 +69,7 @@ def adversarial(attack: Attack, *, loss: Loss = cross_entropy) -> Objective:
     _checks.function("loss", loss)
 
     def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels, *_ = batch
+        inputs, labels = examples(batch)
         return loss(model(craft(attack, model, inputs, labels)), labels)
 
     return objective

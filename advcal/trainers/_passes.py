@@ -1,4 +1,4 @@
-"""What objectives share: how they craft, and how they run two batches through a model."""
+"""What objectives share: how they read a batch, craft, and run two batches through a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,18 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from advcal._batches import whole
 from advcal._frozen import attacked
-from advcal._typing import Attack, Model
+from advcal._typing import Attack, Batch, Model
 
 _kept: ContextVar[list[Tensor] | None] = ContextVar("_kept", default=None)
 _given: ContextVar[list[Tensor] | None] = ContextVar("_given", default=None)
+
+
+def examples(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the inputs and the labels of a batch, integer labels as int64 as the losses want."""
+    inputs, labels, *_ = batch
+    return inputs, whole(labels)
 
 
 def craft(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from advcal._random import resolve
 from advcal._typing import Attack, Batch, Model, Objective
 from advcal.attacks import linf
 from advcal.attacks._gradient import goal_of, gradient_at
-from advcal.trainers._passes import both, craft
+from advcal.trainers._passes import both, craft, examples
 
 _EPS, _STEPS, _STEP_SIZE, _NOISE = 0.031, 10, 0.007, 0.001  # the authors'
 
@@ -70,7 +70,7 @@ def trades(
     _checks.switch("joint", joint)
 
     def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels, *_ = batch
+        inputs, labels = examples(batch)
         points = craft(attack, model, inputs, labels)
         logits, others = both(model, inputs, points, joint=joint)
         return losses.trades(logits, labels, attacked=others, beta=beta)

@@ -1,13 +1,17 @@
 """Corruptions made here, and those that are read from files."""
 
+import functools
 import inspect
 import io
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from sklearn.datasets import load_sample_image
+from torch.nn import functional
 
 from advcal import evaluation
 from advcal.evaluation import corrupt, corruptions, read_corruptions
@@ -16,11 +20,12 @@ from advcal.evaluation._jpeg import compressed
 
 RANDOM = {
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur",
-    "fog", "snow", "elastic_transform",
+    "fog", "snow", "spatter", "elastic_transform",
 }  # fmt: skip
 # What leaves a grey image as it is, up to rounding.
 NOTHING_TO_GREY = set(CORRUPTIONS) - {
-    "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "fog", "snow", "brightness",
+    "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "fog", "snow", "spatter",
+    "brightness",
 }  # fmt: skip
 every_corruption = pytest.mark.parametrize("name", CORRUPTIONS)
 
@@ -33,6 +38,15 @@ def images(n=3, side=32, seed=0, channels=3):
     rows, columns = np.indices((side, side))
     smooth[:, :, rows + 0.6 * columns > 0.8 * side] *= 0.3
     return torch.tensor(smooth).float()
+
+
+@functools.cache
+def photographs(side=32):
+    """Cut two photographs into pieces of 128 pixels and shrink these to the side."""
+    pixels = np.stack([load_sample_image(name) for name in ("china.jpg", "flower.jpg")])
+    whole = torch.tensor(pixels[:, :384, :640]).permute(0, 3, 1, 2).float() / 255
+    pieces = whole.unfold(2, 128, 128).unfold(3, 128, 128).permute(0, 2, 3, 1, 4, 5)
+    return functional.adaptive_avg_pool2d(pieces.reshape(30, 3, 128, 128), side)
 
 
 def seeded(seed=0):
@@ -65,6 +79,17 @@ def test_it_grows_with_severity(name):
     assert apart == sorted(apart)
     assert apart[0] > 0
     assert apart[4] > 1.5 * apart[0]
+
+
+@every_corruption
+@pytest.mark.parametrize("side", [8, 9, 16, 32])
+def test_on_photographs_it_grows_with_severity_at_every_side(name, side):
+    inputs = photographs(side)
+    moved = [corrupt(inputs, name, severity=s, generator=seeded()) - inputs for s in range(1, 6)]
+    apart = [float(each.flatten(1).norm(dim=1).mean()) for each in moved]
+    assert all(less < more for less, more in itertools.pairwise(apart))
+    for each in moved:  # also once rounded to 8 bits, but of a piece of plain sky
+        assert float((each.flatten(1).abs().amax(dim=1) > 0.5 / 255).float().mean()) > 0.9
 
 
 @every_corruption
@@ -204,6 +229,45 @@ def test_fog_has_structure_and_keeps_the_range():
     assert far > 3 * beside
     assert float(misty.max()) <= 0.5 + 1e-6
     assert not torch.equal(misty[0], misty[1])
+
+
+def test_spatter_covers_its_share_with_blobs_of_its_own_in_each_image():
+    flat = grey(0.5, n=4)
+    for severity, share in enumerate((0.04, 0.07, 0.10, 0.24, 0.34), start=1):
+        spattered = corrupt(flat, "spatter", severity=severity, generator=seeded())
+        wet = (spattered != flat).any(dim=1).float()
+        torch.testing.assert_close(wet.mean(dim=(1, 2)), torch.full((4,), share), atol=1e-3, rtol=0)
+        beside = (wet[..., 1:] * wet[..., :-1]).mean()
+        assert beside > 0.5 * share  # of neighbours that knew nothing of each other, share ** 2
+        assert len(wet.flatten(1).unique(dim=0)) == 4
+
+
+def test_drops_grow_with_the_image():
+    def runs(side):
+        flat = torch.full((8, 1, side, side), 0.5)
+        wet = corrupt(flat, "spatter", severity=3, generator=seeded()) != flat
+        return float(wet.float().mean() / (wet[..., 1:] & ~wet[..., :-1]).float().mean())
+
+    assert runs(128) == pytest.approx(4 * runs(32), rel=0.3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_water_is_pale_and_mud_is_brown_or_a_dark_grey(channels):
+    middle = torch.full((4, channels, 64, 64), 0.5)
+    water, mud = (
+        corrupt(middle, "spatter", severity=severity, generator=seeded()) - middle
+        for severity in (3, 5)
+    )
+    assert torch.equal(water, water[:, :1].expand_as(water))
+    assert float(water[water != 0].mean()) > 0.1
+    assert float((water[water != 0] < -0.05).float().mean()) > 0.03  # away from the light
+    of_channel = [float(part[part != 0].mean()) for part in mud.unbind(dim=1)]
+    assert max(of_channel) < -0.1
+    if channels == 3:
+        assert of_channel == sorted(of_channel, reverse=True)
+        assert of_channel[0] - of_channel[2] > 0.1
+    else:
+        assert torch.equal(mud, mud[:, :1].expand_as(mud))
 
 
 @pytest.mark.parametrize("quality", [8, 20, 50, 80])

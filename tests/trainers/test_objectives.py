@@ -83,6 +83,15 @@ def test_more_in_a_batch_than_inputs_and_labels_is_left_alone(name):
     assert MAKERS[name]()(model, [inputs, labels]) == wanted
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_dtype(name, dtype):
+    model, inputs, labels = setting()
+    wanted = MAKERS[name]()(model, (inputs, labels))
+    assert MAKERS[name]()(model, (inputs, labels.to(dtype))) == wanted
+    assert labels.dtype == torch.int64
+
+
 def test_every_objective_is_in_the_table():
     others = {
         *("EarlyStopping", "Epoch", "Overfitting", "Predictions", "catastrophic_overfitting"),
