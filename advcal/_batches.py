@@ -44,6 +44,16 @@ def check_source(batches: object, progress: object) -> None:
         _checks.function("progress", progress)
 
 
+def again(batches: object) -> None:
+    """Check batches that can be read more than once."""
+    check_source(batches, None)
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            "expected batches that can be read again, such as a list or a DataLoader, got "
+            f"{_checks.kind(batches)}"
+        )
+
+
 def _prepared(number: int, batch: Batch, device: torch.device | None, channels_last: bool) -> Batch:
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""

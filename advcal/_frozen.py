@@ -30,11 +30,12 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
         if not isinstance(model, nn.Module):
             yield
             return
-        restore = [_modes(model), _gradient_flags(model), _buffers(model), _silenced(model)]
+        trainable = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
+        restore = [_modes(model), _flags(trainable), _buffers(model), _silenced(model)]
         try:
             if any(module.training for module in model.modules()):
                 model.eval()
-            for parameter in model.parameters():
+            for parameter in trainable:
                 parameter.requires_grad_(False)
             yield
         finally:
@@ -54,9 +55,7 @@ def _modes(model: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def _gradient_flags(model: nn.Module) -> Callable[[], None]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
+def _flags(trainable: list[nn.Parameter]) -> Callable[[], None]:
     def undo() -> None:
         for parameter in trainable:
             parameter.requires_grad_(True)
@@ -66,7 +65,7 @@ def _gradient_flags(model: nn.Module) -> Callable[[], None]:
 
 def _buffers(model: nn.Module) -> Callable[[], None]:
     saved = [
-        (module, name, buffer, None if buffer.is_inference() else buffer._version, buffer.clone())
+        (module, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -74,8 +73,10 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
 
     def undo() -> None:
         with torch.no_grad():
-            for module, name, buffer, version, value in saved:
-                if version is not None and buffer._version != version:
+            for module, name, buffer, value in saved:
+                # By value: batch_norm writes its statistics without a new version of the tensor.
+                # And only then: a copy would spoil a graph of the caller's that has the buffer.
+                if not (buffer.is_inference() or torch.equal(buffer, value)):
                     buffer.copy_(value)
                 module._buffers[name] = buffer
 
@@ -140,11 +141,11 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
     """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked.
 
-    It gets the module inside what wraps it for several processes.
+    It gets the module inside what wraps it for several processes, and inputs that it may overwrite.
     """
     model = unwrapped(model)
     with frozen(model, grad=True):
-        return _checks.attacked(attack(model, inputs, labels), inputs)
+        return _checks.attacked(attack(model, inputs.clone(), labels), inputs)
 
 
 def device_of(model: object) -> torch.device | None:

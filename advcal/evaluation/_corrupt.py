@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._batches import check_source
+from advcal._batches import again
 from advcal._random import resolve
 from advcal._typing import Batch
 from advcal.evaluation import _shifts
@@ -165,16 +165,6 @@ class _Corrupted:
         for inputs, *rest in self.batches:
             shifted = corrupt(inputs, self.name, severity=self.severity, generator=generator)
             yield (shifted, *rest)
-
-
-def again(batches: object) -> None:
-    """Check batches that can be read more than once."""
-    check_source(batches, None)
-    if isinstance(batches, Iterator):
-        raise TypeError(
-            "expected batches that can be read again, such as a list or a DataLoader, got "
-            f"{_checks.kind(batches)}"
-        )
 
 
 def listed(name: str, value: Any) -> list[Any]:

@@ -120,13 +120,15 @@ def confidence_envelope(
         for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
             inputs = batch[0]
             labels = _checks.labels(batch[1], len(inputs))
-            clean, predicted = _confidence(model, inputs)
+            logits = _checks.logits(model(inputs), len(inputs))
+            _checks.label_range(labels, logits.shape[1])
+            clean, predicted = _confidence(logits)
             lowest = highest = clean
             columns = [(predicted == labels).double(), clean]
             for radius in radii:
                 for attack in attacks:
                     points = attacked(partial(attack, eps=radius), model, inputs, predicted)
-                    confidence, answer = _confidence(model, points)
+                    confidence, answer = _confidence(_checks.logits(model(points), len(points)))
                     confidence = torch.where(answer == predicted, confidence, clean)
                     lowest = torch.minimum(lowest, confidence)
                     highest = torch.maximum(highest, confidence)
@@ -152,7 +154,6 @@ def _radii(eps: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(_checks.number("eps", radius, least=0) for radius in eps))
 
 
-def _confidence(model: Model, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the confidence, float64, and the predicted class, each `(n,)`."""
-    logits = _checks.logits(model(inputs), len(inputs))
     return logits.double().softmax(dim=1).amax(dim=1), logits.argmax(dim=1)

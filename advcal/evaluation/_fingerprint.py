@@ -5,75 +5,120 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 from collections.abc import Mapping
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advcal._frozen import bare
+
+_ATOMS = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_KNOWN = ("advcal", "torch", "numpy", "scipy", "builtins")  # a name of theirs says it all
+_INTERNAL = vars(nn.Module()).keys()  # what every module has: parameters, hooks, the mode
+
 
 def fingerprint(value: Any) -> str:
-    """Describe a model by its weights and a function by its name and settings.
+    """Describe a model by its weights and settings, a function by what it does and refers to.
 
-    Random generators are described as such, without their state.
+    A function of this library, torch, NumPy or SciPy is known by its name. Random generators are
+    described as such, without their state.
     """
-    return _described(value, ())
+    return _Reader().described(value)
 
 
-def _described(value: Any, above: tuple[int, ...]) -> str:
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)):
-        return repr(value)
-    if id(value) in above:  # a function that knows itself
-        return "..."
-    above = (*above, id(value))
-    if isinstance(value, (Tensor, np.ndarray)):
-        return f"array {_digest(_bytes(torch.as_tensor(value)))}"
-    if isinstance(value, nn.Module):
-        return _module(value)
-    if isinstance(value, functools.partial):
-        words = [_described(each, above) for each in value.args]
-        words += [
-            f"{key}={_described(value.keywords[key], above)}" for key in sorted(value.keywords)
+class _Reader:
+    """Describes values, each function and object once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[str, Any]] = {}  # by identity, with the value to keep it alive
+
+    def described(self, value: Any) -> str:
+        if value is None or isinstance(value, _ATOMS):
+            return repr(value)
+        if id(value) not in self._seen:
+            self._seen[id(value)] = f"...{len(self._seen)}", value  # for what refers to itself
+            self._seen[id(value)] = self._read(value), value
+        return self._seen[id(value)][0]
+
+    def _read(self, value: Any) -> str:
+        if isinstance(value, (Tensor, np.ndarray)):
+            return f"array {_digest(_bytes(torch.as_tensor(value)))}"
+        if isinstance(value, nn.Module):
+            return self._module(bare(value))
+        if isinstance(value, functools.partial):
+            words = [self.described(each) for each in value.args]
+            words += [
+                f"{key}={self.described(value.keywords[key])}" for key in sorted(value.keywords)
+            ]
+            return f"{self.described(value.func)}({', '.join(words)})"
+        if isinstance(value, Mapping):
+            return f"{{{', '.join(f'{key!r}: {self.described(value[key])}' for key in value)}}}"
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(self.described(each) for each in value)}]"
+        if isinstance(value, (set, frozenset)):
+            return f"{{{', '.join(sorted(self.described(each) for each in value))}}}"
+        if inspect.ismethod(value):
+            return f"{self.described(value.__self__)}.{value.__name__}"
+        if inspect.isfunction(value):
+            return self._function(value)
+        if inspect.ismodule(value) or inspect.isclass(value) or inspect.isbuiltin(value):
+            return str(value.__name__)
+        return self._object(value)
+
+    def _function(self, function: Any) -> str:
+        name = f"{function.__module__}.{function.__qualname__}"
+        if str(function.__module__).partition(".")[0] in _KNOWN and "<" not in name:
+            return name
+        kept = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+        kept += [function.__defaults__, function.__kwdefaults__]
+        code = function.__code__
+        kept += [function.__globals__.get(word) for word in _names(code)]
+        return f"{name} {self._code(code)} of {_digest([self.described(kept).encode()])}"
+
+    def _code(self, code: CodeType) -> str:
+        inner = [
+            self._code(each) if inspect.iscode(each) else self.described(each)
+            for each in code.co_consts
         ]
-        return f"{_described(value.func, above)}({', '.join(words)})"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key!r}: {_described(value[key], above)}' for key in value)}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_described(each, above) for each in value)}]"
-    if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(_described(each, above) for each in value))}}}"
-    if inspect.ismethod(value):
-        return f"{_described(value.__self__, above)}.{value.__name__}"
-    if inspect.isfunction(value):
-        return _function(value, above)
-    own = getattr(value, "__dict__", None) if callable(value) else None
-    name = str(getattr(value, "__qualname__", type(value).__qualname__))
-    return f"{name}{_described(own, above)}" if own and not inspect.isclass(value) else name
+        return _digest([code.co_code, repr(code.co_names).encode(), repr(inner).encode()])
+
+    def _module(self, module: nn.Module) -> str:
+        parts = [repr(module).encode()]
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            parts.append(f"{name} {tuple(tensor.shape)}".encode())
+            parts += _bytes(tensor)
+        for name, each in module.named_modules():
+            own = {key: own for key, own in vars(each).items() if key not in _INTERNAL}
+            parts.append(f"{name} {self.described(own)}".encode())
+            parts.append(self.described(type(each).forward).encode())
+        return f"{type(module).__qualname__} {_digest(parts)}"
+
+    def _object(self, value: Any) -> str:
+        """Describe an object by its attributes, else by what it prints without its address."""
+        own = getattr(value, "__dict__", None)
+        if own:
+            return f"{type(value).__qualname__}{self.described(own)}"
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
-def _function(function: Any, above: tuple[int, ...]) -> str:
-    """Name a function; of a nested one or a lambda, which has no name of its own, tell the code."""
-    name = f"{function.__module__}.{function.__qualname__}"
-    if "<" not in name:
-        return name
-    code = function.__code__
-    written = [code.co_code, *(name.encode() for name in code.co_names)]
-    for constant in code.co_consts:
-        known = constant.co_code if inspect.iscode(constant) else _described(constant, ()).encode()
-        written.append(known)
-    kept = [cell.cell_contents for cell in function.__closure__ or ()]
-    kept += [function.__defaults__, function.__kwdefaults__]
-    kept += [function.__globals__.get(name) for name in code.co_names]
-    return f"{name} {_digest(written)} of {_described(kept, above)}"
+def _names(code: CodeType) -> list[str]:
+    """List the names that code and the code inside it refer to."""
+    found = list(code.co_names)
+    for each in code.co_consts:
+        if inspect.iscode(each):
+            found += _names(each)
+    return found
 
 
-def _module(module: nn.Module) -> str:
-    parts = [repr(module).encode()]
-    for name, tensor in module.state_dict().items():
-        parts.append(f"{name} {tuple(tensor.shape)}".encode())
-        parts += _bytes(tensor)
-    return f"{type(module).__qualname__} {_digest(parts)}"
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is bound later
+        return False
 
 
 def _bytes(tensor: Tensor) -> list[bytes]:

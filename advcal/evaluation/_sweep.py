@@ -13,9 +13,9 @@ import torch
 from torch import distributed
 
 from advcal import _checks
-from advcal._batches import casting
+from advcal._batches import again, casting
 from advcal._typing import Attack, Batch, Model, Progress
-from advcal.evaluation._corrupt import again, listed
+from advcal.evaluation._corrupt import listed
 from advcal.evaluation._evaluate import evaluate
 from advcal.evaluation._fingerprint import fingerprint
 from advcal.evaluation._transfer import named
@@ -54,7 +54,8 @@ def sweep(
     call goes on where a killed one stopped; a last line that was only half written is made again.
     More models, data sets, attacks or radii may join later. A line that this sweep does not want,
     or that was made with other weights, attack settings, `n_bins` or precision, is an error:
-    nothing is mixed silently. A data set is known by its name and size alone. An attack that draws
+    nothing is mixed silently. A function of yours is known by its code and all it refers to. A data
+    set is known by its name and size alone. An attack that draws
     from a `generator` of its own draws other numbers after a break.
 
     Args:
@@ -103,6 +104,8 @@ def sweep(
     radii = [None] if eps is None else [_radius(each) for each in listed("eps", eps)]
     if path is not None and not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"expected path as a str, a path or None, got {_checks.kind(path)}")
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"expected path in a folder that exists, got {os.fspath(path)!r}")
     if progress is not None:
         _checks.function("progress", progress)
     casting(None, autocast)
@@ -132,12 +135,13 @@ def _cells(
     options: Mapping[str, Any],
 ) -> list[_Cell]:
     common = {name: str(value) for name, value in options.items()}
+    known = {name: fingerprint(attack) for name, attack in attacks.items()}
     cells = []
     for model_name, model in models.items():
         weights = fingerprint(model)
         for data, source in batches.items():
             for attack_name, attack in attacks.items():
-                settings = {"model": weights, "attack": fingerprint(attack), **common}
+                settings = {"model": weights, "attack": known[attack_name], **common}
                 for radius in radii if attack is not None else [0.0]:
                     key = dict(zip(KEY, (model_name, data, attack_name, radius), strict=True))
                     bound = (

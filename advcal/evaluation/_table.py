@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -99,6 +100,8 @@ def _over_runs(values: list[Any]) -> Any:
     """Return the value that is the same in all runs, or the mean and the standard deviation."""
     if len(values) == 1 or (isinstance(values[0], int) and len(set(values)) == 1):
         return values[0]
+    if not all(map(math.isfinite, values)):  # an infinite NLL has no spread
+        return statistics.fmean(values), math.nan
     return statistics.fmean(values), statistics.stdev(values)
 
 

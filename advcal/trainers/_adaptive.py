@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal._batches import casting, check_source, prepared
+from advcal._batches import again, casting, check_source, prepared
 from advcal._frozen import frozen
 from advcal._typing import Attack, Batch, Loss, Model
 from advcal.attacks import adversarial_distance
@@ -79,6 +79,7 @@ class AdaptiveSmoothing:
             indices = _indices("train", rest, len(inputs), len(self.levels))
             levels = self.levels[indices.cpu()].to(labels.device)
         logits = model(inputs)
+        self._check_classes(logits)
         return self._loss(logits, self.state.targets(labels, levels).to(logits.device))
 
     def rank(
@@ -188,11 +189,7 @@ class AdaptiveSmoothing:
                 position += len(inputs)
                 with casting(model, self._autocast)():
                     logits = _checks.logits(model(inputs), len(inputs))
-                if logits.shape[1] != self.state.n_classes:
-                    raise ValueError(
-                        f"expected logits of {self.state.n_classes} classes, got "
-                        f"{_checks.kind(logits)}"
-                    )
+                self._check_classes(logits)
                 labels = _checks.labels(given, len(inputs), self.state.n_classes, logits.device)
                 confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
                 right = (predicted == labels).double()
@@ -292,6 +289,12 @@ class AdaptiveSmoothing:
             )
             yield from source
 
+    def _check_classes(self, logits: Tensor) -> None:
+        if logits.ndim != 2 or logits.shape[1] != self.state.n_classes:
+            raise ValueError(
+                f"expected logits of {self.state.n_classes} classes, got {_checks.kind(logits)}"
+            )
+
     def _check_ranked(self) -> None:
         if not self._ranked:
             raise ValueError(
@@ -376,7 +379,7 @@ def adaptive_smoothing(
     _checks.function("loss", loss)
     casting(None, autocast)
     for batches in (train, validation):
-        check_source(batches, None)
+        again(batches)
     return AdaptiveSmoothing(
         train,
         validation,

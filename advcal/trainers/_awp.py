@@ -1,5 +1,6 @@
 """Adversarial weight perturbation: any objective at weights that are moved to its disadvantage."""
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -24,11 +25,11 @@ def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
     Weights are the parameters of two dimensions or more that require a gradient; biases and the
     scales of normalisations stay, as with the authors. Shared weights move together.
 
-    What the objectives of this module craft is crafted once, at $w$, and used in both passes; an
-    attack that an objective of yours calls by itself runs in both, the second time on $w + v$. The
-    buffers of the model, BatchNorm's statistics among them, see the second pass only. The objective
-    gets the model, in the second pass, as a module that can be called, not with the attributes of
-    yours. A model wrapped for distributed training is outside what this was made for.
+    What the objectives of this module craft or mix is made once, at $w$, and used in both passes;
+    an attack that an objective of yours calls by itself runs in both, the second time on $w + v$.
+    The buffers of the model, BatchNorm's statistics among them, see the second pass only. The
+    objective gets the model, in the second pass, as a module that can be called, not with the
+    attributes of yours. A model wrapped for distributed training is outside what this was made for.
 
     Args:
         objective: Any `(model, batch) -> scalar loss`.
@@ -65,7 +66,7 @@ def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
         }
         if not weights:
             raise ValueError("expected a model with weights that require a gradient, got none")
-        with keeping() as points, buffers_kept(model), torch.enable_grad():
+        with keeping() as made, buffers_kept(model), torch.enable_grad():
             loss: Tensor = objective(model, batch)
             _checks.differentiable("losses", loss, "the parameters")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
@@ -74,7 +75,7 @@ def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }
-        with given(points):
+        with given(made):
             loss = objective(_Moved(model, offsets), batch)
         return loss
 
@@ -98,6 +99,6 @@ class _Moved(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         moved = {
-            name: self.model.get_parameter(name) + offset for name, offset in self.offsets.items()
+            name: attrgetter(name)(self.model) + offset for name, offset in self.offsets.items()
         }
         return functional_call(self.model, moved, inputs)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks, losses
-from advcal._random import resolve
+from advcal._random import onward
 from advcal._typing import Attack, Batch, Loss, Model, Objective
 from advcal.attacks import pgd_conf
 from advcal.trainers._objectives import adversarial, mixed
@@ -37,8 +37,8 @@ def ccat(
             defaults if None, the authors' 40 steps.
         eps: The radius in L∞, in units of the inputs, at which the target is uniform.
         rho: $\rho > 0$, how fast the target goes there.
-        generator: Where the random starts of the authors' attack come from; a copy of the global
-            one, made now, if None. Successive batches draw anew either way.
+        generator: Where the random starts of the authors' attack come from; the global random
+            state, which a checkpoint has, if None. Put your own into the `state` of `epochs`.
 
     Returns:
         An objective; labels are integers.
@@ -59,10 +59,10 @@ def ccat(
     """
     eps = _checks.number("eps", eps, above=0)
     rho = _checks.number("rho", rho, above=0)
-    if attack is None:
-        attack = partial(pgd_conf, eps=eps, generator=resolve(generator, torch.device("cpu")))
-    _checks.function("attack", attack)
     _checks.generator(generator)
+    if attack is None:
+        attack = partial(_confident, eps=eps, generator=generator)
+    _checks.function("attack", attack)
 
     def objective(model: Model, batch: Batch) -> Tensor:
         inputs, labels = examples(batch)
@@ -79,6 +79,17 @@ def ccat(
         return cross_entropy(logits, targets.to(logits.dtype))
 
     return objective
+
+
+def _confident(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    return pgd_conf(model, inputs, labels, eps=eps, generator=onward(generator))
 
 
 def caat(under: Attack, over: Attack, *, loss: Loss = cross_entropy) -> Objective:

@@ -1,7 +1,9 @@
 """Checkpoints: all that a run needs to go on as if it had not stopped, written atomically."""
 
 import dataclasses
+import errno
 import os
+import pickle
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ Path: TypeAlias = str | os.PathLike[str]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _KEYS = {"model", "optimizer", "state", "random", "epoch", "batch", "total", "n", "records"}
+_KEYS |= {"kinds"}
+_DAMAGED = (EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.UnpicklingError)
 
 
 @dataclasses.dataclass
@@ -109,6 +113,7 @@ class Checkpoint:
         own = {"start": position.start or now, "now": now}
         contents = {
             **{name: part.state_dict() for name, part in self.parts.items()},
+            "kinds": self._kinds(),
             "state": {name: _state(each) for name, each in self.state.items()},
             "random": self._of_all(own),
             **{key: getattr(position, key) for key in ("epoch", "batch", "total", "n")},
@@ -125,23 +130,33 @@ class Checkpoint:
         torch.distributed.all_gather_object(gathered, own, group=self.group)
         return gathered
 
-    def load(self) -> Position:
+    def _kinds(self) -> dict[str, str]:
+        """Name the class of each part that is not the model, whose weights say what it is."""
+        return {k: type(part).__qualname__ for k, part in self.parts.items() if k != "model"}
+
+    def load(self, n: int) -> Position:
         """Read the file, if there is one, and put everything back as it was.
 
         The random states are then those of the beginning of the epoch.
 
+        Args:
+            n: The number of epochs that are wanted.
+
         Raises:
-            ValueError: If the file holds something else, or was written with other arguments.
-            UnpicklingError: If it holds more than tensors and plain values.
+            ValueError: If the file is damaged, holds something else or more epochs, or was written
+                with other arguments. Nothing was put back then.
         """
         if not os.path.exists(self.path):
             return Position()
         try:
             found = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (EOFError, LookupError, RuntimeError) as error:
+        except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
             raise ValueError(
-                f"expected {self.path} to be a checkpoint of epochs, got a file that is not torch's"
-            ) from error
+                f"expected {self.path} to be a checkpoint of epochs, got a file that is cut short "
+                "or holds other things than tensors and plain values"
+            ) from None  # torch's words recommend to execute the file
         if not isinstance(found, dict) or not found.keys() >= _KEYS:
             raise ValueError(
                 f"expected {self.path} to be a checkpoint of epochs, got {_checks.kind(found)}"
@@ -158,29 +173,53 @@ class Checkpoint:
                 f"expected {self.path} of {processes} processes with {_names(wanted)}, got one of "
                 f"{len(found['random'])} with {_names(written)}"
             )
+        self._check_fit(found)
+        if found["epoch"] - (found["batch"] == 0) > n:
+            raise ValueError(
+                f"expected n of {found['epoch'] - (found['batch'] == 0)} or more, which "
+                f"{self.path} has, got {n}"
+            )
         for name, part in self.parts.items():
             part.load_state_dict(found[name])
-        optimizer = self.parts["optimizer"]
-        missing = {
-            key
-            for group in optimizer.param_groups
-            for key in optimizer.defaults.keys() - group.keys()
-        }
-        if missing:
-            raise ValueError(
-                f"expected {self.path} of {type(optimizer).__name__}, got one of an optimizer "
-                f"without {_names(missing)}"
-            )
         for name, each in self.state.items():
             _set_state(each, found["state"][name])
         self.set_random(own["start"])
         return Position(*(found[key] for key in ("epoch", "batch", "total", "n", "records")), **own)
+
+    def _check_fit(self, found: dict[str, Any]) -> None:
+        """Check, before anything is put back, that the parts are those of the file."""
+        for name, kind in self._kinds().items():
+            if found["kinds"].get(name) != kind:
+                raise ValueError(
+                    f"expected {self.path} of {name} {kind}, got one of {found['kinds'].get(name)}"
+                )
+        weights = {
+            k: getattr(v, "shape", None) for k, v in self.parts["model"].state_dict().items()
+        }
+        written = {k: getattr(v, "shape", None) for k, v in found["model"].items()}
+        for name in [*weights, *written]:
+            if weights.get(name, "none") != written.get(name, "none"):
+                raise ValueError(
+                    f"expected {self.path} of this model, got one of another: {name!r} is "
+                    f"{_shape(weights, name)} here and {_shape(written, name)} there"
+                )
+        sizes, of_file = (
+            [len(group["params"]) for group in each["param_groups"]]
+            for each in (self.parts["optimizer"].state_dict(), found["optimizer"])
+        )
+        if sizes != of_file:
+            raise ValueError(
+                f"expected {self.path} of an optimizer with groups of {sizes} parameters, got one "
+                f"of {of_file}"
+            )
 
 
 def check_folder(path: Any) -> None:
     """Check a path to write to, as far as its folder goes."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"expected checkpoint as a path, got {_checks.kind(path)}")
+    if not os.fspath(path) or os.path.isdir(path):
+        raise ValueError(f"expected checkpoint as the path of a file, got {os.fspath(path)!r}")
     folder = os.path.dirname(os.fspath(path)) or "."
     if not os.path.isdir(folder):
         raise ValueError(f"expected checkpoint in a folder that exists, got {os.fspath(path)!r}")
@@ -250,6 +289,10 @@ def _check_plain(value: Any, where: str) -> None:
             f"expected tensors, plain numbers, words, lists, tuples and dicts in a checkpoint, got "
             f"{_checks.kind(value)} in {where}"
         )
+
+
+def _shape(shapes: Mapping[str, Any], name: str) -> str:
+    return str(tuple(shapes[name])) if shapes.get(name) is not None else "not there"
 
 
 def _names(names: set[str]) -> str:

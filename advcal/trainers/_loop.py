@@ -126,9 +126,11 @@ def epochs(
         TypeError: If an argument or a batch is of the wrong kind.
         ValueError: If a number is out of range, float16 is asked for without CUDA, an epoch has no
             batches, a batch is empty or has not one label per input, the objective is no scalar,
-            or the checkpoint is of another run.
+            the optimizer has none of the model's parameters, or the checkpoint is damaged, of
+            another run or of more epochs.
         FloatingPointError: If the loss is not finite, or a weight when a checkpoint is due. The
-            weights are those before the step, and the checkpoint stays as it was.
+            weights are those before the step, and the checkpoint stays as it was; statistics of
+            BatchNorm have seen the batch.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -148,6 +150,9 @@ def epochs(
         raise TypeError(
             f"expected optimizer as a torch.optim.Optimizer, got {_checks.kind(optimizer)}"
         )
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("expected optimizer of the model's parameters, got one of none of them")
     _checks.function("objective", objective)
     check_source(batches, progress)
     n = _checks.count("n", n)
@@ -181,7 +186,7 @@ def epochs(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run() -> Generator[Epoch, None, list[Epoch]]:
-        at = Position() if saved is None else saved.load()
+        at = Position() if saved is None else saved.load(n)
         records = [Epoch(*record) for record in at.records]
         for epoch in range(at.epoch, n + 1):
             if saved is not None and at.batch == 0:

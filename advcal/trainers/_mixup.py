@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal._random import resolve
+from advcal._random import onward
 from advcal._typing import Batch, Loss, Model, Objective
-from advcal.trainers._passes import examples
+from advcal.trainers._passes import examples, once
 
 
 def mixup(
@@ -28,8 +28,8 @@ def mixup(
         alpha: $\alpha > 0$; the smaller, the nearer is $\lambda$ to 0 or 1. For calibration .1 to
             .4 is usual.
         loss: `(logits, labels) -> scalar`.
-        generator: Where $\lambda$ and the pairs come from; a copy of the global one, made now, if
-            None. Successive batches draw anew either way.
+        generator: Where $\lambda$ and the pairs come from; the global random state, which a
+            checkpoint has, if None. Put your own into the `state` of `epochs`.
 
     Returns:
         An objective.
@@ -51,14 +51,20 @@ def mixup(
     """
     alpha = _checks.number("alpha", alpha, above=0)
     _checks.function("loss", loss)
-    source = resolve(generator, torch.device("cpu"))
+    _checks.generator(generator)
+
+    def draw(n: int) -> Tensor:
+        """Draw the share, then a partner for each example."""
+        source = onward(generator)
+        seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
+        share = np.random.default_rng(int(seed)).beta(alpha, alpha)
+        pairs = torch.randperm(n, generator=source, device=source.device)
+        return torch.cat([torch.tensor([share], dtype=torch.float64), pairs.cpu().double()])
 
     def objective(model: Model, batch: Batch) -> Tensor:
         inputs, labels = examples(batch)
-        seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
-        share = float(np.random.default_rng(int(seed)).beta(alpha, alpha))
-        pairs = torch.randperm(len(inputs), generator=source, device=source.device)
-        pairs = pairs.to(inputs.device)
+        drawn = once((len(inputs) + 1,), lambda: draw(len(inputs)))
+        share, pairs = float(drawn[0]), drawn[1:].long().to(inputs.device)
         logits = model(share * inputs + (1 - share) * inputs[pairs])
         return share * loss(logits, labels) + (1 - share) * loss(logits, labels[pairs])
 

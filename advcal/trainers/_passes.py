@@ -1,6 +1,6 @@
 """What objectives share: how they read a batch, craft, and run two batches through a model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -22,32 +22,37 @@ def examples(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def craft(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Attack the frozen model; inside `given`, take what was crafted before instead."""
+    """Attack the frozen model, once for all passes over a batch."""
+    return once(inputs.shape, lambda: attacked(attack, model, inputs, labels))
+
+
+def once(shape: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
+    """Make a tensor of this shape; inside `given`, take what was made before instead."""
     given = _given.get()
-    if given and given[0].shape == inputs.shape:
+    if given and given[0].shape == shape:
         return given.pop(0)
-    points = attacked(attack, model, inputs, labels)
+    made = make()
     if (kept := _kept.get()) is not None:
-        kept.append(points)
-    return points
+        kept.append(made)
+    return made
 
 
 @contextmanager
 def keeping() -> Iterator[list[Tensor]]:
-    """Note what is crafted inside, in order."""
-    points: list[Tensor] = []
-    tokens = _kept.set(points), _given.set(None)
+    """Note what is made inside, in order."""
+    made: list[Tensor] = []
+    tokens = _kept.set(made), _given.set(None)
     try:
-        yield points
+        yield made
     finally:
         _kept.reset(tokens[0])
         _given.reset(tokens[1])
 
 
 @contextmanager
-def given(points: list[Tensor]) -> Iterator[None]:
-    """Hand out what was crafted before, in the same order."""
-    token = _given.set(list(points))
+def given(made: list[Tensor]) -> Iterator[None]:
+    """Hand out what was made before, in the same order."""
+    token = _given.set(list(made))
     try:
         yield
     finally:

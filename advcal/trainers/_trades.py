@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advcal import _checks, losses
 from advcal._frozen import frozen
-from advcal._random import resolve
+from advcal._random import onward
 from advcal._typing import Attack, Batch, Model, Objective
 from advcal.attacks import linf
 from advcal.attacks._gradient import goal_of, gradient_at
@@ -39,8 +39,8 @@ def trades(
         attack: `(model, inputs, labels) -> adversarial inputs`; the authors' if None.
         beta: $\beta \ge 0$, what robustness weighs.
         joint: Whether both go through the model in one pass.
-        generator: Where the noise of the authors' attack comes from; a copy of the global one, made
-            now, if None. Successive batches draw anew either way.
+        generator: Where the noise of the authors' attack comes from; the global random state, which
+            a checkpoint has, if None. Put your own into the `state` of `epochs`.
 
     Returns:
         An objective; labels are integers.
@@ -62,10 +62,10 @@ def trades(
         Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML
         2019, algorithm 1.
     """
-    if attack is None:
-        attack = partial(_climb, generator=resolve(generator, torch.device("cpu")))
-    _checks.function("attack", attack)
     _checks.generator(generator)
+    if attack is None:
+        attack = partial(_climb, generator=generator)
+    _checks.function("attack", attack)
     beta = _checks.number("beta", beta, least=0)
     _checks.switch("joint", joint)
 
@@ -78,13 +78,16 @@ def trades(
     return objective
 
 
-def _climb(model: Model, inputs: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+def _climb(
+    model: Model, inputs: Tensor, labels: Tensor, *, generator: torch.Generator | None
+) -> Tensor:
     """Climb the divergence from what the model says of the inputs."""
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, (0.0, 1.0))
     with frozen(model, grad=True):
         region = linf(inputs, eps=_EPS, bounds=bounds)
         goal = goal_of("kl", model, inputs, labels)
-        noise = torch.randn(inputs.shape, generator=generator, device=generator.device)
+        source = onward(generator)
+        noise = torch.randn(inputs.shape, generator=source, device=source.device)
         points = region.project(inputs + _NOISE * noise.to(inputs.device, inputs.dtype))
         for _ in range(_STEPS):
             gradient = gradient_at(model, points, goal).gradient

@@ -101,3 +101,10 @@ def test_bad_use_is_refused(options, error):
     arguments = {"model": model, "batches": [(inputs, labels)], **options}
     with pytest.raises(error, match=r"expected .*, got"):
         confidence_envelope(**arguments)
+
+
+@pytest.mark.parametrize("label", [-1, 9])
+def test_labels_out_of_range_are_refused(label):
+    model, inputs, labels = problem(3)
+    with pytest.raises(ValueError, match=f"expected labels from 0 to .*, got {label}"):
+        confidence_envelope(model, [(inputs, torch.full_like(labels, label))], eps=[0.1])

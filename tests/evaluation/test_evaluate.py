@@ -380,3 +380,43 @@ def test_bad_arguments_are_refused_before_any_work(options, error, match):
 def test_an_attack_that_returns_nonsense_is_refused(outcome):
     with pytest.raises((TypeError, ValueError), match=r"expected .*, got"):
         evaluate(nn.Identity(), [BATCH], lambda model, inputs, labels: outcome)
+
+
+def test_logits_without_a_softmax_are_refused():
+    batches = [(torch.eye(3), torch.arange(3))]
+    for top, said in ((float("inf"), "inf"), (-float("inf"), "-inf")):
+        rows = torch.eye(3)
+        rows[1] = top
+        with pytest.raises(ValueError, match=f"finite maximum, got {said} at example 1 of the 3"):
+            evaluate(lambda inputs, rows=rows: rows + 0 * inputs, batches)
+    masked = torch.tensor([0.0, 0.0, -float("inf")])
+    assert evaluate(lambda inputs: inputs + masked, batches).nll == float("inf")
+
+
+@pytest.mark.parametrize("use", [evaluate, predict, iaa])
+def test_statistics_that_follow_the_test_data_are_put_back(use):
+    class Adapting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3))
+            self.register_buffer("variance", torch.ones(3))
+
+        def forward(self, inputs):
+            return torch.nn.functional.batch_norm(inputs, self.mean, self.variance, training=True)
+
+    model, inputs, labels = Adapting(), torch.rand(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    if use is iaa:
+        iaa(model, inputs, labels, eps=0.1)
+    else:
+        use(model, [(inputs, labels)], partial(fgsm, eps=0.1))
+    assert model.mean.tolist() == [0, 0, 0]
+    assert model.variance.tolist() == [1, 1, 1]
+
+
+def test_a_graph_of_the_callers_survives_an_evaluation():
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3)).eval()
+    inputs, labels = torch.rand(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    loss = cross_entropy(model(inputs), labels)
+    evaluate(model, [(inputs, labels)], partial(fgsm, eps=0.1))
+    loss.backward()
+    assert model[1].weight.grad is not None

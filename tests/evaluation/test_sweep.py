@@ -3,7 +3,11 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -165,6 +169,7 @@ BAD = {
     "NaN": ({"eps": [float("nan")]}, ValueError, "eps >= 0, got nan"),
     "eps twice": ({"eps": [0.1, 0.1]}, ValueError, "each only once in eps"),
     "path": ({"path": 3}, TypeError, "path as a str, a path or None, got int"),
+    "folder": ({"path": "nowhere/a.jsonl"}, ValueError, "path in a folder that exists, got"),
     "n_bins": ({"n_bins": 0}, ValueError, "n_bins >= 1, got 0"),
     "autocast": ({"autocast": "bf16"}, TypeError, "autocast as a floating torch.dtype"),
     "progress": ({"progress": 3}, TypeError, "progress as a callable, got int"),
@@ -227,7 +232,75 @@ def test_weights_of_every_dtype_and_a_function_that_knows_itself():
     def recursive(model, inputs, labels):
         return recursive
 
-    assert "..." in fingerprint(recursive)
+    assert fingerprint(recursive) == fingerprint(recursive)
+
+
+STEPS = 2
+NETWORK = nn.Linear(2, 2)
+
+
+def by_global_steps(model, inputs, labels):
+    return pgd(model, inputs, labels, eps=0.1, steps=STEPS)
+
+
+def by_global_network(inputs):
+    return NETWORK(inputs)
+
+
+def by_another(inputs):
+    return by_global_network(inputs)
+
+
+class Tempered(nn.Module):
+    def __init__(self, temperature, mean):
+        super().__init__()
+        self.temperature = temperature
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+
+    def forward(self, inputs):
+        return (inputs - self.mean) / self.temperature
+
+
+def test_functions_are_known_by_what_they_refer_to(monkeypatch):
+    before = [fingerprint(each) for each in (by_global_steps, by_global_network, by_another)]
+    assert before == [
+        fingerprint(each) for each in (by_global_steps, by_global_network, by_another)
+    ]
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "STEPS", 50)
+    monkeypatch.setattr(here, "NETWORK", nn.Linear(2, 2))
+    for each, old in zip((by_global_steps, by_global_network, by_another), before, strict=True):
+        assert fingerprint(each) != old
+
+
+def test_modules_and_objects_are_known_by_their_settings():
+    assert fingerprint(Tempered(1.0, 0.0)) == fingerprint(Tempered(1.0, 0.0))
+    assert fingerprint(Tempered(1.0, 0.0)) != fingerprint(Tempered(0.5, 0.0))
+    assert fingerprint(Tempered(1.0, 0.0)) != fingerprint(Tempered(1.0, 5.0))
+    few, many = (partial(by_global_steps, settings=SimpleNamespace(steps=n)) for n in (1, 50))
+    assert fingerprint(few) != fingerprint(many)
+    assert fingerprint(object()) == fingerprint(object())
+
+
+def test_a_fingerprint_is_the_same_in_another_process():
+    code = """if True:
+        import torch
+        from functools import partial
+        from tests.evaluation import test_sweep as here
+        here.NETWORK.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
+        named = partial(here.by_global_steps, names={"a", "b", "c"})
+        for each in (here.by_another, here.Tempered(1.0, 0.0), named):
+            print(here.fingerprint(each))
+    """
+    root = Path(__file__).parents[2]
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert said[0] == said[1]
+    assert len(said[0].splitlines()) == 3
 
 
 # --- tables ----------------------------------------------------------------------------------

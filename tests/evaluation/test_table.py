@@ -114,3 +114,9 @@ def test_bad_arguments_are_refused(case):
     records, options, error, match = BAD[case]
     with pytest.raises(error, match=f"expected {match}"):
         table(records, **options)
+
+
+def test_runs_of_infinite_nll():
+    masked = torch.tensor([0.0, -float("inf")])
+    record = evaluate(lambda inputs: inputs + masked, [(torch.eye(2), torch.tensor([0, 1]))])
+    assert "inf ± nan" in table({("model",): [record, record]}, names=("model",), figures=("nll",))

@@ -497,3 +497,12 @@ def test_ranks_on_the_fly_agree_with_a_full_budget():
     for attack in ("linear", "quick"):
         cheap = attacks.adversarial_distance(model, inputs, attack=attack)
         assert spearmanr(cheap, precise).statistic > 0.95
+
+
+def test_a_model_of_other_classes_and_an_iterator_are_refused():
+    train, validation = ([(torch.rand(4, 2), torch.arange(4) % 2)] for _ in range(2))
+    smoothing = trainers.adaptive_smoothing(train, validation, 2, n_levels=1)
+    with pytest.raises(ValueError, match="expected logits of 2 classes, got a tensor"):
+        smoothing(nn.Linear(2, 5), train[0])
+    with pytest.raises(TypeError, match="batches that can be read again"):
+        trainers.adaptive_smoothing(iter(train), validation, 2, n_levels=1)

@@ -173,6 +173,35 @@ def test_awp_gives_the_gradients_at_the_perturbed_weights(gamma):
     assert found > objective(model, batch)
 
 
+def test_awp_leaves_batch_norm_one_update():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    inputs, labels = torch.rand(20, 4), torch.randint(3, (20,))
+    trainers.awp(trainers.standard())(model, (inputs, labels))
+    close(model[0].running_mean, 0.1 * inputs.mean(dim=0))
+    assert model[0].num_batches_tracked == 1
+
+
+def test_awp_of_awp_and_of_mixup():
+    model, (x, y) = setting()
+    twice = trainers.awp(trainers.awp(trainers.standard()))
+    assert twice(model, (x, y)) > trainers.awp(trainers.standard())(model, (x, y))
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, inputs):
+            seen.append(inputs)
+            return self.inner(inputs)
+
+    trainers.awp(trainers.mixup(alpha=1.0, generator=seeded()))(Watched(), (x, y))
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+
+
 def test_awp_of_nothing_is_the_objective():
     model, batch = setting()
     close(
@@ -333,10 +362,37 @@ def test_objectives_that_draw(make):
     assert given == drawn(make(generator=seeded(1)))
     assert given != drawn(make(generator=seeded(2)))
     torch.manual_seed(1)
-    before = torch.get_rng_state()
-    assert drawn(make()) == given
-    assert torch.equal(torch.get_rng_state(), before)
-    assert len(set(given)) > 1  # successive batches draw anew
+    default = drawn(make())
+    torch.manual_seed(1)
+    assert drawn(make()) == default
+    assert drawn(make()) != default  # the global state, which a checkpoint has, has moved on
+    for each in (given, default):
+        assert len(set(each)) > 1  # successive batches draw anew
+
+
+@pytest.mark.parametrize("make", [trainers.mixup, trainers.trades, CCAT])
+def test_a_resumed_run_draws_what_one_run_through_draws(make, tmp_path):
+    batches = list(zip(torch.rand(12, 4).split(4), torch.randint(3, (12,)).split(4), strict=True))
+
+    def trained(path, stop=None):
+        torch.manual_seed(0)
+        model, objective, seen = nn.Linear(4, 3), trainers.awp(make()), 0
+
+        def counted(model, batch):
+            nonlocal seen
+            seen += 1
+            if seen == stop:
+                raise KeyboardInterrupt
+            return objective(model, batch)
+
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        trainers.fit(model, batches, counted, optimizer, n=3, checkpoint=path, every=1)
+        return model.weight.detach()
+
+    wanted = trained(tmp_path / "through")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "stopped", stop=5)
+    assert torch.equal(trained(tmp_path / "stopped"), wanted)
 
 
 # --- ensembles -------------------------------------------------------------------------------
