@@ -71,9 +71,14 @@ def parse() -> argparse.Namespace:
 
 
 def load(path: Path) -> nn.Module:
-    """Read the weights of a small CNN."""
+    """Read the weights of a small CNN; a file that has none ends the program with one line."""
     model = models.small_cnn()
-    model.load_state_dict(torch.load(path, weights_only=True))
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except OSError as error:
+        raise SystemExit(f"--weights {path}: {error.strerror}") from None
+    except Exception:  # torch has many for what a file may hold
+        raise SystemExit(f"--weights {path}: expected weights of the small CNN") from None
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval()
 

@@ -1,9 +1,12 @@
 """The scripts of the studies on CIFAR-10 run through, on a few random images."""
 
+import argparse
+import functools
 import json
 import sys
 
 import adaptive_smoothing
+import beyond_fgsm
 import cifar10_data
 import defenses
 import models
@@ -80,14 +83,14 @@ def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path
     images = np.random.default_rng(0).integers(256, size=(30, 32, 32, 3), dtype=np.uint8)
     np.savez(strange, images=images)
     line = ["--study", str(study), "--strange", str(strange), "--n-shifted", "60"]
-    folder = run(shifts_and_ensembles, *line, "--names", "contrast", "shot_noise")
+    folder = run(shifts_and_ensembles, *line, "--names", "contrast")
     found = json.loads((folder / "shifts.json").read_text())
     assert found["settings"].keys() >= KEPT
     of_study = json.loads(study.read_text())["runs"]
     for name in adaptive_smoothing.METHODS:
         eces = [each[name]["clean ECE"] for each in of_study]
         assert found["figures"][name]["clean"]["ece"] == pytest.approx(eces, abs=1e-4)
-        assert len(found["figures"][name]) == 11
+        assert len(found["figures"][name]) == 6
         assert len(found["auroc"][name]) == 2
     members = found["figures"]["vanilla"]["clean"]["nll"]
     assert found["figures"]["ensemble of vanilla"]["clean"]["nll"][0] < sum(members) / 2  # Jensen
@@ -105,14 +108,18 @@ def test_shifts_and_ensembles_wants_one_split(run, tmp_path):
         run(shifts_and_ensembles, "--study", str(study))
 
 
-def test_networks_under_attack_draws_its_pictures(run, tmp_path):
-    weights = []
+@pytest.fixture
+def weights(tmp_path):
+    paths = []
     for seed, name in enumerate(("first", "second")):
         torch.manual_seed(seed)
-        weights.append(tmp_path / f"small_cnn-{name}.pt")
-        torch.save(models.small_cnn().state_dict(), weights[-1])
-    paths = [str(path) for path in weights]
-    folder = run(networks_under_attack, "--weights", *paths, "--n-test", "20", "--steps", "1")
+        paths.append(tmp_path / f"small_cnn-{name}.pt")
+        torch.save(models.small_cnn().state_dict(), paths[-1])
+    return [str(path) for path in paths]
+
+
+def test_networks_under_attack_draws_its_pictures(run, weights):
+    folder = run(networks_under_attack, "--weights", *weights, "--n-test", "20", "--steps", "1")
     study = json.loads((folder / "networks.json").read_text())
     assert study["settings"].keys() >= KEPT
     assert len(study["levels"]) == networks_under_attack.N_LEVELS
@@ -125,3 +132,73 @@ def test_networks_under_attack_draws_its_pictures(run, tmp_path):
         f"{source} to {to}" for source in ("first", "second") for to in ("first", "second")
     }
     assert len(list(folder.glob("networks-*.png"))) == 4
+
+
+def test_beyond_fgsm_makes_its_six_studies(run, weights, capsys, monkeypatch):
+    quick = functools.partial(beyond_fgsm.AUTOATTACK, steps=5, n_targets=1, queries=5)
+    monkeypatch.setattr(beyond_fgsm, "AUTOATTACK", quick)
+    quick = functools.partial(beyond_fgsm.CW, search_steps=1, steps=5)
+    monkeypatch.setattr(beyond_fgsm, "CW", quick)
+    monkeypatch.setattr(beyond_fgsm, "RADII", [0, 8])
+    sizes = ["--n-test", "10", "--n-attacked", "4", "--n-train", "128", "--n-validation", "100"]
+    options = [*sizes, "--epochs", "1", "--n-draws", "2", "--weights", *weights]
+    folder = run(beyond_fgsm, *options)
+    study = json.loads((folder / "beyond_fgsm.json").read_text())
+    assert study["settings"].keys() >= KEPT
+    for name in ("first", "second"):
+        clean = study["reliability"][f"{name} / none"]
+        assert clean["n"] == 10
+        assert len(clean["bins"]["counts"]) == beyond_fgsm.N_BINS
+        for attack in ("FGSM", "PGD-10"):
+            swept = [study["sweep"][f"{name} / {attack} / {k}/255"] for k in beyond_fgsm.RADII]
+            assert swept[0] == {figure: clean[figure] for figure in beyond_fgsm.FIGURES}
+            here = study["reliability"][f"{name} / {attack}"]
+            assert swept[1] == {figure: here[figure] for figure in beyond_fgsm.FIGURES}
+        assert study["temperature"]["results"][f"{name} / nothing / none"] == swept[0]
+        assert study["temperature"]["temperatures"][f"{name} / PGD-10"] > 0
+        tax = study["tax"][name]
+        assert tax["clean ece"] == clean["ece"]
+        assert tax["AutoAttack accuracy"] == study["attacks"][f"{name} / AutoAttack"]["accuracy"]
+    for name in ("first", "second", "noise"):
+        found = [
+            study["attacks"][f"{name} / {attack}"]["accuracy"] for attack in ("none", "PGD-10")
+        ]
+        assert study["attacks"][f"{name} / AutoAttack"]["accuracy"] <= min(found)
+        assert set(study["distances"][name]) == {"CW", "precise"}
+        assert {f"{name} / PGD-10", f"{name}, smoothed / PGD-10"} <= study["smoothing"].keys()
+    assert len(list(folder.glob("beyond_fgsm-*.png"))) == 3
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| noise, smoothed ") for line in printed) == 2
+    monkeypatch.delattr(beyond_fgsm.defenses, "train_one")
+    args = argparse.Namespace(out=folder, sigma=0.1)
+    assert not beyond_fgsm.trained_with_noise(None, None, args).training  # read, not made again
+
+
+def test_smoothing_averages_probabilities():
+    noise = torch.tensor([-1.0, 2.0])[:, None, None, None]
+
+    def model(inputs):
+        return torch.cat([inputs, torch.zeros_like(inputs)], dim=1).flatten(1)
+
+    inputs = torch.tensor([0.0, 1.0])[:, None, None, None]
+    expected = torch.tensor([[-1.0, 2.0], [0.0, 3.0]]).sigmoid().mean(dim=1)
+    found = beyond_fgsm.smoothed(model, noise)(inputs).exp()
+    torch.testing.assert_close(found[:, 0], expected)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("script", [networks_under_attack, beyond_fgsm])
+def test_weights_that_do_not_fit_end_in_one_line(run, tmp_path, script):
+    torch.save(models.resnet10().state_dict(), tmp_path / "a-resnet.pt")
+    (tmp_path / "a-text.pt").write_text("no weights")
+    for name in ("a-resnet.pt", "a-text.pt"):
+        with pytest.raises(SystemExit, match=rf"{name}: expected weights of the small CNN$"):
+            run(script, "--weights", str(tmp_path / name))
+    with pytest.raises(SystemExit, match=r"No such file or directory$"):
+        run(script, "--weights", str(tmp_path / "missing.pt"))
+
+
+def test_beyond_fgsm_tells_networks_apart_by_name(run, weights, capsys):
+    with pytest.raises(SystemExit):
+        run(beyond_fgsm, "--weights", weights[0], weights[0])
+    assert "must have names of their own" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,307 @@
+"""Where the FGSM study stopped: more radii, temperatures, attacks and noise, on your CIFAR-10.
+
+Takes weights that examples/defenses.py has written for the small CNN; reliability diagrams and
+smoothing are of the first two, such as standard and FGSM-AT. FGSM and PGD against the radius; a
+temperature fitted to clean or to attacked images; AutoAttack and distances beside PGD; randomized
+smoothing, also of a network trained with noise as defenses.py trains (its weights are kept, and it
+is not trained again); and what robustness costs. Tables, three pictures and a JSON file.
+
+    python examples/beyond_fgsm.py --data PATH --out results/ \
+        --weights results/defense-standard.pt results/defense-FGSM-AT.pt
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cifar10_data
+import defenses
+import fgsm_training
+import matplotlib.pyplot as plt
+import models
+import networks_under_attack
+import quickstart
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from advcal import attacks, calibrators, evaluation, plots, trainers
+
+EPS, N_BINS, ATTACKS = fgsm_training.EPS, fgsm_training.N_BINS, fgsm_training.ATTACKS
+PGD = {name: ATTACKS[name] for name in ("none", "PGD-10")}
+RADII = [0, 4, 8, 12, 16]  # in 255ths
+FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll")
+AUTOATTACK = functools.partial(attacks.autoattack, eps=EPS)
+CW = functools.partial(attacks.cw_l2, search_steps=5, steps=100, initial_c=1.0)
+
+Model = Callable[[Tensor], Tensor]
+Records = dict[Any, evaluation.Evaluation]  # by the words that name a row of a table
+
+
+def main() -> None:
+    """Make the six studies; print their tables, keep the figures and the pictures."""
+    args = parse()
+    quickstart.make_folder(args.out)
+    networks = {name_of(path): networks_under_attack.load(path) for path in args.weights}
+    pair = dict(itertools.islice(networks.items(), 2))
+    data = cifar10_data.load_or_exit(args.data)
+    train, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
+    train = (train[0][: args.n_train], train[1][: args.n_train])
+    test = spread(cifar10_data.Batches(data.test_images, data.test_labels), args.n_test)
+    few = spread(test, args.n_attacked)
+    noise = {"noise": trained_with_noise(train, test, args)}
+    torch.manual_seed(args.seed)  # the same starts, whether or not there was training
+    sweep_path, reliability_path, pareto_path = (
+        args.out / f"beyond_fgsm-{name}.png" for name in ("sweep", "reliability", "pareto")
+    )
+    study: dict[str, Any] = {"settings": settings(args)}
+    study["sweep"] = sweep(networks, test, sweep_path)
+    study["reliability"] = reliability(pair, test, reliability_path)
+    study["temperature"] = temperature(networks, cifar10_data.Batches(*held_out, 250), test)
+    study["attacks"] = stronger(networks | noise, few)
+    study["distances"] = distances(networks | noise, spread(few, args.n_attacked // 2))
+    study["smoothing"] = smoothing(pair | noise, test, args)
+    robust = {name: study["attacks"][f"{name} / AutoAttack"]["accuracy"] for name in networks}
+    study["tax"] = tax(networks, test, robust, pareto_path)
+    (args.out / "beyond_fgsm.json").write_text(json.dumps(study, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of small CNNs")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
+    parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
+    parser.add_argument(
+        "--n-attacked",
+        type=int,
+        default=200,
+        help="of these for AutoAttack, and half as many for distances (200)",
+    )
+    parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise (0.1)")
+    parser.add_argument("--n-draws", type=int, default=16, help="draws in smoothing (16)")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of training (10)")
+    parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
+    parser.add_argument("--n-validation", type=int, default=5_000, help="held out (5000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="train in mixed precision, faster where the processor computes in bfloat16",
+    )
+    args = parser.parse_args()
+    quickstart.check_ranges(
+        parser,
+        args,
+        n_test=(2, 10_000),
+        n_attacked=(2, args.n_test),
+        sigma=(1e-4, 1),
+        n_draws=(1, 1000),
+        epochs=(1, 1000),
+        n_validation=(100, 25_000),
+        n_train=(128, 50_000 - args.n_validation),
+    )
+    names = [*map(name_of, args.weights), "noise"]
+    if len(set(names)) < len(names):
+        parser.error(f"--weights must have names of their own, not {', '.join(names)}")
+    return args
+
+
+def name_of(path: Path) -> str:
+    """Name a network after its file: FGSM-AT of defense-FGSM-AT.pt."""
+    return path.stem.split("-", 1)[-1]
+
+
+def settings(args: argparse.Namespace) -> dict[str, object]:
+    """Collect what a reader needs to run this again."""
+    return {
+        "weights": [path.name for path in args.weights],
+        "eps": EPS,
+        "n_bins": N_BINS,
+        "attacks": "FGSM; PGD of 10 steps of eps/4, random start, best iterate; AutoAttack of 100 "
+        "steps, 9 targets and 5000 queries; CW of 5 x 100 steps",
+        **{name: getattr(args, name) for name in ("n_test", "n_attacked", "n_validation", "seed")},
+        "noise": {
+            name: getattr(args, name)
+            for name in ("sigma", "n_draws", "epochs", "n_train", "bfloat16")
+        },
+        **quickstart.date_and_versions(),
+    }
+
+
+def spread(test: cifar10_data.Batches, n: int) -> cifar10_data.Batches:
+    """Choose examples evenly, since folders of images are in the order of their classes."""
+    chosen = torch.linspace(0, len(test.labels) - 1, n).round().long()
+    return cifar10_data.Batches(test.images[chosen], test.labels[chosen], 250)
+
+
+def measure(networks: dict[str, Any], test: cifar10_data.Batches, under: dict[str, Any]) -> Records:
+    """Evaluate every network under every attack."""
+    rows = list(itertools.product(networks.items(), under.items()))
+    return {
+        (name, attack_name): evaluation.evaluate(
+            model, test, attack, n_bins=N_BINS, channels_last=True
+        )
+        for (name, model), (attack_name, attack) in tqdm(rows, file=sys.stderr, mininterval=10)
+    }
+
+
+def report(title: str, records: Records, *names: str) -> dict[str, dict[str, float]]:
+    """Print a table and return its figures."""
+    print(f"\n{title}\n\n{evaluation.table(records, names=names, figures=FIGURES)}", flush=True)
+    return {
+        " / ".join(key): {figure: getattr(record, figure) for figure in FIGURES}
+        for key, record in records.items()
+    }
+
+
+def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> dict[str, Any]:
+    """Attack at every radius: a row of panels per attack, a line per network."""
+    kinds: dict[str, Callable[..., Tensor]] = {
+        "FGSM": attacks.fgsm,
+        "PGD-10": functools.partial(attacks.pgd, steps=10),
+    }
+    figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), sharey="col", layout="constrained")
+    records: Records = {}
+    for row, (kind, attack) in zip(axes, kinds.items(), strict=True):
+        under = {f"{k}/255": functools.partial(attack, eps=k / 255) for k in RADII}
+        found = measure(networks, test, under)
+        records |= {(name, kind, radius): each for (name, radius), each in found.items()}
+        lines = {name: [found[name, radius] for radius in under] for name in networks}
+        plots.figures_against_eps(RADII, lines, figures=("accuracy", "ece", "nll", "mcs"), axes=row)
+        for ax in row:
+            ax.set_title(f"under {kind}", fontsize="small")
+            ax.set(xlabel=r"$255\,\varepsilon$", xticks=RADII)
+        row[2].set_yscale("log")
+    networks_under_attack.save(figure, path)
+    return report("Against the radius", records, "training", "attack", "eps")
+
+
+def reliability(pair: dict[str, Any], test: cifar10_data.Batches, path: Path) -> dict[str, Any]:
+    """Draw the reliability diagrams of two networks; keep their tables."""
+    records = measure(pair, test, ATTACKS)
+    quickstart.draw_reliability(records, list(ATTACKS), path)
+    return {" / ".join(key): record.as_dict() for key, record in records.items()}
+
+
+def temperature(
+    networks: dict[str, Any], held_out: cifar10_data.Batches, test: cifar10_data.Batches
+) -> dict[str, Any]:
+    """Fit a temperature to clean and to attacked held-out images; attack what comes of it."""
+    records, fitted = measure(networks, test, PGD), {}
+    records = {(name, "nothing", attack): each for (name, attack), each in records.items()}
+    for (name, model), (on, attack) in itertools.product(networks.items(), PGD.items()):
+        seen = trainers.predict(model, held_out, attack, channels_last=True)
+        calibrator = calibrators.fit_temperature(seen.logits, seen.labels)
+        fitted[f"{name} / {on}"] = calibrator.temperature
+
+        found = measure({name: calibrated(model, calibrator)}, test, PGD)
+        records |= {(name, on, attack): each for (_, attack), each in found.items()}
+    results = report("Temperature scaling", records, "training", "fitted to", "attack")
+    print("\nTemperatures: " + ", ".join(f"{key} {value:.2f}" for key, value in fitted.items()))
+    return {"temperatures": fitted, "results": results}
+
+
+def calibrated(model: Model, calibrator: calibrators.Temperature) -> Model:
+    """Let an attack go through the calibrator."""
+    return lambda inputs: calibrator.log_probs(model(inputs))
+
+
+def stronger(networks: dict[str, Any], few: cifar10_data.Batches) -> dict[str, Any]:
+    """Compare FGSM and PGD with AutoAttack."""
+    records = measure(networks, few, ATTACKS | {"AutoAttack": AUTOATTACK})
+    return report("AutoAttack", records, "training", "attack")
+
+
+def distances(networks: dict[str, Any], few: cifar10_data.Batches) -> dict[str, dict[str, float]]:
+    """Find how far images are from the decision boundary in L2, by CW and by the precise way."""
+    inputs = few.images.float() / 255
+    ways: dict[str, Any] = {"CW": CW, "precise": "precise"}
+    medians = {
+        name: {
+            way: float(attacks.adversarial_distance(model, inputs, attack=attack).median())
+            for way, attack in ways.items()
+        }
+        for name, model in networks.items()
+    }
+    print_table("Median L2 distance", "training", medians)
+    return medians
+
+
+def trained_with_noise(
+    train: tuple[Tensor, Tensor], test: cifar10_data.Batches, args: argparse.Namespace
+) -> Any:
+    """Train a small CNN on images with Gaussian noise, unless its weights are there."""
+    path = args.out / f"beyond_fgsm-noise_{args.sigma:g}.pt"
+    if not path.exists():
+        generator = torch.Generator().manual_seed(args.seed)
+
+        def add_noise(_: Any, inputs: Tensor, __: Tensor) -> Tensor:
+            noise: Tensor = args.sigma * torch.randn(inputs.shape, generator=generator)
+            return inputs + noise
+
+        torch.manual_seed(args.seed)
+        model, objective = models.small_cnn(), trainers.adversarial(add_noise)
+        with_eps = argparse.Namespace(**vars(args), eps=EPS)
+        defenses.train_one("noise", model, objective, train, test, with_eps)
+        torch.save(model.state_dict(), path)
+    return networks_under_attack.load(path)
+
+
+def smoothed(model: Model, noise: Tensor) -> Model:
+    """Average the probabilities over fixed noise (draws, channels, height, width)."""
+
+    def log_mean_probs(inputs: Tensor) -> Tensor:
+        logits = model((inputs[:, None] + noise).flatten(0, 1))
+        log_probs: Tensor = logits.log_softmax(dim=1).unflatten(0, (len(inputs), len(noise)))
+        return log_probs.logsumexp(dim=1) - math.log(len(noise))
+
+    return log_mean_probs
+
+
+def smoothing(
+    networks: dict[str, Any], test: cifar10_data.Batches, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Evaluate networks as they are and smoothed; the attack goes through the noise."""
+    generator = torch.Generator().manual_seed(args.seed)
+    shape = (args.n_draws, *test.images.shape[1:])
+    noise = args.sigma * torch.randn(shape, generator=generator)
+    both = networks | {f"{name}, smoothed": smoothed(networks[name], noise) for name in networks}
+    batches = cifar10_data.Batches(test.images, test.labels, 25)  # times the draws in a pass
+    return report("Randomized smoothing", measure(both, batches, PGD), "training", "attack")
+
+
+def tax(
+    networks: dict[str, Any], test: cifar10_data.Batches, robust: dict[str, float], path: Path
+) -> dict[str, dict[str, float]]:
+    """Draw clean accuracy, accuracy under AutoAttack and clean ECE."""
+    clean = {name: each for (name, _), each in measure(networks, test, {"none": None}).items()}
+    points = {name: (each.accuracy, robust[name], each.ece) for name, each in clean.items()}
+    figure, ax = plt.subplots(figsize=(4.5, 3.4), layout="constrained")
+    plots.pareto_front(points, ax=ax).set_ylabel("accuracy under AutoAttack")
+    networks_under_attack.save(figure, path)
+    words = ("clean accuracy", "AutoAttack accuracy", "clean ece")
+    found = {name: dict(zip(words, point, strict=True)) for name, point in points.items()}
+    print_table("The robustness tax", "training", found)
+    return found
+
+
+def print_table(title: str, name: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print a Markdown table of figures by name."""
+    heading = [name, *next(iter(rows.values()))]
+    print(f"\n{title}\n\n| " + " | ".join(heading) + " |\n|:--|" + "--:|" * (len(heading) - 1))
+    for key, values in rows.items():
+        print(f"| {key} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
