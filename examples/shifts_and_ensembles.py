@@ -59,13 +59,12 @@ def main() -> None:
         for name, runs in predicted(networks, scalings, batches).items():
             found[name][key] = figures(runs, few[1])
         print(f"{key}: ECE of {PRECOMPUTED} {mean(found[PRECOMPUTED][key]['ece']):.3f}", flush=True)
-    same = {name: [probs[chosen] for probs in runs] for name, runs in clean.items()}
-    levels = levels_of(networks["vanilla"][0], few)
+    levels = levels_of(networks["vanilla"][0], splits.test)
     result: dict[str, Any] = {
         "settings": settings(args, study),
         "figures": found,
         "stability": stability(clean),
-        "levels": by_level(same, few[1], levels, args.out / "shifts-levels.png"),
+        "levels": by_level(clean, splits.test[1], levels, args.out / "shifts-levels.png"),
     }
     if args.strange is not None:
         strange = predicted(networks, scalings, strange_batches(args.strange))
