@@ -76,12 +76,15 @@ def finish(ax: Axes, title: str | None, *, legend: bool = False, own: bool = Fal
     if title is not None:
         ax.set_title(title, fontsize="medium")
     if legend and ax.get_legend_handles_labels()[1]:
-        drawn = ax.legend(frameon=False, fontsize="x-small")
+        # To look for the best place takes long where there is much; the size is the same anywhere.
+        drawn = ax.legend(frameon=False, fontsize="x-small", loc="upper left")
         _show_names(drawn)
         size, room = drawn.get_window_extent(), ax.get_window_extent()
         if own and (size.height > room.height / 2 or size.width > room.width):
             drawn.remove()
             legend_above(ax)
+        else:
+            drawn.set_loc()
     return ax
 
 
