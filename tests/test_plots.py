@@ -337,6 +337,221 @@ def test_names_of_models_do_not_cover_each_other():
     assert not any(one.overlaps(two) for one, two in ((boxes[0], boxes[1]), (boxes[1], boxes[2])))
 
 
+# --- what must be seen ----------------------------------------------------------------------
+
+
+def inside(artist, figure):
+    """Whether all of an artist lies in the picture."""
+    box, whole = artist.get_window_extent(), figure.bbox
+    return whole.x0 <= box.x0 <= box.x1 <= whole.x1 and whole.y0 <= box.y0 <= box.y1 <= whole.y1
+
+
+def all_within(ax):
+    """Whether the limits cut nothing of the lines."""
+    low, high = ax.get_ylim()
+    return all(low <= y <= high for line in ax.get_lines() for y in line.get_ydata())
+
+
+def apart(texts):
+    boxes = [text.get_window_extent() for text in texts]
+    return not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("layout", ["own", None, "constrained", "tight"])
+def test_the_title_and_the_strip_are_in_the_picture(layout):
+    ax = None if layout == "own" else plt.subplots(layout=layout)[1]
+    ax = plots.reliability_diagram(BINS, ax=ax, title="TITLE")
+    (strip,) = ax.child_axes
+    for _ in range(2):
+        ax.figure.canvas.draw()
+        assert inside(ax.title, ax.figure)
+        assert inside(strip, ax.figure)
+        assert 0 < ax.title.get_window_extent().y0 - strip.get_window_extent().y1 < 12
+    strip.remove()
+    ax.figure.canvas.draw()
+    assert 0 < ax.title.get_window_extent().y0 - ax.get_window_extent().y1 < 12
+
+
+def test_a_layout_that_is_asked_for_later_still_moves_the_diagram():
+    figure, ax = plt.subplots()
+    plots.reliability_diagram(BINS, ax=ax, title="TITLE")
+    figure.tight_layout()
+    figure.canvas.draw()
+    assert inside(ax.title, figure)
+    assert inside(ax.child_axes[0], figure)
+    assert ax.get_in_layout()
+
+
+def test_no_point_is_cut_off():
+    losses = plots.against_levels([1, 5, 10], {"a": [-0.3, -0.2, -0.1]}, figure="gain")
+    assert all_within(losses)
+    both = plots.against_levels([1, 5], {"a": [[0.2, -0.1], [0.3, 0.0]]}, figure="gain")
+    assert both.get_ylim()[0] <= 0.05 - np.std([0.2, -0.1], ddof=1)  # the shade is seen too
+    errors = plots.against_levels([1, 5], {"a": [[0.0, 0.1], [0.3, 0.1]]})
+    assert errors.get_ylim()[0] == 0
+    plots.against_levels([1, 5], {"b": [0.9, 0.8]}, ax=errors)
+    assert all_within(errors)
+
+    records = {"a": [{"brier": 0.4, "n": 9, "ece": 0.1}, {"brier": 1.9, "n": 9, "ece": 0.2}]}
+    panels = plots.figures_against_eps([0, 0.1], records, figures=["brier", "n", "ece"])
+    assert all(all_within(ax) for ax in panels)
+    assert panels[2].get_ylim() == (-0.03, 1.03)
+    low = {"a": [record(0), record(1) | {"mcs": -0.8}, record(2)]}
+    for each in (LINES, low):
+        _, axes = plt.subplots(1, 4, sharey=True)
+        assert all(all_within(ax) for ax in plots.figures_against_eps(EPS, each, axes=axes))
+    assert all_within(plots.confidence_envelope({"a": envelope(highest=(1.2, 1.5))}))
+    heat = plots.transfer_matrix({("s", "t"): -0.5, ("s", "u"): 0.5}, figure="gain")
+    assert heat.get_images()[0].get_clim() == (-0.5, 1)
+
+
+def test_dozens_of_lines_bands_and_boxes_differ():
+    names = [f"m{i}" for i in range(49)]
+
+    def looks(ax):
+        return {
+            (line.get_color(), line.get_marker(), line.get_linestyle())
+            for line in ax.get_lines()
+            if line.get_label() in names
+        }
+
+    assert len(looks(plots.against_eps([0, 1], {name: [0, 1] for name in names}))) == 49
+    many = {name: [record(0), record(1)] for name in names}
+    assert len(looks(plots.figures_against_eps([0, 1], many, figures=["ece"])[0])) == 49
+    boxes = plots.shift_boxes({name: {1: [0.1, 0.2]} for name in names}).patches
+    assert len({(box.get_facecolor(), box.get_hatch()) for box in boxes}) == 49
+    bands = plots.confidence_envelope({name: envelope() for name in names})
+    fills = {(tuple(band.get_facecolor()[0]), band.get_hatch()) for band in bands.collections}
+    assert len(fills) == 49
+    ends = [line for line in bands.get_lines() if len(line.get_xdata()) == 3]
+    assert len({(end.get_color(), end.get_marker()) for end in ends}) == 49
+
+
+@pytest.mark.parametrize("name", ["_private", ""])
+def test_every_name_is_in_the_legend(name):
+    single = (
+        plots.against_eps([0, 1], {name: [0, 1], "b": [1, 0]}),
+        plots.against_levels([0, 1], {name: [0, 1], "b": [1, 0]}),
+        plots.confidence_envelope({name: envelope(), "b": envelope()}),
+        plots.score_histograms(SCORES, OUTSIDE, names=(name, "b")),
+        plots.shift_boxes({name: {1: [0.1]}, "b": {1: [0.2]}}),
+    )
+    legends = [ax.get_legend() for ax in single]
+    records = {name: [record(0)], "b": [record(1)]}
+    legends.append(plots.figures_against_eps([0], records)[0].figure.legends[0])
+    legends.append(plots.figures_against_eps([0], records, axes=plt.subplots(1, 4)[1])[0].legend_)
+    for legend in legends:
+        assert [text.get_text() for text in legend.get_texts()][:2] == [name, "b"]
+
+
+@pytest.mark.parametrize("figures", [["accuracy"], FIGURES])
+@pytest.mark.parametrize("title", [None, "a title", "two\nlines"])
+def test_a_figure_grows_with_its_legend(figures, title):
+    long = "a rather long name of a model which does not fit in one line "
+    for names in (
+        [f"a rather long name of model {i}" for i in range(12)],
+        [long + "a", long + "b"],
+    ):
+        records = {name: [record(0), record(1)] for name in names}
+        panels = plots.figures_against_eps([0, 0.1], records, figures=figures, title=title)
+        figure = panels[0].figure
+        figure.canvas.draw()  # a collapsed layout would warn
+        (legend,) = figure.legends
+        assert inside(legend, figure)
+        assert legend.get_texts()[0].get_window_extent().y0 > panels[0].get_window_extent().y1
+        assert min(ax.get_window_extent().height for ax in panels) > 0.8 * figure.dpi
+        if title is not None:
+            top = legend.get_texts()[0].get_window_extent()
+            assert inside(figure._suptitle, figure)
+            assert not top.overlaps(figure._suptitle.get_window_extent())
+        plt.close(figure)
+
+
+def test_one_panel_grows_too():
+    few = plots.against_eps([0, 1], {"a": [0, 1], "b": [1, 0]})
+    assert not few.figure.legends
+    curves = {f"a rather long name of model {i}": [0, i] for i in range(12)}
+    ax = plots.against_eps([0, 1], curves, title="a title")
+    ax.figure.canvas.draw()
+    (legend,) = ax.figure.legends
+    assert inside(legend, ax.figure)
+    assert not legend.get_window_extent().overlaps(ax.get_window_extent())
+    assert not legend.get_window_extent().overlaps(ax.title.get_window_extent())
+    assert ax.get_window_extent().height > 1.5 * ax.figure.dpi
+    figure, given = plt.subplots()
+    plots.against_eps([0, 1], curves, ax=given)
+    assert not figure.legends  # a figure of another keeps its size
+    assert figure.get_figheight() == 4.8
+
+
+def test_names_of_targets_do_not_cover_each_other():
+    names = ["ResNet-18", "ResNet-18 AT", "WRN-28-10 TRADES", "VGG-19"]
+    ax = plots.transfer_matrix({(a, b): 0.5 for a in names for b in names})
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_xticklabels()] == names
+    assert apart(ax.get_xticklabels())
+    assert all(inside(label, ax.figure) for label in ax.get_xticklabels())
+    assert ax.get_window_extent().height > 4 * 0.4 * ax.figure.dpi
+    short = draw("transfer_matrix")
+    short.figure.canvas.draw()
+    assert {label.get_rotation() for label in short.get_xticklabels()} == {0}
+    ax = plots.transfer_matrix({(a, b): -0.5 for a in "abcdefgh" for b in "abcdefgh"}, figure="mcs")
+    ax.figure.canvas.draw()
+    assert apart(ax.texts)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_names_of_classes_do_not_cover_each_other(n):
+    classes = ["airplane", "automobile", *(f"class {i}" for i in range(8))]
+    probs = np.full((2, 10), 0.03)
+    probs[:, 1] = 0.73
+    columns = ["clean", "PGD, 20 steps", "noise", "a long name of an attack"][:n]
+    images = {name: RNG.random((2, 3, 8, 8)) for name in columns}
+    said = dict.fromkeys(columns, probs)
+    axes = plots.image_grid(images, said, np.array([1, 2]), names=classes, title="a title")
+    figure = axes[0].figure
+    figure.canvas.draw()
+    assert apart([ax.xaxis.label for ax in axes])
+    assert apart([*(ax.title for ax in axes[:n]), figure._suptitle])
+    for ax in axes:
+        assert inside(ax.xaxis.label, figure)
+        assert inside(ax.title, figure)
+        assert "automobile" in ax.get_xlabel()
+        assert "73 %" in ax.get_xlabel()
+    assert axes[0].get_window_extent().width > 0.6 * figure.dpi
+
+
+class Series:
+    """What pandas' kind of column offers: labels of its own, `len`, iteration and an array."""
+
+    def __init__(self, values):
+        self.values = list(values)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __getitem__(self, label):
+        raise KeyError(label)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+
+def test_columns_of_a_table_are_drawn_as_lists_are():
+    for kind in (Series, tuple, np.array, torch.tensor):
+        ax = plots.against_eps(kind([0, 1]), {"a": kind([0.1, 0.3])})
+        np.testing.assert_allclose(lines(ax)["a"], [0.1, 0.3])
+        levels = plots.against_levels(kind([1, 2]), {"a": [kind([0.1, 0.3]), kind([0.2, 0.2])]})
+        np.testing.assert_allclose(lines(levels)["a"], [0.2, 0.2])
+        shown = plots.score_histograms(kind([0.1, 0.9, 0.4]), kind([0, 1, 1]))
+        assert shown.get_title() == "AUROC 1.000"
+        plots.shift_boxes({"a": {1: kind([0.1, 0.3])}})
+        plots.pareto_front({"a": kind([0.1, 0.3, 0.2])})
+
+
 # --- bad input -------------------------------------------------------------------------------
 
 NAN = float("nan")
@@ -359,6 +574,9 @@ BAD = {
     "curves": ("against_eps", [EPS, [1, 2, 3]], {}, TypeError, "curves as a mapping, got list"),
     "no curves": ("against_eps", [EPS, {}], {}, ValueError, "one or more in curves, got none"),
     "number": ("against_levels", [[1], {"a": 3}], {}, TypeError, "'a' as a list of values"),
+    "a set": ("against_eps", [[1], {"a": {3}}], {}, TypeError, "'a' as a list of values, got set"),
+    "text": ("score_histograms", ["abc", OUTSIDE], {}, TypeError, "scores"),
+    "nothing": ("score_histograms", [None, OUTSIDE], {}, TypeError, "scores"),
     "n_levels": ("against_levels", [None, {}], {}, TypeError, "n_levels as a list of numbers"),
     "records": ("figures_against_eps", [EPS, [1]], {}, TypeError, "records as a mapping, got list"),
     "one record": (
@@ -433,3 +651,13 @@ def test_bad_arguments_are_refused_before_a_figure_is_made(case):
     with pytest.raises(error, match=f"expected {match}"):
         getattr(plots, name)(*arguments, **options)
     assert plt.get_fignums() == []
+
+
+def test_levels_side_by_side_cut_no_bar():
+    labels, levels = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 1])
+    _, axes = plt.subplots(2, 2, sharey="row")
+    for column, sure in zip(axes.T, (0.99, 0.6), strict=True):
+        probs = torch.tensor([[sure, 1 - sure]]).repeat(4, 1)
+        plots.robustness_levels(probs, labels, levels, axes=column)
+    tallest = max(bar.get_height() for ax in axes[1] for bar in ax.patches)
+    assert axes[1, 0].get_ylim()[1] > tallest > 0.9

@@ -14,7 +14,10 @@ from advcal.plots._style import (
     array,
     entry,
     finish,
+    legend_above,
+    limit,
     mapping,
+    named,
     one,
     pyplot,
     row,
@@ -61,9 +64,10 @@ def against_eps(
         >>> against_eps([0.0, 0.1], {"PGD": [0.01, 0.4]}).get_ylabel()
         'MCS'
     """
+    own = ax is None
     ax = _lines(row("eps", eps), mapping("curves", curves), ax, figure)
     ax.set_xlabel(_EPS)
-    return finish(ax, title, legend=True)
+    return finish(ax, title, legend=True, own=own)
 
 
 def against_levels(
@@ -100,12 +104,15 @@ def against_levels(
         Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
         NeurIPS 2021, figure 5.
     """
-    places = row("n_levels", n_levels)
+    places, own = row("n_levels", n_levels), ax is None
     ax = _lines(places, mapping("curves", curves), ax, figure)
     ax.set(xlabel="number of robustness levels $R$", xticks=np.unique(places))
-    if min(ax.get_ylim()) < 0 and figure not in SIGNED:
-        ax.set_ylim(bottom=0)
-    return finish(ax, title, legend=True)
+    ax.autoscale(axis="y")
+    shown = [line.get_ydata() for line in ax.get_lines()]
+    runs = [array(value) for values in curves.values() for value in values]
+    if figure not in SIGNED and all(np.min(values, initial=0) == 0 for values in (*shown, *runs)):
+        ax.set_ylim(bottom=max(0, ax.get_ylim()[0]))  # the shade alone may go below
+    return finish(ax, title, legend=True, own=own)
 
 
 def figures_against_eps(
@@ -224,36 +231,21 @@ def _panels(
         if figure in SIGNED:
             ax.axhline(0, color="0.5", linewidth=1, linestyle="--")
         for (key, line), look in zip(values[figure].items(), styles, strict=True):
-            ax.plot(eps, line, markersize=3, linewidth=1.2, label=name(key), **look)
-        if figure not in (*SIGNED, "nll"):
-            ax.set_ylim(-0.03, 1.03)
+            ax.plot(eps, line, markersize=3, linewidth=1.2, label=named(name(key)), **look)
         ax.set_ylabel(word(figure))
         if axes is not None or i >= n - columns:
             ax.set_xlabel(_EPS)
             ax.tick_params(labelbottom=True)
         ax.grid(alpha=0.3)
         finish(ax, None)
+    for ax, figure in zip(grid.flat, figures, strict=False):  # all drawn: axes may be shared
+        if figure not in (*SIGNED, "nll"):
+            limit(ax, -0.03, 1.03)
     if axes is None:
-        top = grid.flat[0].figure
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        top.legend(
-            handles,
-            labels,
-            loc="outside upper center",
-            frameon=False,
-            fontsize="x-small",
-            ncols=_columns(labels),
-        )
-        if title is not None:
-            top.suptitle(title, fontsize="medium")
+        legend_above(grid.flat[0], title)
     else:
         finish(grid.flat[0], title, legend=True)
     return list(grid.flat[:n])
-
-
-def _columns(labels: Sequence[str]) -> int:
-    """Return how many entries of a legend stand side by side in a column of print."""
-    return max(1, min(len(labels), int(50 / (8 + max(map(len, labels))))))
 
 
 def _lines(places: Any, curves: Mapping[Any, Any], ax: Axes | None, figure: str) -> Axes:
@@ -263,7 +255,7 @@ def _lines(places: Any, curves: Mapping[Any, Any], ax: Axes | None, figure: str)
     ax.axhline(0, color="0.5", linewidth=1, linestyle="--")
     for i, (name, (means, deviations)) in enumerate(found.items()):
         look = style(i)
-        ax.plot(places, means, markersize=4, label=name, **look)
+        ax.plot(places, means, markersize=4, label=named(name), **look)
         if np.isfinite(array(deviations)).any():
             ax.fill_between(
                 places,

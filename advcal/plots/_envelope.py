@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from advcal import _checks
-from advcal.plots._style import COLOURS, MARKERS, entry, finish, mapping, one, row
+from advcal.plots._style import entry, fill, finish, limit, mapping, named, one, row, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,22 +53,20 @@ def confidence_envelope(
         lines = [[clean, *end] if eps[0] > 0 else end for end in ends]
         places = [0, *eps] if eps[0] > 0 else eps
         checked.append((name, places, *lines, entry(found, "accuracy")))
+    own = ax is None
     ax = one(ax)
     for i, (name, places, lowest, highest, accuracy) in enumerate(checked):
-        colour = COLOURS[i % len(COLOURS)]
-        ax.fill_between(places, lowest, highest, color=colour, alpha=0.2, linewidth=0, label=name)
+        band: Any = {"alpha": 0.2, "linewidth": 0, "label": named(name)}
+        ax.fill_between(places, lowest, highest, **fill(i), **band)
+        look = style(i) | {"linestyle": "-", "markersize": 3, "linewidth": 1}
         for end in (lowest, highest):
-            look: dict[str, Any] = {
-                "marker": MARKERS[i % len(MARKERS)],
-                "markersize": 3,
-                "linewidth": 1,
-            }
-            ax.plot(places, end, color=colour, **look)
-        ax.axhline(accuracy, color=colour, linewidth=1.2, linestyle="--")
+            ax.plot(places, end, **look)
+        ax.axhline(accuracy, color=look["color"], linewidth=1.2, linestyle="--")
     ax.plot([], [], color="black", linewidth=1.2, linestyle="--", label="accuracy")
-    ax.set(xlabel=r"$\varepsilon$", ylabel="mean confidence", ylim=(0, 1.03))
+    ax.set(xlabel=r"$\varepsilon$", ylabel="mean confidence")
+    limit(ax, 0, 1.03)
     ax.grid(alpha=0.3)
-    return finish(ax, title, legend=True)
+    return finish(ax, title, legend=True, own=own)
 
 
 _ENDS = ("lowest", "highest")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import COLOURS, WIDTH, array, finish, mapping, several
+from advcal.plots._style import COLOURS, WIDTH, array, crowded, finish, mapping, several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ def image_grid(
     """Draw clean and attacked images side by side with predictions and confidences.
 
     A row per example and a column per kind. The prediction stands in blue where it is the label and
-    in vermilion, with a cross, where it is not.
+    in vermilion, with a cross, where it is not; on several lines where one is too short.
 
     Args:
         inputs: From the name of a column to images in `[0, 1]`, `(n, channels, height, width)` with
@@ -69,7 +70,8 @@ def image_grid(
         raise ValueError(f"expected {n_classes} names, got {words}")
     _checks.label_range(_checks.labels(truth, len(truth)), n_classes)
     side = WIDTH / max(3, len(columns))
-    size = (side * len(columns), (side + 0.22) * len(y) + 0.25)
+    above = 0.25 if title is None else 0.5
+    size = (side * len(columns), (side + 0.22) * len(y) + above)
     grid = several(axes, len(y), len(columns), size)
     for i, label in enumerate(y):
         for ax, name in zip(grid[i], columns, strict=True):
@@ -81,9 +83,29 @@ def image_grid(
             text = f"{mark}{words[predicted]}, {rows[name][i][predicted]:.0%}".replace("%", " %")
             finish(ax, name if i == 0 else None)
             ax.set_xlabel(text, fontsize="x-small", color=COLOURS[0 if right else 1], labelpad=2)
+    _fit(grid, own=axes is None)
     if title is not None:
         grid.flat[0].figure.suptitle(title, fontsize="medium")
     return list(grid.flat)
+
+
+def _fit(grid: Any, *, own: bool) -> None:
+    """Break what is written above and below the images where it does not fit side by side."""
+    figure, more = grid.flat[0].figure, 0
+    wide = figure.bbox.width / figure.dpi * 72 / grid.shape[1]  # of a column, in points
+    if crowded([[ax.title for ax in grid[0]]], figure):
+        for ax in grid[0]:
+            words = textwrap.fill(ax.get_title(), max(1, int(wide / 4)), break_long_words=False)
+            ax.set_title(words, fontsize="x-small")
+            more = max(more, words.count("\n"))
+    if crowded([[ax.xaxis.label for ax in line] for line in grid], figure):
+        for ax in grid.flat:
+            word, share = ax.get_xlabel().rsplit(", ", 1)
+            lines = textwrap.wrap(word, max(1, int(wide / 4)), break_long_words=False)
+            ax.set_xlabel("\n".join([*lines, share]))
+        more += sum(max(ax.get_xlabel().count("\n") for ax in line) for line in grid)
+    if own:
+        figure.set_figheight(figure.get_figheight() + 0.12 * more)
 
 
 def _images(name: str, value: Any, n: int) -> Any:

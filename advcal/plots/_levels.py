@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from advcal import _checks
 from advcal.metrics import accuracy, confidence, ece, variance
 from advcal.plots._style import COLOURS, MARKERS, WIDTH, array, finish, several
@@ -91,5 +89,6 @@ def robustness_levels(
         finish(right, None)
         handles = [*lower.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
         lower.legend(handles, ["ECE", "variance"], frameon=False, fontsize="x-small")
-    lower.set_ylim(0, 1.15 * float(np.max([*errors, 1e-12])))
+    bars = [bar for each in lower.get_shared_y_axes().get_siblings(lower) for bar in each.patches]
+    lower.set_ylim(0, 1.15 * max(1e-12, *(bar.get_height() for bar in bars)))
     return [upper, lower]

@@ -134,20 +134,33 @@ def reliability_diagram(
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
         zorder=4,
     )
-    finish(ax, None)
-    if title is not None:
-        ax.set_title(title, pad=28, fontsize="medium")
-    return ax
+    return finish(ax, title)
 
 
 def _counts_strip(ax: Axes, left: Any, width: Any, shares: Any) -> None:
-    """Draw the share of predictions per bin in a strip above the axes."""
+    """Draw the share of predictions per bin in a strip above the axes, and make room for it."""
+    if ax.get_axes_locator() is None:
+        ax.set_axes_locator(_BelowStrip(ax))
     strip = ax.inset_axes((0, 1.02, 1, 0.14), sharex=ax)
     strip.bar(left, shares, width, align="edge", color="0.4")
     strip.text(0.02, 0.9, "share of predictions", fontsize="x-small", verticalalignment="top")
     strip.set(ylim=(0, 1), yticks=[])
     strip.tick_params(labelbottom=False, bottom=False)
     strip.spines[:].set_visible(False)
+
+
+class _BelowStrip:
+    """Leave the upper part of the place that a layout gives to axes to the strip."""
+
+    def __init__(self, ax: Axes) -> None:
+        self._ax = ax
+
+    def __call__(self, ax: Any, renderer: Any) -> Any:
+        return ax.get_position(original=True).shrunk(1, 1 / 1.16)
+
+    def get_subplotspec(self) -> Any:
+        """Return the place in a grid, for `tight_layout`."""
+        return self._ax.get_subplotspec()
 
 
 def _ends(name: str, value: Any, n_bins: int, *, scalar: bool = False) -> tuple[Any, Any]:

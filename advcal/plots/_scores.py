@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from advcal import _checks
 from advcal.metrics import auroc
-from advcal.plots._style import COLOURS, array, finish, one
+from advcal.plots._style import COLOURS, array, finish, named, one
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ def score_histograms(
 
     Args:
         scores: Finite scores, shape `(n,)`, higher for what looks out of distribution, as in
-            `evaluation.Detection`; a tensor or a NumPy array.
+            `evaluation.Detection`; a tensor or what NumPy makes an array of.
         labels: 0 for within and 1 for outside, integers of the same kind, shape `(n,)`.
         names: What to call the two.
         label: What the score is, for the axis.
@@ -54,7 +55,10 @@ def score_histograms(
         Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
         NeurIPS 2021, figure 4.
     """
-    s, y, _ = _checks.scores(scores, labels)
+    given: Any = [
+        each if isinstance(each, Tensor) else np.asarray(each) for each in (scores, labels)
+    ]
+    s, y, _ = _checks.scores(*given)
     n_bins = _checks.count("n_bins", n_bins)
     if not isinstance(names, (list, tuple)) or len(names) != 2:
         raise ValueError(f"expected two names, got {names!r}")
@@ -68,7 +72,7 @@ def score_histograms(
         ax.hist(part, edges, weights=shares, color=COLOURS[i], alpha=0.35)
         ax.hist(
             part, edges, weights=shares, histtype="step", color=COLOURS[i], linewidth=1.2,
-            linestyle=("-", "--")[i], label=name,
+            linestyle=("-", "--")[i], label=named(name),
         )  # fmt: skip
     ax.set(xlabel=label, ylabel="share of examples")
     shown = f"AUROC {area:.3f}" if title is None else f"{title}, AUROC {area:.3f}"

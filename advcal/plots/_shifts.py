@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import COLOURS, finish, mapping, one, row, word
+from advcal.plots._style import fill, finish, mapping, named, one, row, word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,11 +57,13 @@ def shift_boxes(
             raise ValueError(f"expected severities {severities} for {name!r}, got {list(boxes)}")
         found[name] = [row(f"{name!r} at {key}", boxes[key]) for key in severities]
     _checks.count("severities", len(severities))
+    own = ax is None
     ax = one(ax)
     width = 0.8 / len(found)
     places = np.arange(len(severities))
     for i, (name, values) in enumerate(found.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        look = fill(i)
+        colour = look["color"]
         drawn = ax.boxplot(
             values,
             positions=places + (i - (len(found) - 1) / 2) * width,
@@ -72,10 +74,11 @@ def shift_boxes(
             medianprops={"color": "black", "linewidth": 1.2},
             whiskerprops={"color": colour},
             capprops={"color": colour},
-            boxprops={"facecolor": colour, "edgecolor": colour, "alpha": 0.6},
+            boxprops={"hatch": look["hatch"]}
+            | {"facecolor": colour, "edgecolor": colour, "alpha": 0.6},
         )
-        drawn["boxes"][0].set_label(name)
+        drawn["boxes"][0].set_label(named(name))
     ax.set_xticks(places, [str(key) for key in severities])
     ax.set(xlabel="severity of the shift", ylabel=word(figure))
     ax.grid(axis="y", alpha=0.3)
-    return finish(ax, title, legend=True)
+    return finish(ax, title, legend=True, own=own)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Set, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by people with colour-blindness; in order of use.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
+HATCHES = (None, "////", "....", "xxxx", "----", "||||", "++++", "oooo")
 WIDTH = 3.3  # a column of print, in inches
 
 WORDS = {"ece": "ECE", "mce": "MCE", "mcs": "MCS", "nll": "NLL", "brier": "Brier score"}
@@ -61,21 +65,105 @@ def _checked(ax: Any, name: str) -> None:
         raise TypeError(f"expected {name} as matplotlib Axes, got {_checks.kind(ax)}")
 
 
-def finish(ax: Axes, title: str | None, *, legend: bool = False, **options: Any) -> Axes:
-    """Set small type, a title and a legend, if there is anything to name."""
+def finish(ax: Axes, title: str | None, *, legend: bool = False, own: bool = False) -> Axes:
+    """Set small type, a title and a legend, if there is anything to name.
+
+    In a figure of our `own`, a legend that would cover the picture goes above it.
+    """
     ax.tick_params(labelsize="small")
     for label in (ax.xaxis.label, ax.yaxis.label):
         label.set_fontsize("small")
     if title is not None:
         ax.set_title(title, fontsize="medium")
     if legend and ax.get_legend_handles_labels()[1]:
-        ax.legend(**{"frameon": False, "fontsize": "x-small"} | options)
+        # To look for the best place takes long where there is much; the size is the same anywhere.
+        drawn = ax.legend(frameon=False, fontsize="x-small", loc="upper left")
+        _show_names(drawn)
+        size, room = drawn.get_window_extent(), ax.get_window_extent()
+        if own and (size.height > room.height / 2 or size.width > room.width):
+            drawn.remove()
+            legend_above(ax)
+        else:
+            drawn.set_loc()
     return ax
 
 
+def legend_above(ax: Axes, title: str | None = None) -> None:
+    """Name what is drawn above all axes of a figure of our own, which grows by as much.
+
+    A title of the whole figure stands where the empty one of the legend leaves room.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    labels = [textwrap.fill(label, 42) if len(label) > 42 else label for label in labels]
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    drawn = ax.figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        frameon=False,
+        fontsize="x-small",
+        ncols=max(1, min(len(labels), int(50 / (8 + longest)))),
+        title=None if title is None else " \n" * title.count("\n") + " ",
+        title_fontsize="medium",
+    )
+    _show_names(drawn)
+    figure: Any = ax.figure
+    line = 0.25  # inches, of a legend of one line
+    grown = max(0.0, drawn.get_window_extent().height / figure.dpi - line)
+    figure.set_figheight(figure.get_figheight() + grown)
+    if title is not None:
+        figure.suptitle(title, fontsize="medium")
+
+
+def named(name: Any) -> str:
+    """Return a label that matplotlib shows: not one that is empty or starts with `_`."""
+    return f" {name}" if str(name)[:1] in ("", "_") else str(name)
+
+
+def _show_names(legend: Any) -> None:
+    for text in legend.get_texts():
+        text.set_text(text.get_text().removeprefix(" "))
+
+
+def limit(ax: Axes, low: float, high: float) -> None:
+    """Set the limits upwards, or leave them to the data where some lie outside."""
+    drawn = [each.dataLim for each in ax.get_shared_y_axes().get_siblings(ax)]
+    if all(low <= box.y0 and box.y1 <= high for box in drawn):
+        ax.set_ylim(low, high)
+    else:
+        ax.autoscale(axis="y")
+
+
+def crowded(rows: Iterable[Iterable[Any]], figure: Any) -> bool:
+    """Tell whether texts, rows from left to right, touch their neighbours or leave the figure."""
+    figure.canvas.figure.draw_without_rendering()  # fixes what is where
+    gap, edge = figure.dpi / 50, figure.canvas.figure.bbox.x1
+    for texts in rows:
+        seen = [text for text in texts if text.get_visible() and text.get_text()]
+        boxes = [text.get_window_extent() for text in seen]
+        if any(box.x0 < 0 or box.x1 > edge for box in boxes):
+            return True
+        if any(one.x1 + gap > next_.x0 for one, next_ in itertools.pairwise(boxes)):
+            return True
+    return False
+
+
 def style(i: int) -> dict[str, Any]:
-    """Return the colour and the marker of line `i`."""
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+    """Return the colour, the marker and the dashes of line `i`: the first 196 differ."""
+    round_ = i // len(COLOURS)
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[(i + round_) % len(MARKERS)],
+        "linestyle": DASHES[round_ % len(DASHES)],
+    }
+
+
+def fill(i: int) -> dict[str, Any]:
+    """Return the colour and the hatch of area `i`: the first 56 differ."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "hatch": HATCHES[i // len(COLOURS) % len(HATCHES)],
+    }
 
 
 def word(figure: str) -> str:
@@ -131,7 +219,9 @@ def spread(name: str, values: Any, n: int) -> tuple[Any, Any]:
 
     The deviation is that of a sample, NaN where there is one run.
     """
-    if isinstance(values, (str, Mapping)) or not isinstance(values, (Sequence, Tensor, np.ndarray)):
+    if isinstance(values, (str, Mapping, Set)) or not (
+        isinstance(values, (Iterable, Tensor)) and isinstance(values, Sized)
+    ):
         raise TypeError(f"expected {name!r} as a list of values, got {_checks.kind(values)}")
     if len(values) != n:
         raise ValueError(f"expected {n} values for {name!r}, got {len(values)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import SIGNED, entry, finish, mapping, one, word
+from advcal.plots._style import SIGNED, crowded, entry, finish, mapping, one, word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,17 +61,19 @@ def transfer_matrix(
             values[i, j] = _checks.number(figure, found) if plain else entry(found, figure)
     signed = figure in SIGNED
     most = max(1e-12, float(np.abs(values).max())) if signed else max(1.0, float(values.max()))
+    least = -most if signed else min(0.0, float(values.min()))
+    own = ax is None
     ax = one(ax, 0.8 + 0.55 * len(sources))
     shown = ax.imshow(
-        values, cmap="PuOr_r" if signed else "cividis", vmin=-most if signed else 0, vmax=most,
-        aspect="auto",
+        values, cmap="PuOr_r" if signed else "cividis", vmin=least, vmax=most, aspect="auto",
     )  # fmt: skip
+    cells = np.empty(values.shape, dtype=object)
     for (i, j), value in np.ndenumerate(values):
         red, green, blue, _ = shown.to_rgba(np.array([value]))[0]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
         rounded = round(float(value), 2) + 0.0  # no -0.00
         text = f"{rounded:+.2f}" if signed else f"{rounded:.2f}"
-        ax.text(
+        cells[i, j] = ax.text(
             j, i, text, color="white" if dark else "black", fontsize="small",
             horizontalalignment="center", verticalalignment="center",
         )  # fmt: skip
@@ -80,4 +82,14 @@ def transfer_matrix(
     ax.set(xlabel=f"scored on ({word(figure)})", ylabel="crafted on")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    return finish(ax, title)
+    finish(ax, title)
+    if crowded([ax.get_xticklabels()], ax.figure):
+        ax.tick_params(axis="x", labelrotation=90)
+        if own:
+            whole: Any = ax.figure
+            longest = max(label.get_window_extent().height for label in ax.get_xticklabels())
+            whole.set_figheight(whole.get_figheight() + longest / whole.dpi - 0.1)
+    if crowded(cells, ax.figure):
+        for cell in cells.flat:
+            cell.set_rotation(90)
+    return ax
