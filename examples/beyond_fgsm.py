@@ -1,7 +1,7 @@
 """Where the FGSM study stopped: more radii, temperatures, attacks and noise, on your CIFAR-10.
 
-Takes weights that examples/defenses.py has written for the small CNN; reliability diagrams and
-smoothing are of the first two, such as standard and FGSM-AT. FGSM and PGD against the radius; a
+Takes weights that examples/defenses.py has written for the small CNN; reliability, temperatures
+and smoothing are of the first two, such as standard and FGSM-AT. FGSM and PGD against the radius; a
 temperature fitted to clean or to attacked images; AutoAttack and distances beside PGD; randomized
 smoothing, also of a network trained with noise as defenses.py trains (its weights are kept, and it
 is not trained again); and what robustness costs. Tables, three pictures and a JSON file.
@@ -63,7 +63,7 @@ def main() -> None:
     study: dict[str, Any] = {"settings": settings(args)}
     study["sweep"] = sweep(networks, test, sweep_path)
     study["reliability"] = reliability(pair, test, reliability_path)
-    study["temperature"] = temperature(networks, cifar10_data.Batches(*held_out, 250), test)
+    study["temperature"] = temperature(pair, cifar10_data.Batches(*held_out, 100), test)
     study["attacks"] = stronger(networks | noise, few)
     study["distances"] = distances(networks | noise, spread(few, args.n_attacked // 2))
     study["smoothing"] = smoothing(pair | noise, test, args)
@@ -141,7 +141,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
 def spread(test: cifar10_data.Batches, n: int) -> cifar10_data.Batches:
     """Choose examples evenly, since folders of images are in the order of their classes."""
     chosen = torch.linspace(0, len(test.labels) - 1, n).round().long()
-    return cifar10_data.Batches(test.images[chosen], test.labels[chosen], 250)
+    return cifar10_data.Batches(test.images[chosen], test.labels[chosen], 100)
 
 
 def measure(networks: dict[str, Any], test: cifar10_data.Batches, under: dict[str, Any]) -> Records:
@@ -181,7 +181,7 @@ def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> d
         for ax in row:
             ax.set_title(f"under {kind}", fontsize="small")
             ax.set(xlabel=r"$255\,\varepsilon$", xticks=RADII)
-        row[2].set_yscale("log")
+        row[2].set(yscale="log", yticks=[1, 2, 5, 10], yticklabels=["1", "2", "5", "10"])
     networks_under_attack.save(figure, path)
     return report("Against the radius", records, "training", "attack", "eps")
 
@@ -286,7 +286,7 @@ def tax(
     """Draw clean accuracy, accuracy under AutoAttack and clean ECE."""
     clean = {name: each for (name, _), each in measure(networks, test, {"none": None}).items()}
     points = {name: (each.accuracy, robust[name], each.ece) for name, each in clean.items()}
-    figure, ax = plt.subplots(figsize=(4.5, 3.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     plots.pareto_front(points, ax=ax).set_ylabel("accuracy under AutoAttack")
     networks_under_attack.save(figure, path)
     words = ("clean accuracy", "AutoAttack accuracy", "clean ece")
