@@ -185,10 +185,10 @@ def _over_processes(
 
 def tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:
     """Count one batch, from the logits before and after an attack."""
-    log_probs = logits.double().log_softmax(dim=1)
+    log_probs = _checks.with_softmax(logits).double().log_softmax(dim=1)
     probs = log_probs.exp()
     table = reliability_bins(probs, labels, n_bins=n_bins)
-    predicted = clean.double().softmax(dim=1).argmax(dim=1)
+    predicted = _checks.with_softmax(clean).double().softmax(dim=1).argmax(dim=1)
     per_example = [
         -log_probs.gather(1, labels[:, None])[:, 0],
         brier(probs, labels, reduction="none"),

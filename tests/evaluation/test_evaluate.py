@@ -389,6 +389,8 @@ def test_logits_without_a_softmax_are_refused():
         rows[1] = top
         with pytest.raises(ValueError, match=f"finite maximum, got {said} at example 1 of the 3"):
             evaluate(lambda inputs, rows=rows: rows + 0 * inputs, batches)
+        with pytest.raises(ValueError, match=f"finite maximum, got {said} at example 1 of the 3"):
+            predict(lambda inputs, rows=rows: rows + 0 * inputs, batches)
     masked = torch.tensor([0.0, 0.0, -float("inf")])
     assert evaluate(lambda inputs: inputs + masked, batches).nll == float("inf")
 
