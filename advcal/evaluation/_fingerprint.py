@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import logging
+import os
 import re
+import sysconfig
 from collections.abc import Mapping
 from types import CodeType
 from typing import Any
@@ -17,15 +20,15 @@ from torch import Tensor, nn
 from advcal._frozen import bare
 
 _ATOMS = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
-_KNOWN = ("advcal", "torch", "numpy", "scipy", "builtins")  # a name of theirs says it all
+_INSTALLED = tuple(sysconfig.get_path(each) + os.sep for each in ("stdlib", "purelib", "platlib"))
 _INTERNAL = vars(nn.Module()).keys()  # what every module has: parameters, hooks, the mode
 
 
 def fingerprint(value: Any) -> str:
     """Describe a model by its weights and settings, a function by what it does and refers to.
 
-    A function of this library, torch, NumPy or SciPy is known by its name. Random generators are
-    described as such, without their state.
+    A function of this library or of another one that is installed is known by its name. Random
+    generators are described as such, without their state.
     """
     return _Reader().described(value)
 
@@ -71,12 +74,15 @@ class _Reader:
 
     def _function(self, function: Any) -> str:
         name = f"{function.__module__}.{function.__qualname__}"
-        if str(function.__module__).partition(".")[0] in _KNOWN and "<" not in name:
+        installed = function.__code__.co_filename.startswith(_INSTALLED)
+        installed |= str(function.__module__).partition(".")[0] == "advcal"
+        if installed and "<" not in name:
             return name
         kept = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
         kept += [function.__defaults__, function.__kwdefaults__]
         code = function.__code__
-        kept += [function.__globals__.get(word) for word in _names(code)]
+        if not installed:
+            kept += [function.__globals__.get(word) for word in _names(code)]
         return f"{name} {self._code(code)} of {_digest([self.described(kept).encode()])}"
 
     def _code(self, code: CodeType) -> str:
@@ -99,6 +105,8 @@ class _Reader:
 
     def _object(self, value: Any) -> str:
         """Describe an object by its attributes, else by what it prints without its address."""
+        if isinstance(value, logging.Logger):  # which knows all others
+            return f"logger {value.name}"
         own = getattr(value, "__dict__", None)
         if own:
             return f"{type(value).__qualname__}{self.described(own)}"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import subprocess
 import sys
 from functools import partial
@@ -271,6 +272,21 @@ def test_functions_are_known_by_what_they_refer_to(monkeypatch):
     monkeypatch.setattr(here, "NETWORK", nn.Linear(2, 2))
     for each, old in zip((by_global_steps, by_global_network, by_another), before, strict=True):
         assert fingerprint(each) != old
+
+
+LOGGER = logging.getLogger(__name__)
+
+
+def test_what_does_not_matter_is_not_known():
+    def logging_attack(model, inputs, labels):
+        LOGGER.info("attack")
+        return partial(pgd, eps=0.1)(model, inputs, labels)
+
+    before = fingerprint(logging_attack)
+    logging.getLogger("advcal.tests.another").addHandler(logging.NullHandler())
+    LOGGER.setLevel(logging.DEBUG)
+    assert fingerprint(logging_attack) == before
+    assert fingerprint(json.dumps) == "json.dumps"
 
 
 def test_modules_and_objects_are_known_by_their_settings():
