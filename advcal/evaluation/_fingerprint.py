@@ -78,7 +78,7 @@ class _Reader:
         installed |= str(function.__module__).partition(".")[0] == "advcal"
         if installed and "<" not in name:
             return name
-        kept = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+        kept = [_content(cell) for cell in function.__closure__ or ()]
         kept += [function.__defaults__, function.__kwdefaults__]
         code = function.__code__
         if not installed:
@@ -122,11 +122,11 @@ def _names(code: CodeType) -> list[str]:
     return found
 
 
-def _filled(cell: Any) -> bool:
+def _content(cell: Any) -> Any:
     try:
-        return cell.cell_contents is not None
+        return cell.cell_contents
     except ValueError:  # a name that is bound later
-        return False
+        return None
 
 
 def _bytes(tensor: Tensor) -> list[bytes]:

@@ -19,8 +19,18 @@ from advcal import _checks
 Path: TypeAlias = str | os.PathLike[str]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
-_KEYS = {"model", "optimizer", "state", "random", "epoch", "batch", "total", "n", "records"}
-_KEYS |= {"kinds"}
+_KEYS = {
+    "model",
+    "optimizer",
+    "kinds",
+    "state",
+    "random",
+    "epoch",
+    "batch",
+    "total",
+    "n",
+    "records",
+}
 _DAMAGED = (EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.UnpicklingError)
 
 

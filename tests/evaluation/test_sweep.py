@@ -289,6 +289,13 @@ def test_what_does_not_matter_is_not_known():
     assert fingerprint(json.dumps) == "json.dumps"
 
 
+def test_what_a_function_encloses_is_known_in_its_place():
+    def enclosing(low, high):
+        return lambda inputs: (low, high)
+
+    assert fingerprint(enclosing(None, 3)) != fingerprint(enclosing(3, None))
+
+
 def test_modules_and_objects_are_known_by_their_settings():
     assert fingerprint(Tempered(1.0, 0.0)) == fingerprint(Tempered(1.0, 0.0))
     assert fingerprint(Tempered(1.0, 0.0)) != fingerprint(Tempered(0.5, 0.0))
