@@ -4,9 +4,8 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -88,6 +87,60 @@ def generator(value: object) -> None:
         raise TypeError(f"expected generator as a torch.Generator or None, got {kind(value)}")
 
 
+def optional(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
+    """Let None pass a check."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def one_of(*options: str) -> Callable[[str, Any], object]:
+    """Make the check of one of a few words."""
+    return lambda name, value: choice(name, value, options)
+
+
+# What an argument of each name must be, in whatever function it stands. What is narrower in one
+# function than in the others is checked there.
+_ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
+    "attack": function,
+    "beta": partial(number, least=0),
+    "candidates": count,
+    "generator": lambda _, value: generator(value),
+    "initial_c": partial(number, above=0),
+    "initial_eps": partial(number, above=0),
+    "initial_p": partial(number, above=0, most=1),
+    "joint": switch,
+    "kappa": partial(number, least=0),
+    "label": one_of("true", "predicted"),
+    "lam": partial(number, least=0),
+    "level": partial(number, above=0, most=1),
+    "loss": function,
+    "method": one_of("gradient", "random_search"),
+    "model": function,
+    "momentum": partial(number, least=0),
+    "n_bins": count,
+    "n_targets": partial(count, least=0),
+    "norm": one_of("linf", "l2", "l1"),
+    "objective": function,
+    "overshoot": partial(number, least=0),
+    "progress": optional(function),
+    "random_start": switch,
+    "resamples": count,
+    "restarts": count,
+    "rho": partial(number, least=0, most=1),
+    "search_steps": count,
+    "step_size": optional(partial(number, above=0)),
+    "steps": count,
+    "stop_early": switch,
+    "targeted": switch,
+    "tol": partial(number, least=0),
+}
+
+
+def arguments(**values: Any) -> None:
+    """Check arguments by what `_ARGUMENTS` says of their names."""
+    for name, value in values.items():
+        _ARGUMENTS[name](name, value)
+
+
 # --- tensors ---------------------------------------------------------------------------------
 
 
@@ -148,32 +201,7 @@ def logits(value: Any, n: int) -> Tensor:
             "expected logits without NaN, got NaN at example "
             f"{int(bad.nonzero()[0])} of the {n} that the model was called with"
         )
-    if _unseen.get():
-        _unseen.set(False)
-        if bool(like_probabilities(value).all()) and not bool((value == value.round()).all()):
-            _warn(
-                "expected logits, got rows that are >= 0 and sum to 1, which look like "
-                "probabilities; return logits, or pass lambda x: model(x).log()"
-            )
     return value
-
-
-_unseen = ContextVar("_unseen", default=False)
-_watched = ContextVar("_watched", default=False)
-
-
-@contextmanager
-def watching(*, warn: bool = True) -> Iterator[None]:
-    """Warn if the first logits checked inside look like probabilities; nested uses do nothing."""
-    if _watched.get():
-        yield
-        return
-    tokens = _watched.set(True), _unseen.set(warn)
-    try:
-        yield
-    finally:
-        _watched.reset(tokens[0])
-        _unseen.reset(tokens[1])
 
 
 def like_probabilities(value: Tensor) -> Tensor:
@@ -183,7 +211,7 @@ def like_probabilities(value: Tensor) -> Tensor:
     return ((wide.sum(dim=1) - 1).abs() <= tolerance) & (wide >= 0).all(dim=1)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
     """Warn at the line that called into the package."""
     frame, level, package = sys._getframe(1), 3, os.path.dirname(__file__)
     while frame.f_back is not None and frame.f_back.f_code.co_filename.startswith(package):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,6 +11,41 @@ from torch.nn.parallel import DistributedDataParallel
 
 from advcal import _checks
 from advcal._typing import Attack, Model
+
+
+def logits_of(model: Model, inputs: Tensor) -> Tensor:
+    """Run a model and check that it gave logits `(n, classes)` without NaN.
+
+    Warns if the first ones within `frozen` look like probabilities.
+    """
+    logits = _checks.logits(model(inputs), len(inputs))
+    if _unseen.get():
+        _unseen.set(False)
+        rows = _checks.like_probabilities(logits)
+        if bool(rows.all()) and not bool((logits == logits.round()).all()):
+            _checks.warn(
+                "expected logits, got rows that are >= 0 and sum to 1, which look like "
+                "probabilities; return logits, or pass lambda x: model(x).log()"
+            )
+    return logits
+
+
+_unseen = ContextVar("_unseen", default=False)
+_watched = ContextVar("_watched", default=False)
+
+
+@contextmanager
+def watching(*, warn: bool = True) -> Iterator[None]:
+    """Warn of probabilities inside, once, unless told not to; nested uses do nothing."""
+    if _watched.get():
+        yield
+        return
+    tokens = _watched.set(True), _unseen.set(warn)
+    try:
+        yield
+    finally:
+        _watched.reset(tokens[0])
+        _unseen.reset(tokens[1])
 
 
 @contextmanager
@@ -26,7 +62,7 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
         grad: Whether gradients flow inside, whatever the caller's grad mode is.
     """
     _checks.function("model", model)
-    with _checks.watching(), torch.inference_mode(False), torch.set_grad_enabled(grad):
+    with watching(), torch.inference_mode(False), torch.set_grad_enabled(grad):
         if not isinstance(model, nn.Module):
             yield
             return

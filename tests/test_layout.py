@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "plots": {"metrics"},
 }
 # The most basic submodules take the checks and the types from the root, and no more.
-BASIC_ROOT = {"_checks", "_random", "_typing"}
+BASIC_ROOT = {"_checks", "_logits", "_random", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 
 # Where an argument may be passed by position; every other one is keyword-only.

@@ -6,11 +6,12 @@ from torch.nn.functional import log_softmax
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import log_odds
 from advcal._random import resolve
-from advcal._typing import Model
-from advcal.attacks._balls import Norm, ball, per_example
+from advcal._typing import Model, Norm
+from advcal.attacks._balls import ball, per_example
 from advcal.attacks._best import select
-from advcal.attacks._gradient import gradient_at, log_odds, logits_at
+from advcal.attacks._gradient import gradient_at, logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
 from advcal.attacks._search import Method, check_method, search_keeping

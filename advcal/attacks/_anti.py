@@ -7,8 +7,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._typing import Model
-from advcal.attacks._balls import Norm
+from advcal._typing import Model, Norm
 from advcal.attacks._gradient import logits_at
 from advcal.attacks._pgd import pgd
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import log_odds
 from advcal._random import resolve
-from advcal._typing import Loss, Model
-from advcal.attacks._balls import Ball, Norm, ball
+from advcal._typing import Loss, Model, Norm
+from advcal.attacks._balls import Ball, ball
 from advcal.attacks._best import Best, at, select
-from advcal.attacks._gradient import LOSSES, Goal, goal_of, gradient_at, log_odds, logits_at
+from advcal.attacks._gradient import LOSSES, Goal, goal_of, gradient_at, logits_at
 from advcal.losses import dlr
 
 _MOMENTUM = 0.75  # the share of the new step; the rest repeats the last one

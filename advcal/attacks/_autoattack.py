@@ -9,9 +9,9 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Attack, Model
+from advcal._typing import Attack, Model, Norm
 from advcal.attacks._apgd import apgd
-from advcal.attacks._balls import Norm, ball
+from advcal.attacks._balls import ball
 from advcal.attacks._combine import cascade
 from advcal.attacks._fmn import fmn
 from advcal.attacks._gradient import logits_at

@@ -1,14 +1,12 @@
 """The sets that attacks stay in: a ball around each input, cut with the box of valid inputs."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from advcal import _checks
-
-Norm = Literal["linf", "l2", "l1"]
 
 
 class Ball(NamedTuple):

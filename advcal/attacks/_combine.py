@@ -5,9 +5,10 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import attacked, frozen
+from advcal._logits import log_odds
 from advcal._typing import Attack, Model
 from advcal.attacks._best import Best
-from advcal.attacks._gradient import log_odds, logits_at
+from advcal.attacks._gradient import logits_at
 
 
 def worst_case(*attacks: Attack) -> Attack:

@@ -8,14 +8,14 @@ from torch.nn.functional import softplus
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import log_odds, without_label
 from advcal._random import resolve
-from advcal._typing import Model
-from advcal.attacks._balls import Norm, ball
-from advcal.attacks._gradient import log_odds, logits_at
+from advcal._typing import Model, Norm
+from advcal.attacks._balls import ball
+from advcal.attacks._gradient import logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
 from advcal.attacks._search import Method, check_method, search_keeping
-from advcal.losses._margin import without_label
 
 _ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
 _SPANS_DOWN, _SPANS_UP = 4.0, 2.5  # radii that the steps together are long

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import lift
 from advcal._typing import Model
 from advcal.attacks._balls import per_example
-from advcal.attacks._gradient import goal_of, gradient_at, lift, logits_at
+from advcal.attacks._gradient import goal_of, gradient_at, logits_at
 from advcal.attacks._nearest import Nearest
 
 _STEEPEST = 1e15  # keeps Adam's squares finite where a model's gradient is not

@@ -5,9 +5,10 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import lift
 from advcal._typing import Model
 from advcal.attacks._balls import norm, per_example
-from advcal.attacks._gradient import goal_of, gradient_at, lift, logits_at
+from advcal.attacks._gradient import goal_of, gradient_at, logits_at
 from advcal.attacks._nearest import Nearest, corner, cosine, unit
 
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
-from advcal._typing import Model
-from advcal.attacks._balls import Norm, per_example
+from advcal._frozen import frozen, logits_of
+from advcal._logits import lift, without_label
+from advcal._typing import Model, Norm
+from advcal.attacks._balls import per_example
 from advcal.attacks._best import select
-from advcal.attacks._gradient import lift, logits_at
+from advcal.attacks._gradient import logits_at
 from advcal.attacks._nearest import dual_lengths, unit
-from advcal.losses._margin import without_label
 
 _BEYOND = 1e-4  # of the width of the bounds, so that steps that the box cuts do not creep
 
@@ -78,7 +78,7 @@ def deepfool(
         rivals, beyond = None, _BEYOND * (bounds[1] - bounds[0])
         for _ in range(steps):
             points = points.detach().requires_grad_()
-            output = _checks.logits(model(points), len(points))
+            output = logits_of(model, points)
             logits = lift(output.detach())
             if rivals is None:
                 _checks.label_range(labels, logits.shape[1])

@@ -1,12 +1,10 @@
 """Expectation over transformation: a stochastic model as the mean of many passes."""
 
-import math
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor, nn
 
 from advcal import _checks
+from advcal._frozen import logits_of
+from advcal._logits import log_mean_probs
 from advcal._typing import Model
 
 
@@ -53,16 +51,4 @@ class _Expectation(nn.Module):
         self.model, self.n = model, n
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return log_mean_probs(
-            [_checks.logits(self.model(inputs), len(inputs)) for _ in range(self.n)]
-        )
-
-
-def log_mean_probs(logits: Sequence[Tensor]) -> Tensor:
-    """Return the logarithm of the mean of the softmax of several logits `(n, classes)`."""
-    every = torch.stack(list(logits))
-    # Averaged in float32 at least, like every loss.
-    wide = every.log_softmax(
-        dim=2, dtype=torch.float32 if every.dtype.itemsize < 4 else every.dtype
-    )
-    return wide.logsumexp(dim=0) - math.log(len(every))
+        return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])

@@ -6,8 +6,8 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Loss, Model
-from advcal.attacks._balls import Norm, ball
+from advcal._typing import Loss, Model, Norm
+from advcal.attacks._balls import ball
 from advcal.attacks._gradient import goal_of, gradient_at
 
 

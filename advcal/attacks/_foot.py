@@ -5,12 +5,12 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import lift, without_label
 from advcal._typing import Model
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._best import select
-from advcal.attacks._gradient import gradient_at, lift, logits_at
+from advcal.attacks._gradient import gradient_at, logits_at
 from advcal.attacks._nearest import Nearest, corner, unit
-from advcal.losses._margin import without_label
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
 _SETTLED = 3e-3  # the overshoot to go on with where an example has been fooled

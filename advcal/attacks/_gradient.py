@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from advcal import _checks
+from advcal._frozen import logits_of
+from advcal._logits import lift, log_odds
 from advcal._typing import Loss, Model
 from advcal.attacks._best import at
 from advcal.losses import dlr, margin
-from advcal.losses._margin import log_odds as log_odds  # exported from here, too
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": log_odds,
@@ -75,7 +76,7 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
     """
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
-        output = _checks.logits(model(inputs), len(inputs))
+        output = logits_of(model, inputs)
         _checks.differentiable("logits", output, "the inputs")
         logits = lift(output.detach()).requires_grad_()
         losses = _checks.losses(objective(logits), len(inputs))
@@ -90,9 +91,4 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
 def logits_at(model: Model, inputs: Tensor) -> Tensor:
     """Run the model forward without a gradient."""
     with torch.no_grad():
-        return lift(_checks.logits(model(inputs), len(inputs)))
-
-
-def lift(values: Tensor) -> Tensor:
-    """Lift half precision to float32."""
-    return values.float() if values.dtype.itemsize < 4 else values
+        return lift(logits_of(model, inputs))

@@ -9,8 +9,8 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Model
-from advcal.attacks._balls import Ball, Norm, ball
+from advcal._typing import Model, Norm
+from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import gradient_at, logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step

@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
+from advcal._frozen import frozen, logits_of
+from advcal._logits import lift, without_label
 from advcal._typing import Model
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._best import select
-from advcal.attacks._gradient import lift
 from advcal.attacks._nearest import unit
-from advcal.losses._margin import without_label
 
 _NEWTON = 10  # iterations at most along a ray that the box bends: no pass of the model
 _TOLERANCE = 1e-4  # of the goal, by which a bent ray may fall short
@@ -62,7 +61,7 @@ def linear_distance(
 def _forward(model: Model, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the points with a gradient, the logits in float32 or wider, and the graph's end."""
     points = points.detach().clone().requires_grad_()
-    output = _checks.logits(model(points), len(points))
+    output = logits_of(model, points)
     _checks.differentiable("logits", output, "the inputs")
     return points, lift(output.detach()), output
 

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from advcal._logits import lift
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._best import select
-from advcal.attacks._gradient import lift
 
 ORDERS = {"linf": torch.inf, "l2": 2}
 DUAL_ORDERS = {"linf": 1, "l2": 2}

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._random import resolve
-from advcal._typing import Model
-from advcal.attacks._balls import Norm, ball
+from advcal._typing import Model, Norm
+from advcal.attacks._balls import ball
 
 
 def uniform_noise(

@@ -10,8 +10,8 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Model
-from advcal.attacks._balls import Ball, Norm, ball, per_example
+from advcal._typing import Model, Norm
+from advcal.attacks._balls import Ball, ball, per_example
 from advcal.attacks._balls import norm as length_of
 from advcal.attacks._best import Best
 from advcal.attacks._gradient import logits_at

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._batches import prepared
-from advcal._frozen import frozen
+from advcal._frozen import frozen, watching
 from advcal._random import resolve
 from advcal._typing import Batch, Model, Progress
 from advcal.evaluation import _probe
@@ -153,7 +153,7 @@ def diagnose(
     sources = {} if sources is None else named("sources", sources)
     modes = _train_mode(model)
     parts = []
-    with _checks.watching(warn=False), ExitStack() as guards:
+    with watching(warn=False), ExitStack() as guards:
         for each in (model, *sources.values()):
             guards.enter_context(frozen(each, grad=False))
         for batch in prepared(batches, model, channels_last=False, progress=progress):

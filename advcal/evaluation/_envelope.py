@@ -12,10 +12,9 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._batches import prepared
-from advcal._frozen import attacked, frozen
-from advcal._typing import Batch, Model, Progress
+from advcal._frozen import attacked, frozen, logits_of
+from advcal._typing import Batch, Model, Norm, Progress
 from advcal.attacks import ace, iaa, oca, uca
-from advcal.attacks._balls import Norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +119,7 @@ def confidence_envelope(
         for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
             inputs = batch[0]
             labels = _checks.labels(batch[1], len(inputs))
-            logits = _checks.logits(model(inputs), len(inputs))
+            logits = logits_of(model, inputs)
             _checks.label_range(labels, logits.shape[1])
             clean, predicted = _confidence(logits)
             lowest = highest = clean
@@ -128,7 +127,7 @@ def confidence_envelope(
             for radius in radii:
                 for attack in attacks:
                     points = attacked(partial(attack, eps=radius), model, inputs, predicted)
-                    confidence, answer = _confidence(_checks.logits(model(points), len(points)))
+                    confidence, answer = _confidence(logits_of(model, points))
                     confidence = torch.where(answer == predicted, confidence, clean)
                     lowest = torch.minimum(lowest, confidence)
                     highest = torch.maximum(highest, confidence)

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 
 from advcal import _checks
 from advcal._batches import casting, prepared
-from advcal._frozen import attacked, device_of, frozen
+from advcal._frozen import attacked, device_of, frozen, logits_of
 from advcal._typing import Attack, Batch, Model, Progress
 from advcal.metrics import ReliabilityBins, brier, reliability_bins
 from advcal.metrics._bins import uniform_edges
@@ -117,10 +117,10 @@ def evaluate(
             inputs, labels = batch[:2]
             labels = _checks.labels(labels, len(inputs))
             with casts():
-                clean = logits = _checks.logits(model(inputs), len(inputs))
+                clean = logits = logits_of(model, inputs)
                 if attack is not None:
                     points = attacked(attack, model, inputs, labels)
-                    logits = _checks.logits(model(points), len(inputs))
+                    logits = logits_of(model, points)
             part = tally(clean, logits, labels, n_bins)
             tallies = part if tallies is None else tallies.plus(part)
     if all_reduce:

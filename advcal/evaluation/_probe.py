@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import attacked
+from advcal._frozen import attacked, logits_of
+from advcal._logits import lift, log_odds
 from advcal._typing import Attack, Model
 from advcal.attacks import fgsm, pgd, square
 from advcal.attacks._balls import ball
 from advcal.attacks._balls import norm as length
-from advcal.attacks._gradient import lift, log_odds, logits_at
+from advcal.attacks._gradient import logits_at
 
 Norm = Literal["linf", "l2"]
 STEPS = 20
@@ -160,7 +161,7 @@ def radii(eps: float, norm: Norm, bounds: tuple[float, float], size: int) -> lis
 def _gradient(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor | None:
     with torch.enable_grad():
         points = inputs.detach().requires_grad_()
-        losses = objective(lift(_checks.logits(model(points), len(points))))
+        losses = objective(lift(logits_of(model, points)))
         if not losses.requires_grad:
             return None
         return torch.autograd.grad(losses.sum(), points, allow_unused=True)[0]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._batches import prepared
-from advcal._frozen import attacked, device_of, frozen
+from advcal._frozen import attacked, device_of, frozen, logits_of
 from advcal._typing import Attack, Batch, Model, Progress
 from advcal.evaluation._evaluate import Evaluation, Tally, tally
 
@@ -95,4 +95,4 @@ def named(name: str, models: Any) -> dict[str, Model]:
 
 
 def _logits(model: Model, inputs: Tensor) -> Tensor:
-    return _checks.logits(model(inputs.to(device_of(model))), len(inputs))
+    return logits_of(model, inputs.to(device_of(model)))

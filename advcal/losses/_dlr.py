@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal.losses._margin import without_label
+from advcal._logits import without_label
 from advcal.losses._reduce import Reduction, checked, reduced
 
 

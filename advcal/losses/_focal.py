@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from advcal import _checks
-from advcal.losses._margin import log_odds
-from advcal.losses._reduce import Reduction, checked, lifted, reduced
+from advcal._logits import lift, log_odds
+from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def focal(
@@ -80,7 +80,7 @@ _UNLIKELY = 0.2
 def _focal(
     logits: Tensor, labels: Tensor, unlikely: float, likely: float, reduction: Reduction
 ) -> Tensor:
-    odds = log_odds(lifted(logits), labels)
+    odds = log_odds(lift(logits), labels)
     gamma = torch.where(odds.detach().neg().sigmoid() < _UNLIKELY, unlikely, likely)
     losses = -logsigmoid(-odds) * (gamma * logsigmoid(odds)).exp()
     return reduced(losses, reduction, logits.dtype)

@@ -1,8 +1,8 @@
 """How far a prediction is from right, in logits."""
 
-import torch
 from torch import Tensor
 
+from advcal._logits import without_label
 from advcal.losses._reduce import Reduction, checked, reduced
 
 
@@ -31,17 +31,3 @@ def margin(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> 
     logits, labels = checked(logits, labels)
     label = logits.gather(1, labels[:, None])[:, 0]
     return reduced(without_label(logits, labels).amax(dim=1) - label, reduction)
-
-
-def without_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits with the label's own put to minus infinity."""
-    return logits.scatter(1, labels[:, None], -torch.inf)
-
-
-def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Return $\log\sum_{k \ne y} e^{z_k} - z_y$, of which cross-entropy is the softplus.
-
-    It rises and falls with the cross-entropy and does not go flat where the softmax saturates.
-    """
-    label = logits.gather(1, labels[:, None])[:, 0]
-    return without_label(logits, labels).logsumexp(dim=1) - label

@@ -4,9 +4,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal.losses._divergence import divergence
-from advcal.losses._margin import log_odds, without_label
-from advcal.losses._reduce import Reduction, checked, checked_attacked, lifted, reduced
+from advcal._logits import divergence, lift, log_odds, without_label
+from advcal.losses._reduce import Reduction, checked, checked_attacked, reduced
 
 _ONE = 1.0001  # the authors', so that the logarithm is finite
 
@@ -52,7 +51,7 @@ def mart(
     """
     lam = _checks.number("lam", lam, least=0)
     logits, labels = checked(logits, labels)
-    wide, other = lifted(logits), checked_attacked(attacked, logits)
+    wide, other = lift(logits), checked_attacked(attacked, logits)
     log_p, log_q = wide.log_softmax(dim=1), other.log_softmax(dim=1)
     rival = without_label(log_q, labels).amax(dim=1).exp()
     boosted = cross_entropy(other, labels, reduction="none") - (_ONE - rival).log()

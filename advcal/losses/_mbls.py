@@ -4,7 +4,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal.losses._reduce import Reduction, checked, lifted, reduced
+from advcal._logits import lift
+from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def mbls(
@@ -47,7 +48,7 @@ def mbls(
     margin = _checks.number("margin", margin, least=0)
     alpha = _checks.number("alpha", alpha, least=0)
     logits, labels = checked(logits, labels)
-    wide = lifted(logits)
+    wide = lift(logits)
     beyond = (wide.amax(dim=1, keepdim=True) - wide - margin).relu().mean(dim=1)
     losses = cross_entropy(wide, labels, reduction="none") + alpha * beyond
     return reduced(losses, reduction, logits.dtype)

@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal.losses._divergence import entropy
-from advcal.losses._reduce import Reduction, checked, lifted, reduced
+from advcal._logits import entropy, lift
+from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def confidence_penalty(
@@ -42,6 +42,6 @@ def confidence_penalty(
     """
     beta = _checks.number("beta", beta, least=0)
     logits, labels = checked(logits, labels)
-    wide = lifted(logits)
+    wide = lift(logits)
     losses = cross_entropy(wide, labels, reduction="none")
     return reduced(losses - beta * entropy(wide.log_softmax(dim=1)), reduction, logits.dtype)

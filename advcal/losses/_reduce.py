@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
+from advcal._logits import lift
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -42,9 +43,4 @@ def checked_attacked(attacked: Tensor, logits: Tensor) -> Tensor:
         )
     if attacked.device != logits.device:
         raise ValueError(f"expected attacked on {logits.device}, got {attacked.device}")
-    return lifted(attacked)
-
-
-def lifted(logits: Tensor) -> Tensor:
-    """Lift half precision to float32, in which a loss can tell a probability from 1."""
-    return logits.float() if logits.dtype.itemsize < 4 else logits
+    return lift(attacked)

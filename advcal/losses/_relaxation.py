@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from advcal import _checks
-from advcal.losses._margin import log_odds
-from advcal.losses._reduce import Reduction, checked, lifted, reduced
+from advcal._logits import lift, log_odds
+from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def label_relaxation(
@@ -46,7 +46,7 @@ def label_relaxation(
     """
     alpha = _checks.number("alpha", alpha, least=0, most=1)
     logits, labels = checked(logits, labels)
-    odds = log_odds(lifted(logits), labels)
+    odds = log_odds(lift(logits), labels)
     entropy = -sum(share * math.log(share) for share in (alpha, 1 - alpha) if share > 0)
     losses = -(1 - alpha) * logsigmoid(-odds) - entropy
     if alpha > 0:  # 0 also where the label has no chance at all

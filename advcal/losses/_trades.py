@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal.losses._divergence import divergence
-from advcal.losses._reduce import Reduction, checked, checked_attacked, lifted, reduced
+from advcal._logits import divergence, lift
+from advcal.losses._reduce import Reduction, checked, checked_attacked, reduced
 
 
 def trades(
@@ -47,7 +47,7 @@ def trades(
     """
     beta = _checks.number("beta", beta, least=0)
     logits, labels = checked(logits, labels)
-    wide, other = lifted(logits), checked_attacked(attacked, logits)
+    wide, other = lift(logits), checked_attacked(attacked, logits)
     apart = divergence(wide.log_softmax(dim=1), other.log_softmax(dim=1))
     losses = cross_entropy(wide, labels, reduction="none") + beta * apart
     return reduced(losses, reduction, logits.dtype)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from advcal import _checks
 from advcal._batches import again, casting, check_source, prepared
-from advcal._frozen import frozen
+from advcal._frozen import frozen, logits_of
 from advcal._typing import Attack, Batch, Loss, Model
 from advcal.attacks import adversarial_distance
 from advcal.losses import adaptive_smoothing as initial_state
@@ -188,7 +188,7 @@ class AdaptiveSmoothing:
                 indices = _indices("validation", rest, len(inputs), n).cpu()
                 position += len(inputs)
                 with casting(model, self._autocast)():
-                    logits = _checks.logits(model(inputs), len(inputs))
+                    logits = logits_of(model, inputs)
                 self._check_classes(logits)
                 labels = _checks.labels(given, len(inputs), self.state.n_classes, logits.device)
                 confidence, predicted = logits.double().softmax(dim=1).max(dim=1)

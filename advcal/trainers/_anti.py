@@ -4,9 +4,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
+from advcal._logits import divergence, lift
 from advcal._typing import Attack, Batch, Model, Objective
-from advcal.losses._divergence import divergence
-from advcal.losses._reduce import lifted
 from advcal.trainers._passes import both, craft, examples
 
 
@@ -56,7 +55,7 @@ def anti_adversarial(
         inputs, labels = examples(batch)
         points = craft(attack, model, inputs, labels)
         better = craft(reference, model, inputs, labels)
-        logits, others = (lifted(each) for each in both(model, points, better, joint=joint))
+        logits, others = (lift(each) for each in both(model, points, better, joint=joint))
         apart = divergence(others.log_softmax(dim=1), logits.log_softmax(dim=1)).mean()
         return cross_entropy(logits, labels) + beta * apart
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal.attacks._expectation import log_mean_probs
+from advcal._frozen import logits_of
+from advcal._logits import log_mean_probs
 
 
 def ensemble(models: Sequence[nn.Module]) -> nn.Module:
@@ -62,7 +63,7 @@ class _Ensemble(nn.Module):
         self.training = any(model.training for model in models)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = [_checks.logits(model(inputs), len(inputs)) for model in self.models]
+        outputs = [logits_of(model, inputs) for model in self.models]
         if len({output.shape for output in outputs}) > 1:
             found = ", ".join(str(output.shape[1]) for output in outputs)
             raise ValueError(f"expected members of the same classes, got logits of {found}")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._batches import casting, prepared
-from advcal._frozen import attacked, frozen
+from advcal._frozen import attacked, frozen, logits_of
 from advcal._typing import Attack, Batch, Model, Progress
 
 
@@ -74,7 +74,7 @@ def predict(
             with casts():
                 if attack is not None:
                     inputs = attacked(attack, model, inputs, batch_labels)
-                output = _checks.with_softmax(_checks.logits(model(inputs), len(inputs)))
+                output = _checks.with_softmax(logits_of(model, inputs))
             _checks.label_range(labels[-1], output.shape[1])
             logits.append(output.float() if output.dtype.itemsize < 4 else output)
     if not logits:
