@@ -6,15 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advcal._typing import Array
-
-_SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
+SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
 
 
 def kind(value: object) -> str:
@@ -69,6 +67,12 @@ def choice(name: str, value: Any, options: Any) -> None:
         raise ValueError(f"expected {name} to be one of {known}, got {value!r}")
 
 
+def text(name: str, value: object) -> None:
+    """Check a word or a sentence."""
+    if not isinstance(value, str):
+        raise TypeError(f"expected {name} as a str, got {kind(value)}")
+
+
 def function(name: str, value: object) -> None:
     """Check a callable."""
     if not callable(value):
@@ -100,29 +104,41 @@ def one_of(*options: str) -> Callable[[str, Any], object]:
 # What an argument of each name must be, in whatever function it stands. What is narrower in one
 # function than in the others is checked there.
 _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
+    "against": text,
     "attack": function,
+    "bandwidth": optional(partial(number, least=2**-13)),
     "beta": partial(number, least=0),
+    "binning": one_of("uniform", "quantile"),
+    "by": optional(text),
     "candidates": count,
+    "coverage": partial(number, above=0, most=1),
+    "figure": text,
+    "from_logits": switch,
     "generator": lambda _, value: generator(value),
     "initial_c": partial(number, above=0),
     "initial_eps": partial(number, above=0),
     "initial_p": partial(number, above=0, most=1),
     "joint": switch,
     "kappa": partial(number, least=0),
+    "l2_bias": partial(number, least=0),
+    "l2_off_diagonal": partial(number, least=0),
     "label": one_of("true", "predicted"),
     "lam": partial(number, least=0),
     "level": partial(number, above=0, most=1),
     "loss": function,
     "method": one_of("gradient", "random_search"),
     "model": function,
+    "metric": function,
     "momentum": partial(number, least=0),
     "n_bins": count,
+    "n_levels": count,
     "n_targets": partial(count, least=0),
     "norm": one_of("linf", "l2", "l1"),
     "objective": function,
     "overshoot": partial(number, least=0),
     "progress": optional(function),
     "random_start": switch,
+    "reduction": one_of("mean", "sum", "none"),
     "resamples": count,
     "restarts": count,
     "rho": partial(number, least=0, most=1),
@@ -131,7 +147,10 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
     "steps": count,
     "stop_early": switch,
     "targeted": switch,
+    "threshold": number,
+    "title": optional(text),
     "tol": partial(number, least=0),
+    "tpr": partial(number, above=0, most=1),
 }
 
 
@@ -174,6 +193,32 @@ def label_range(value: Tensor, n_classes: int, name: str = "labels") -> None:
         raise ValueError(f"expected {name} from 0 to {n_classes - 1}, got {worst}")
 
 
+_ONE_COLUMN = {
+    "logits": "the logit z of the second of two classes as torch.stack([0 * z, z], dim=1)",
+    "probs": "the probability p of the second of two classes as torch.stack([1 - p, p], dim=1)",
+}
+
+
+def class_rows(name: str, value: Tensor, n: int | None = None, given: Any = None) -> None:
+    """Check logits or probabilities `(n, classes)` of two classes or more.
+
+    Args:
+        name: What they are: `"logits"` or `"probs"`.
+        value: The tensor.
+        n: The number of rows; any but 0 if None.
+        given: What the tensor was made from, for the message; the tensor if None.
+    """
+    found = kind(value if given is None else given)
+    if not value.is_floating_point():
+        raise TypeError(f"expected {name} of a floating dtype, got {found}")
+    shape = value.shape if value.ndim == 2 else (0, 0)
+    if shape[0] == 0 or shape[1] < 2 or n not in (None, shape[0]):
+        rows = "n >= 1" if n is None else n
+        column = value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)
+        hint = f"; pass {_ONE_COLUMN[name]}" if column else ""
+        raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
+
+
 def with_softmax(value: Tensor) -> Tensor:
     """Check that logits have a softmax, which takes a finite highest one in each row."""
     highest = value.detach().amax(dim=1)
@@ -191,10 +236,7 @@ def logits(value: Any, n: int) -> Tensor:
     """Check that a model returned logits `(n, classes)` without NaN."""
     if not isinstance(value, Tensor):
         raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}")
-    if not value.is_floating_point():
-        raise TypeError(f"expected logits of a floating dtype, got {kind(value)}")
-    if value.ndim != 2 or value.shape[0] != n or value.shape[1] < 2:
-        raise ValueError(f"expected logits of shape ({n}, classes >= 2), got {kind(value)}")
+    class_rows("logits", value, n)
     bad = value.detach().isnan().any(dim=1)
     if bad.any():
         raise ValueError(
@@ -207,7 +249,7 @@ def logits(value: Any, n: int) -> Tensor:
 def like_probabilities(value: Tensor) -> Tensor:
     """Tell which rows `(n, classes)` are not negative and sum to one, shape `(n,)`."""
     wide = value.detach().double()
-    tolerance = _SUM_TOLERANCE.get(value.dtype, 1e-5)
+    tolerance = SUM_TOLERANCE.get(value.dtype, 1e-5)
     return ((wide.sum(dim=1) - 1).abs() <= tolerance) & (wide >= 0).all(dim=1)
 
 
@@ -295,169 +337,3 @@ def bounds_pair(bounds: Any) -> tuple[float, float]:
     if not low < high:
         raise ValueError(f"expected bounds with low < high, got ({low:g}, {high:g})")
     return low, high
-
-
-# --- logits to calibrate ---------------------------------------------------------------------
-
-
-def finite_logits(value: Any, n_classes: int | None = None) -> Tensor:
-    """Check finite logits `(n, classes)`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected logits as a torch.Tensor, got {kind(value)}")
-    if not value.is_floating_point():
-        raise TypeError(f"expected logits of a floating dtype, got {kind(value)}")
-    if value.ndim != 2 or value.shape[0] == 0 or value.shape[1] < 2:
-        raise ValueError(f"expected logits of shape (n >= 1, classes >= 2), got {kind(value)}")
-    if n_classes is not None and value.shape[1] != n_classes:
-        raise ValueError(f"expected logits of {n_classes} classes, got {kind(value)}")
-    least, most = (float(end) for end in value.detach().aminmax())
-    if not -math.inf < least <= most < math.inf:
-        raise ValueError(f"expected finite logits, got values from {least:g} to {most:g}")
-    return value
-
-
-def calibration_data(logits_: Any, labels_: Any) -> tuple[Tensor, Tensor]:
-    """Check finite logits `(n, classes)` and labels `(n,)` to fit a calibrator to."""
-    z = finite_logits(logits_).detach()
-    return z, labels(labels_, len(z), z.shape[1], device=z.device)
-
-
-# --- probabilities ---------------------------------------------------------------------------
-
-
-def probabilities(probs: Array, labels_: Array) -> tuple[Tensor, Tensor, Callable[[Tensor], Array]]:
-    """Check probabilities `(n, classes)` and labels `(n,)` of the same kind.
-
-    Returns:
-        Both as tensors (a view where possible) and a function that gives a tensor back as the
-        kind that came in.
-    """
-    p, own_kind = as_tensor("probs", probs)
-    y = _labels_like("probs", probs, labels_)
-    _probability_shape(p, probs)
-    return p, labels(y, len(p), p.shape[1], device=p.device), own_kind
-
-
-def probability_matrix(probs: Array) -> tuple[Tensor, Callable[[Tensor], Array]]:
-    """Check probabilities `(n, classes)` alone; return them as a tensor and the way back."""
-    p, own_kind = as_tensor("probs", probs)
-    _probability_shape(p, probs)
-    return p, own_kind
-
-
-def scores(scores_: Array, labels_: Array) -> tuple[Tensor, Tensor, Callable[[Tensor], Array]]:
-    """Check finite scores `(n,)` and labels of both kinds, 0 and 1, of the same kind.
-
-    Returns:
-        The scores in float64, the labels in int64 and the way back.
-    """
-    s, own_kind = vector("scores", scores_)
-    y = labels(_labels_like("scores", scores_, labels_), len(s), 2, device=s.device)
-    if int(y.sum()) in (0, len(y)):
-        raise ValueError(f"expected labels 0 and 1, got {int(y[0])} only")
-    return s, y, own_kind
-
-
-def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any]:
-    """Check numbers `(n,)`; return them in float64 and the way back. NaN never passes."""
-    v, own_kind = as_tensor(name, value)
-    if v.is_complex() or v.dtype == torch.bool:
-        raise TypeError(f"expected {name} of real numbers, got {kind(value)}")
-    if v.ndim != 1 or len(v) == 0:
-        raise ValueError(f"expected {name} of shape (n >= 1,), got {kind(value)}")
-    v = v.double()
-    bad = ~v.isfinite() if finite else v.isnan()
-    if bad.any():
-        raise ValueError(f"expected {name} that are numbers, got {float(v[bad][0]):g}")
-    return v, own_kind
-
-
-def _labels_like(name: str, value: Any, labels_: Any) -> Tensor:
-    if not isinstance(labels_, Tensor if isinstance(value, Tensor) else np.ndarray):
-        wanted = "a torch.Tensor" if isinstance(value, Tensor) else "a numpy.ndarray"
-        raise TypeError(f"expected labels as {wanted} like {name}, got {kind(labels_)}")
-    return as_tensor("labels", labels_)[0]
-
-
-def _probability_shape(p: Tensor, probs: Any) -> None:
-    if not p.is_floating_point():
-        raise TypeError(f"expected probs of a floating dtype, got {kind(probs)}")
-    if p.ndim == 1:
-        raise ValueError(
-            f"expected probs of shape (n, classes), got {kind(probs)}; pass the probability p of "
-            "the second of two classes as torch.stack([1 - p, p], dim=1)"
-        )
-    if p.ndim != 2 or p.shape[0] == 0 or p.shape[1] == 0:
-        raise ValueError(f"expected probs of shape (n >= 1, classes >= 1), got {kind(probs)}")
-
-
-def probability_rows(rows: Tensor, first: int = 0) -> None:
-    """Check that rows of probabilities are not negative and sum to one.
-
-    Args:
-        rows: Probabilities, shape `(n, classes)`.
-        first: The number of the first row, for the message.
-    """
-    tolerance = _SUM_TOLERANCE.get(rows.dtype, 1e-3)
-    wide = rows.float() if rows.dtype in _SUM_TOLERANCE else rows
-    least = float(wide.amin())  # reads the rows into the cache
-    sums = wide.sum(dim=1)
-    low, high = (float(end) for end in sums.aminmax())
-    if least >= 0 and 1 - tolerance <= low <= high <= 1 + tolerance:
-        return
-    bad = ~(((sums - 1).abs() <= tolerance) & (wide >= 0).all(dim=1))
-    row = int(bad.nonzero()[0])
-    least = float(wide[row].amin())
-    found = f"a probability of {least:g}" if least < 0 else f"a sum of {float(sums[row]):g}"
-    raise ValueError(
-        f"expected each row of probs to be >= 0 and to sum to 1, got {found} in row {first + row}; "
-        "pass logits through softmax first, or say from_logits=True"
-    )
-
-
-def logit_rows(rows: Tensor, first: int = 0) -> None:
-    """Check that rows of logits have a softmax: no NaN, no infinity but -inf beside a number.
-
-    Args:
-        rows: Logits, shape `(n, classes)`.
-        first: The number of the first row, for the message.
-    """
-    highest = rows.amax(dim=1)
-    if not bool(highest.isfinite().all()):
-        row = int((~highest.isfinite()).nonzero()[0])
-        raise ValueError(
-            f"expected a finite highest logit in each row, got {float(highest[row]):g} in row "
-            f"{first + row}"
-        )
-
-
-def row_chunks(p: Tensor) -> list[slice]:
-    """Cut `(n, classes)` into runs of rows that fit a processor's cache: 2048 or so."""
-    entries = min(max(2048 * p.shape[1], 1 << 18), 1 << 21)
-    size = max(1, entries // p.shape[1])
-    return [slice(start, start + size) for start in range(0, len(p), size)]
-
-
-def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """View a tensor or a NumPy array as a tensor; return it and the way back."""
-    if isinstance(value, Tensor):
-        return value.detach(), lambda result: result
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"expected {name} as a torch.Tensor or a numpy.ndarray, got {kind(value)}")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"expected {name} without a mask, got {type(value).__name__}")
-    if value.dtype.kind not in "fiu":
-        raise TypeError(f"expected {name} of numbers, got {kind(value)}")
-    native = value.astype(value.dtype.newbyteorder("="), copy=False)
-    if native.dtype == np.longdouble and native.dtype.itemsize > 8:
-        native = native.astype(np.float64)
-    if any(stride < 0 or stride % native.itemsize for stride in native.strides):
-        native = np.ascontiguousarray(native)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(native), _to_numpy
-
-
-def _to_numpy(result: Tensor) -> Any:
-    array = result.numpy()
-    return cast(Any, array[()] if array.ndim == 0 else array)

@@ -177,7 +177,7 @@ def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> d
         found = measure(networks, test, under)
         records |= {(name, kind, radius): each for (name, radius), each in found.items()}
         lines = {name: [found[name, radius] for radius in under] for name in networks}
-        plots.figures_against_eps(RADII, lines, figures=("accuracy", "ece", "nll", "mcs"), axes=row)
+        plots.curves(RADII, lines, figures=("accuracy", "ece", "nll", "mcs"), axes=row)
         for ax in row:
             ax.set_title(f"under {kind}", fontsize="small")
             ax.set(xlabel=r"$255\,\varepsilon$", xticks=RADII)

@@ -132,7 +132,8 @@ def lam_study(model: nn.Module, test: Test, steps: int, path: Path) -> dict[str,
     for (schedule, kind), row in zip(kinds.items(), axes, strict=True):
         iaa = functools.partial(kind, steps=steps)
         by_lam = {lam: measured(model, test, functools.partial(iaa, lam=lam)) for lam in LAMS}
-        plots.against_lam(RADII, by_lam, axes=row)
+        three = ("accuracy", "confidence", "mcs")
+        plots.curves(RADII, by_lam, figures=three, by="lam", axes=row)
         found[schedule] = {str(lam): figures(records) for lam, records in by_lam.items()}
     save(figure, path)
     return found
@@ -148,7 +149,7 @@ def radius_study(model: nn.Module, test: Test, steps: int, path: Path) -> dict[s
     }
     records = {name: measured(model, test, attack) for name, attack in kinds.items()}
     figure, axes = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained")
-    plots.figures_against_eps(RADII, records, axes=axes)
+    plots.curves(RADII, records, axes=axes)
     save(figure, path)
     return {name: figures(each) for name, each in records.items()}
 

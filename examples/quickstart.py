@@ -129,7 +129,7 @@ def draw_sweep(
         1, len(curves), figsize=(3.6 * len(curves), 3.2), sharey=True, layout="constrained"
     )
     for ax, (model, lines) in zip(axes, curves.items(), strict=True):
-        plots.against_eps(radii, lines, ax=ax, title=model)
+        plots.curves(radii, lines, figures="MCS", axes=ax, title=model)
         ax.axvline(eps, color="0.5", linewidth=1, linestyle=":")
         ax.set(ylim=(-1, 1), ylabel="")
     axes[0].set_ylabel("MCS\n← underconfident   overconfident →")

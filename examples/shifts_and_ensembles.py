@@ -369,7 +369,8 @@ def draw_n_levels(found: Found, study: argparse.Namespace, path: Path) -> None:
     }
     figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
     for ax, (name, line) in zip(axes, lines.items(), strict=True):
-        plots.against_levels(order, {PRECOMPUTED: line}, ax=ax, title=name)
+        of_levels = {PRECOMPUTED: line}
+        plots.curves(order, of_levels, figures="ECE", against="n_levels", axes=ax, title=name)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

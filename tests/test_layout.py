@@ -1,6 +1,7 @@
 """The architecture, read from the source: who imports whom, what things are called and say."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "plots": {"metrics"},
 }
 # The most basic submodules take the checks and the types from the root, and no more.
-BASIC_ROOT = {"_checks", "_logits", "_random", "_typing"}
+BASIC_ROOT = {"_checks", "_logits", "_probs", "_random", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 
 # Where an argument may be passed by position; every other one is keyword-only.
@@ -36,13 +37,14 @@ POSITIONAL = {
     "accuracy", "attack", "attacks", "batches", "bins", "calibrator", "confidence", "corruption",
     "curves", "distances", "eps", "in_batches", "inputs", "labels", "levels", "logits", "metric",
     "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
-    "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
-    "targets", "train", "under", "validation",
+    "path", "probs", "records", "runs", "score", "scores", "settings", "size", "smoothing",
+    "sources", "state", "targets", "train", "under", "validation",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
     "accumulate", "all_reduce", "alpha", "attack", "attacked", "autocast", "average", "ax", "axes",
-    "backward", "band", "bandwidth", "beta", "binning", "bounds", "candidates", "channels_last",
+    "against", "backward", "band", "bandwidth", "beta", "binning", "bounds", "by", "candidates",
+    "channels_last",
     "checkpoint", "coverage", "dtype", "eps", "eta", "every", "figure", "figures", "format",
     "from_logits", "gamma", "generator", "initial_c", "initial_eps", "interval", "joint", "kappa",
     "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
@@ -100,7 +102,17 @@ METHODS = {
     for name, value in vars(cls).items()
     if not name.startswith("_") and inspect.isfunction(value)
 }
-FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)} | METHODS
+# A configured value (`worst_case`, `adversarial`) is a class that is used as a function is.
+VALUES = {
+    name: value
+    for name, value in PUBLIC.items()
+    if inspect.isclass(value) and name.split(".")[1].islower()
+}
+FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
+FUNCTIONS |= METHODS | VALUES
+CLASSES = {
+    name: value for name, value in PUBLIC.items() if inspect.isclass(value) and name not in VALUES
+}
 
 
 # --- imports ---------------------------------------------------------------------------------
@@ -254,7 +266,7 @@ def test_one_default_for_one_thing():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_everything_public_is_typed(name):
     signature = inspect.signature(FUNCTIONS[name])
-    assert signature.return_annotation is not signature.empty
+    assert name in VALUES or signature.return_annotation is not signature.empty
     for argument in signature.parameters.values():
         assert argument.name == "self" or argument.annotation is not argument.empty, argument
 
@@ -307,9 +319,9 @@ def test_docstrings_of_functions_are_complete(name):
     assert raised
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isclass(PUBLIC[name])])
+@pytest.mark.parametrize("name", CLASSES)
 def test_docstrings_of_classes_list_their_fields(name):
-    cls = PUBLIC[name]
+    cls = CLASSES[name]
     assert entries(sections(cls)["Attributes"]) == list(cls.__annotations__)
     for attribute, value in vars(cls).items():
         if isinstance(value, property) and not attribute.startswith("_"):
@@ -319,3 +331,76 @@ def test_docstrings_of_classes_list_their_fields(name):
 @pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_every_file_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_configured_values_are_frozen_and_called(name):
+    value = VALUES[name]
+    assert dataclasses.is_dataclass(value)
+    assert value.__dataclass_params__.frozen
+    assert "__call__" in vars(value)
+
+
+# --- rooms that stay tidy --------------------------------------------------------------------
+
+# Imports of another submodule's private files, each for a reason:
+PRIVATE_IMPORTS = set()
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def test_no_submodule_reads_the_private_files_of_another():
+    found = {
+        (dotted(path), module)
+        for path in FILES
+        for module, *_ in imports(path)
+        if re.fullmatch(r"advcal\.[a-z]\w*\._\w+", module) and module.split(".")[1] != room(path)
+    }
+    assert found == PRIVATE_IMPORTS
+
+
+def enclosed(code):
+    """Yield the name and the free variables of every closure in a code object."""
+    for const in code.co_consts:
+        if inspect.iscode(const):
+            if not const.co_name.startswith("<"):
+                yield const.co_qualname, const.co_freevars
+            yield from enclosed(const)
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_closures_enclose_five_variables_at_most(path):
+    code = compile(path.read_text(encoding="utf-8"), path.name, "exec")
+    assert {name: free for name, free in enclosed(code) if len(free) > 5} == {}
+
+
+def length(function):
+    """Count the lines of a body without its docstring."""
+    documented = ast.get_docstring(function) and len(function.body) > 1
+    return function.end_lineno - function.body[1 if documented else 0].lineno + 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_bodies_are_of_fifty_lines_at_most(path):
+    found = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.FunctionDef)]
+    assert {node.name: length(node) for node in found if length(node) > 50} == {}
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_no_call_unpacks_a_tuple_packed_for_it(path):
+    """Arguments that always travel together are fields of a value, not a tuple to unpack."""
+    for function in ast.walk(TREES[path]):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        packed = {
+            target.id
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+            for target in node.targets
+            if isinstance(target, ast.Name) and len(node.value.elts) > 2
+        }
+        for call in ast.walk(function):
+            for argument in call.args if isinstance(call, ast.Call) else ():
+                if isinstance(argument, ast.Starred):
+                    where = f"{path.name}, line {argument.lineno}: {ast.unparse(argument)}"
+                    assert not isinstance(argument.value, ast.Tuple), where
+                    assert getattr(argument.value, "id", None) not in packed, where

@@ -48,11 +48,8 @@ BOXES = {"plain": {1: [0.1, 0.2, 0.4], 5: [0.3, 0.5, 0.9]}, "AT": {1: [0.1, 0.1]
 
 # What to call each with, and how many axes it draws on; 0 for a single one, passed as ax=.
 CASES = {
-    "against_eps": ((EPS, {"PGD": [0.0, 0.2, 0.3], "IAA": [0, -0.1, -0.2]}), {}, 0),
-    "against_lam": ((EPS, {5: LINES["PGD"], 1: LINES["IAA"]}), {}, 3),
-    "against_levels": (([1, 5, 10], {"AR-AdaLS": [[0.1, 0.2], [0.1, 0.1], [0.05, 0.1]]}), {}, 0),
     "confidence_envelope": (({"standard": envelope(), "AT": envelope(lowest=(0.8, 0.7))},), {}, 0),
-    "figures_against_eps": ((EPS, LINES), {}, 4),
+    "curves": ((EPS, LINES), {}, 4),
     "image_grid": ((IMAGES, SAID, LABELS[:2]), {}, 4),
     "pareto_front": ((MODELS,), {}, 0),
     "reliability_diagram": ((BINS,), {}, 0),
@@ -61,7 +58,20 @@ CASES = {
     "shift_boxes": ((BOXES,), {}, 0),
     "transfer_matrix": ((PAIRS,), {}, 0),
 }
-every_picture = pytest.mark.parametrize("name", CASES)
+# One name, other pictures.
+VARIANTS = {
+    "curves of numbers": ("curves", (EPS, {"PGD": [0.0, 0.2, 0.3]}), {"figures": "MCS"}, 1),
+    "curves of runs": (
+        "curves", ([1, 5, 10], {"AR-AdaLS": [[0.1, 0.2], [0.1, 0.1], [0.05, 0.1]]}),
+        {"figures": "ECE", "against": "n_levels"}, 1,
+    ),
+    "curves by lam": (
+        "curves", (EPS, {5: LINES["PGD"], 1: LINES["IAA"]}),
+        {"figures": FIGURES[:3], "by": "lam"}, 3,
+    ),
+}  # fmt: skip
+PICTURES = {name: (name, *case) for name, case in CASES.items()} | VARIANTS
+every_picture = pytest.mark.parametrize("name", PICTURES)
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +85,13 @@ def closed(monkeypatch):
 
 
 def draw(name, **options):
-    arguments, given, _ = CASES[name]
+    name, arguments, given, _ = PICTURES[name]
     return getattr(plots, name)(*arguments, **given | options)
+
+
+def only(*arguments, **options):
+    (ax,) = plots.curves(*arguments, **options)
+    return ax
 
 
 def axes_of(result):
@@ -92,7 +107,7 @@ def lines(ax):
 
 def test_every_picture_is_here():
     assert set(plots.__all__) == set(CASES)
-    for name, (_, _, n) in CASES.items():
+    for name, _, _, n in PICTURES.values():
         parameters = inspect.signature(getattr(plots, name)).parameters
         assert parameters["title"].default is None
         assert ("axes" if n else "ax") in parameters
@@ -101,7 +116,7 @@ def test_every_picture_is_here():
 @every_picture
 def test_without_axes_a_column_wide_figure_is_made(name):
     result = draw(name)
-    n = CASES[name][2]
+    n = PICTURES[name][3]
     assert isinstance(result, list if n else Axes)
     assert len(axes_of(result)) == max(n, 1)
     assert all(isinstance(ax, Axes) for ax in axes_of(result))
@@ -113,7 +128,7 @@ def test_without_axes_a_column_wide_figure_is_made(name):
 
 @every_picture
 def test_on_axes_that_are_given(name):
-    n = CASES[name][2]
+    n = PICTURES[name][3]
     figure, axes = plt.subplots(1, max(n, 1), squeeze=False)
     result = draw(name, **({"axes": list(axes.flat)} if n else {"ax": axes[0, 0]}))
     assert axes_of(result) == list(axes.flat)
@@ -149,14 +164,14 @@ def test_nothing_global_changes(name):
 
 @every_picture
 def test_axes_of_another_kind_are_refused(name):
-    n = CASES[name][2]
+    n = PICTURES[name][3]
     options = {"axes": [3] * n} if n else {"ax": 3}
     match = f"expected {'axes' if n else 'ax'} as matplotlib Axes, got int"
     with pytest.raises(TypeError, match=match):
         draw(name, **options)
     if n:
-        with pytest.raises(ValueError, match=f"expected {n} axes, got 1"):
-            draw(name, axes=plt.subplots()[1])
+        with pytest.raises(ValueError, match=f"expected {n} axes, got {n + 1}"):
+            draw(name, axes=plt.subplots(1, n + 1)[1])
 
 
 @every_picture
@@ -205,33 +220,33 @@ def test_tensors_are_drawn_as_arrays_are():
 
 
 def test_curves_and_the_spread_of_runs():
-    ax = plots.against_eps(
-        EPS, {"PGD": [0.0, 0.2, 0.3], "three": [[0, 1, 2], [1, 1, 1], [3, 4, 5]]}
-    )
+    both = {"PGD": [0.0, 0.2, 0.3], "three": [[0, 1, 2], [1, 1, 1], [3, 4, 5]]}
+    (ax,) = plots.curves(EPS, both, figures="MCS")
     np.testing.assert_allclose(lines(ax)["PGD"], [0, 0.2, 0.3])
     np.testing.assert_allclose(lines(ax)["three"], [1, 1, 4])
     (shade,) = ax.collections
     low, high = shade.get_paths()[0].get_extents().get_points()[:, 1]
     assert (low, high) == (0, 5)  # one standard deviation, 1, about 1 and about 4
     assert ax.get_xlabel() == r"$\varepsilon$"
-    levels = plots.against_levels([10, 1], {"AdaLS": [0.1, 0.2]})
+    (levels,) = plots.curves([10, 1], {"AdaLS": [0.1, 0.2]}, figures="ECE", against="n_levels")
     assert list(levels.get_xticks()) == [1, 10]
+    assert levels.get_xlabel() == "number of robustness levels $R$"
 
 
 def test_panels_of_figures():
-    panels = draw("figures_against_eps")
+    panels = draw("curves")
     assert [ax.get_ylabel() for ax in panels] == ["accuracy", "confidence", "MCS", "ECE"]
     for ax, figure in zip(panels, FIGURES, strict=True):
         for name, records in LINES.items():
             wanted = [each[figure] for each in records]
             np.testing.assert_allclose(lines(ax)[name], wanted)
     objects = {"PGD": [SimpleNamespace(**each) for each in LINES["PGD"]]}
-    (ax,) = plots.figures_against_eps(EPS, objects, figures=["ece"])
+    (ax,) = plots.curves(EPS, objects, figures=["ece"])
     np.testing.assert_allclose(lines(ax)["PGD"], [0, 0.05, 0.1])
 
 
 def test_lines_of_lam_are_in_order_from_dark_to_light():
-    ax = draw("against_lam")[0]
+    ax = draw("curves by lam")[0]
     assert list(lines(ax)) == [r"$\lambda$ = 1", r"$\lambda$ = 5"]
     np.testing.assert_allclose(lines(ax)[r"$\lambda$ = 5"], [0.9, 0.8, 0.7])
     brightness = [sum(mpl.colors.to_rgb(line.get_color())) for line in ax.get_lines()]
@@ -383,23 +398,23 @@ def test_a_layout_that_is_asked_for_later_still_moves_the_diagram():
 
 
 def test_no_point_is_cut_off():
-    losses = plots.against_levels([1, 5, 10], {"a": [-0.3, -0.2, -0.1]}, figure="gain")
+    losses = only([1, 5, 10], {"a": [-0.3, -0.2, -0.1]}, figures="gain")
     assert all_within(losses)
-    both = plots.against_levels([1, 5], {"a": [[0.2, -0.1], [0.3, 0.0]]}, figure="gain")
+    both = only([1, 5], {"a": [[0.2, -0.1], [0.3, 0.0]]}, figures="gain")
     assert both.get_ylim()[0] <= 0.05 - np.std([0.2, -0.1], ddof=1)  # the shade is seen too
-    errors = plots.against_levels([1, 5], {"a": [[0.0, 0.1], [0.3, 0.1]]})
+    errors = only([1, 5], {"a": [[0.0, 0.1], [0.3, 0.1]]}, figures="ECE")
     assert errors.get_ylim()[0] == 0
-    plots.against_levels([1, 5], {"b": [0.9, 0.8]}, ax=errors)
+    only([1, 5], {"b": [0.9, 0.8]}, figures="ECE", axes=errors)
     assert all_within(errors)
 
     records = {"a": [{"brier": 0.4, "n": 9, "ece": 0.1}, {"brier": 1.9, "n": 9, "ece": 0.2}]}
-    panels = plots.figures_against_eps([0, 0.1], records, figures=["brier", "n", "ece"])
+    panels = plots.curves([0, 0.1], records, figures=["brier", "n", "ece"])
     assert all(all_within(ax) for ax in panels)
     assert panels[2].get_ylim() == (-0.03, 1.03)
     low = {"a": [record(0), record(1) | {"mcs": -0.8}, record(2)]}
     for each in (LINES, low):
         _, axes = plt.subplots(1, 4, sharey=True)
-        assert all(all_within(ax) for ax in plots.figures_against_eps(EPS, each, axes=axes))
+        assert all(all_within(ax) for ax in plots.curves(EPS, each, axes=axes))
     assert all_within(plots.confidence_envelope({"a": envelope(highest=(1.2, 1.5))}))
     heat = plots.transfer_matrix({("s", "t"): -0.5, ("s", "u"): 0.5}, figure="gain")
     assert heat.get_images()[0].get_clim() == (-0.5, 1)
@@ -415,9 +430,9 @@ def test_dozens_of_lines_bands_and_boxes_differ():
             if line.get_label() in names
         }
 
-    assert len(looks(plots.against_eps([0, 1], {name: [0, 1] for name in names}))) == 49
+    assert len(looks(only([0, 1], {name: [0, 1] for name in names}, figures="MCS"))) == 49
     many = {name: [record(0), record(1)] for name in names}
-    assert len(looks(plots.figures_against_eps([0, 1], many, figures=["ece"])[0])) == 49
+    assert len(looks(plots.curves([0, 1], many, figures=["ece"])[0])) == 49
     boxes = plots.shift_boxes({name: {1: [0.1, 0.2]} for name in names}).patches
     assert len({(box.get_facecolor(), box.get_hatch()) for box in boxes}) == 49
     bands = plots.confidence_envelope({name: envelope() for name in names})
@@ -430,16 +445,15 @@ def test_dozens_of_lines_bands_and_boxes_differ():
 @pytest.mark.parametrize("name", ["_private", ""])
 def test_every_name_is_in_the_legend(name):
     single = (
-        plots.against_eps([0, 1], {name: [0, 1], "b": [1, 0]}),
-        plots.against_levels([0, 1], {name: [0, 1], "b": [1, 0]}),
+        only([0, 1], {name: [0, 1], "b": [1, 0]}, figures="MCS"),
         plots.confidence_envelope({name: envelope(), "b": envelope()}),
         plots.score_histograms(SCORES, OUTSIDE, names=(name, "b")),
         plots.shift_boxes({name: {1: [0.1]}, "b": {1: [0.2]}}),
     )
     legends = [ax.get_legend() for ax in single]
     records = {name: [record(0)], "b": [record(1)]}
-    legends.append(plots.figures_against_eps([0], records)[0].figure.legends[0])
-    legends.append(plots.figures_against_eps([0], records, axes=plt.subplots(1, 4)[1])[0].legend_)
+    legends.append(plots.curves([0], records)[0].figure.legends[0])
+    legends.append(plots.curves([0], records, axes=plt.subplots(1, 4)[1])[0].legend_)
     for legend in legends:
         assert [text.get_text() for text in legend.get_texts()][:2] == [name, "b"]
 
@@ -453,7 +467,7 @@ def test_a_figure_grows_with_its_legend(figures, title):
         [long + "a", long + "b"],
     ):
         records = {name: [record(0), record(1)] for name in names}
-        panels = plots.figures_against_eps([0, 0.1], records, figures=figures, title=title)
+        panels = plots.curves([0, 0.1], records, figures=figures, title=title)
         figure = panels[0].figure
         figure.canvas.draw()  # a collapsed layout would warn
         (legend,) = figure.legends
@@ -468,10 +482,10 @@ def test_a_figure_grows_with_its_legend(figures, title):
 
 
 def test_one_panel_grows_too():
-    few = plots.against_eps([0, 1], {"a": [0, 1], "b": [1, 0]})
+    few = only([0, 1], {"a": [0, 1], "b": [1, 0]}, figures="MCS")
     assert not few.figure.legends
     curves = {f"a rather long name of model {i}": [0, i] for i in range(12)}
-    ax = plots.against_eps([0, 1], curves, title="a title")
+    ax = only([0, 1], curves, figures="MCS", title="a title")
     ax.figure.canvas.draw()
     (legend,) = ax.figure.legends
     assert inside(legend, ax.figure)
@@ -479,7 +493,7 @@ def test_one_panel_grows_too():
     assert not legend.get_window_extent().overlaps(ax.title.get_window_extent())
     assert ax.get_window_extent().height > 1.5 * ax.figure.dpi
     figure, given = plt.subplots()
-    plots.against_eps([0, 1], curves, ax=given)
+    only([0, 1], curves, figures="MCS", axes=given)
     assert not figure.legends  # a figure of another keeps its size
     assert figure.get_figheight() == 4.8
 
@@ -542,9 +556,9 @@ class Series:
 
 def test_columns_of_a_table_are_drawn_as_lists_are():
     for kind in (Series, tuple, np.array, torch.tensor):
-        ax = plots.against_eps(kind([0, 1]), {"a": kind([0.1, 0.3])})
+        ax = only(kind([0, 1]), {"a": kind([0.1, 0.3])}, figures="MCS")
         np.testing.assert_allclose(lines(ax)["a"], [0.1, 0.3])
-        levels = plots.against_levels(kind([1, 2]), {"a": [kind([0.1, 0.3]), kind([0.2, 0.2])]})
+        levels = only(kind([1, 2]), {"a": [kind([0.1, 0.3]), kind([0.2, 0.2])]}, figures="ECE")
         np.testing.assert_allclose(lines(levels)["a"], [0.2, 0.2])
         shown = plots.score_histograms(kind([0.1, 0.9, 0.4]), kind([0, 1, 1]))
         assert shown.get_title() == "AUROC 1.000"
@@ -554,7 +568,7 @@ def test_columns_of_a_table_are_drawn_as_lists_are():
 
 # --- bad input -------------------------------------------------------------------------------
 
-NAN = float("nan")
+NAN, MCS = float("nan"), {"figures": "MCS"}
 BAD = {
     "bins": ("reliability_diagram", [3], {}, TypeError, "bins as ReliabilityBins, got int"),
     "band": ("reliability_diagram", [BINS], {"band": 3}, TypeError, r"band as \(low, high\), got"),
@@ -566,31 +580,36 @@ BAD = {
         "reliability_diagram", [BINS], {"interval": (0.2, 0.1)}, ValueError,
         "interval with low <= high",
     ),
-    "eps": ("against_eps", [3, {"a": [1]}], {}, TypeError, "eps as a list of numbers, got int"),
-    "words": ("against_eps", [["x"], {"a": [1]}], {}, TypeError, "eps as a list of numbers, got"),
-    "no eps": ("against_eps", [[], {"a": []}], {}, ValueError, "one or more values for eps"),
-    "too few": ("against_eps", [EPS, {"a": [1]}], {}, ValueError, "3 values for 'a', got 1"),
-    "NaN": ("against_eps", [[0.0], {"a": [NAN]}], {}, ValueError, "finite values for 'a', got nan"),
-    "curves": ("against_eps", [EPS, [1, 2, 3]], {}, TypeError, "curves as a mapping, got list"),
-    "no curves": ("against_eps", [EPS, {}], {}, ValueError, "one or more in curves, got none"),
-    "number": ("against_levels", [[1], {"a": 3}], {}, TypeError, "'a' as a list of values"),
-    "a set": ("against_eps", [[1], {"a": {3}}], {}, TypeError, "'a' as a list of values, got set"),
+    "eps": ("curves", [3, {"a": [1]}], MCS, TypeError, "eps as a list of numbers, got int"),
+    "words": ("curves", [["x"], {"a": [1]}], MCS, TypeError, "eps as a list of numbers, got"),
+    "no eps": ("curves", [[], {"a": []}], MCS, ValueError, "one or more values for eps"),
+    "too few": ("curves", [EPS, {"a": [1]}], MCS, ValueError, "3 values for 'a', got 1"),
+    "NaN": ("curves", [[0.0], {"a": [NAN]}], MCS, ValueError, "finite values for 'a'"),
+    "curves": ("curves", [EPS, [1, 2, 3]], MCS, TypeError, "curves as a mapping, got list"),
+    "no curves": ("curves", [EPS, {}], MCS, ValueError, "one or more in curves, got none"),
+    "number": ("curves", [[1], {"a": 3}], {"figures": "ECE"}, TypeError, "'a' as a list of values"),
+    "a set": ("curves", [[1], {"a": {3}}], MCS, TypeError, "'a' as a list of values, got set"),
     "text": ("score_histograms", ["abc", OUTSIDE], {}, TypeError, "scores"),
     "nothing": ("score_histograms", [None, OUTSIDE], {}, TypeError, "scores"),
-    "n_levels": ("against_levels", [None, {}], {}, TypeError, "n_levels as a list of numbers"),
-    "records": ("figures_against_eps", [EPS, [1]], {}, TypeError, "records as a mapping, got list"),
+    "n_levels": ("curves", [None, {}], {"against": "n_levels"}, TypeError, "n_levels as a list of"),
+    "records": ("curves", [EPS, [1]], {}, TypeError, "curves as a mapping, got list"),
     "one record": (
-        "figures_against_eps", [EPS, {"a": record(0)}], {}, TypeError, "records of 'a' as a list",
+        "curves", [EPS, {"a": record(0)}], {}, TypeError, "records of 'a' as a list",
     ),
-    "short": ("figures_against_eps", [EPS, {"a": []}], {}, ValueError, "3 records for 'a', got 0"),
+    "short": ("curves", [EPS, {"a": []}], {}, ValueError, "3 records for 'a', got 0"),
     "figure": (
-        "figures_against_eps", [EPS, LINES], {"figures": ["auroc"]}, ValueError,
+        "curves", [EPS, LINES], {"figures": ["auroc"]}, ValueError,
         "'auroc' in each record, got dict",
     ),
-    "figures": (
-        "figures_against_eps", [EPS, LINES], {"figures": "ece"}, ValueError, "one figure or more",
+    "numbers": (
+        "curves", [EPS, {"a": [1, 2, 3]}], {}, ValueError,
+        "'accuracy' in each record, got int; to draw numbers say figures='accuracy'",
     ),
-    "lam": ("against_lam", [EPS, {"five": LINES["PGD"]}], {}, TypeError, "lam as a number"),
+    "title": ("curves", [EPS, LINES], {"title": 3}, TypeError, "title as a str, got int"),
+    "figures": (
+        "curves", [EPS, LINES], {"figures": []}, ValueError, "one figure or more",
+    ),
+    "lam": ("curves", [EPS, {"five": LINES["PGD"]}], {"by": "lam"}, TypeError, "lam as a number"),
     "envelope": (
         "confidence_envelope", [{"a": 3}], {}, TypeError, "curves with eps, lowest and highest",
     ),

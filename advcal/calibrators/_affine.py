@@ -11,8 +11,8 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from advcal import _checks
-from advcal.calibrators._calibrator import Calibrator, parameter
+from advcal import _probs
+from advcal.calibrators._calibrator import Calibrator, calibration_data, parameter
 from advcal.calibrators._temperature import best_temperature
 
 _GRADIENT = 1e-8  # the greatest entry of the gradient of the objective at the solution
@@ -73,13 +73,13 @@ def fit_vector(logits: Tensor, labels: Tensor) -> Affine:
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
     """
-    z, y = _checks.calibration_data(logits, labels)
+    z, y = calibration_data(logits, labels)
     k, spread = z.shape[1], _spread(z)
 
     def objective(theta: Tensor) -> tuple[float, Tensor]:
         weight, bias = theta.view(2, k)
         value, gradient = 0.0, torch.zeros(2, k, dtype=torch.float64, device=z.device)
-        for rows in _checks.row_chunks(z):
+        for rows in _probs.row_chunks(z):
             x = z[rows].double() / spread
             loss, residual = _nll(x * weight + bias, y[rows])
             value += loss
@@ -128,8 +128,8 @@ def fit_matrix(
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2. Kull et al.,
         Beyond temperature scaling, NeurIPS 2019, section 4.
     """
-    z, y = _checks.calibration_data(logits, labels)
-    return _fit(z, y, _penalties(l2_off_diagonal, l2_bias), of_log_probs=False)
+    z, y = calibration_data(logits, labels, l2_off_diagonal=l2_off_diagonal, l2_bias=l2_bias)
+    return _fit(z, y, l2_off_diagonal, l2_bias, of_log_probs=False)
 
 
 def fit_dirichlet(
@@ -168,8 +168,8 @@ def fit_dirichlet(
         Kull et al., Beyond temperature scaling: Obtaining well-calibrated multiclass probabilities
         with Dirichlet calibration, NeurIPS 2019, sections 3 and 4.
     """
-    z, y = _checks.calibration_data(logits, labels)
-    return _fit(z, y, _penalties(l2_off_diagonal, l2_bias), of_log_probs=True)
+    z, y = calibration_data(logits, labels, l2_off_diagonal=l2_off_diagonal, l2_bias=l2_bias)
+    return _fit(z, y, l2_off_diagonal, l2_bias, of_log_probs=True)
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> Affine:
@@ -201,7 +201,7 @@ def fit_platt(logits: Tensor, labels: Tensor) -> Affine:
     References:
         Platt, Probabilistic outputs for support vector machines, 1999, section 2.2.
     """
-    z, y = _checks.calibration_data(_checks.finite_logits(logits, 2), labels)
+    z, y = calibration_data(logits, labels, n_classes=2)
     f = z[:, 1].double() - z[:, 0].double()
     spread = float(f.abs().amax()) or 1.0
     ones = int(y.sum())
@@ -221,42 +221,57 @@ def fit_platt(logits: Tensor, labels: Tensor) -> Affine:
     return Affine(2, parameter([[0.0, 0.0], [-a, a]]), parameter([0.0, bias]), False)
 
 
-def _penalties(l2_off_diagonal: float, l2_bias: float) -> tuple[float, float]:
-    return (
-        _checks.number("l2_off_diagonal", l2_off_diagonal, least=0),
-        _checks.number("l2_bias", l2_bias, least=0),
-    )
+@dataclasses.dataclass(frozen=True)
+class _Odir:
+    """The NLL and the penalties of a matrix and a bias, `(classes, classes + 1)`, whitened."""
 
+    z: Tensor
+    y: Tensor
+    penalty: Tensor
+    whitening: Tensor
+    of_log_probs: bool
 
-def _fit(z: Tensor, y: Tensor, penalties: tuple[float, float], *, of_log_probs: bool) -> Affine:
-    """Minimise the NLL and the penalties over a matrix and a bias."""
-    n, k = z.shape
-    beta = 1 / best_temperature(z, y)
-    whitening = _whitening(z, beta, of_log_probs)
-    off_diagonal = 1 - torch.eye(k, k + 1, dtype=torch.float64, device=z.device)
-    penalty = torch.full_like(off_diagonal, penalties[0] / (k * (k - 1))) * off_diagonal
-    penalty[:, k] = penalties[1] / k
-
-    def centred(theta: Tensor) -> Tensor:
-        """Take off each column what softmax does not see and the penalty would rather not."""
-        return theta - (theta * off_diagonal).sum(dim=0) / off_diagonal.sum(dim=0)
-
-    def objective(theta: Tensor) -> tuple[float, Tensor]:
-        theta = theta.view(k, k + 1) @ whitening
+    def __call__(self, theta: Tensor) -> tuple[float, Tensor]:
+        theta = theta.view_as(self.penalty) @ self.whitening
         value, gradient = 0.0, torch.zeros_like(theta)
-        for rows in _checks.row_chunks(z):
-            x = _features(z[rows], of_log_probs)
-            loss, residual = _nll(x @ theta.T, y[rows])
+        for rows in _probs.row_chunks(self.z):
+            x = _features(self.z[rows], self.of_log_probs)
+            loss, residual = _nll(x @ theta.T, self.y[rows])
             value += loss
             gradient += residual.T @ x
-        off = centred(theta) * penalty
-        value = value / n + float((off * centred(theta)).sum())
-        return value, (gradient / n + 2 * off) @ whitening.T
+        off = _centred(theta) * self.penalty
+        value = value / len(self.z) + float((off * _centred(theta)).sum())
+        return value, (gradient / len(self.z) + 2 * off) @ self.whitening.T
 
+
+def _fit(
+    z: Tensor, y: Tensor, l2_off_diagonal: float, l2_bias: float, *, of_log_probs: bool
+) -> Affine:
+    """Minimise the NLL and the penalties over a matrix and a bias."""
+    k = z.shape[1]
+    beta = 1 / best_temperature(z, y)
+    whitening = _whitening(z, beta, of_log_probs)
+    penalty = l2_off_diagonal / (k * (k - 1)) * _off_diagonal(z)
+    penalty[:, k] = l2_bias / k
     start = beta * torch.eye(k, k + 1, dtype=torch.float64, device=z.device)
-    theta = _minimise(objective, torch.linalg.solve(whitening, start, left=False))
-    theta = centred(theta.view(k, k + 1) @ whitening)
+    theta = _minimise(
+        _Odir(z, y, penalty, whitening, of_log_probs),
+        torch.linalg.solve(whitening, start, left=False),
+    )
+    theta = _centred(theta.view(k, k + 1) @ whitening)
     return Affine(k, parameter(theta[:, :k]), parameter(theta[:, k]), of_log_probs)
+
+
+def _off_diagonal(z: Tensor) -> Tensor:
+    """Return 1 for each entry of the matrix and the bias but the diagonal, where it is 0."""
+    k = z.shape[1]
+    return 1 - torch.eye(k, k + 1, dtype=torch.float64, device=z.device)
+
+
+def _centred(theta: Tensor) -> Tensor:
+    """Take off each column what softmax does not see and the penalty would rather not."""
+    off_diagonal = _off_diagonal(theta[:, 1:])
+    return theta - (theta * off_diagonal).sum(dim=0) / off_diagonal.sum(dim=0)
 
 
 def _features(z: Tensor, of_log_probs: bool) -> Tensor:
@@ -275,7 +290,7 @@ def _nll(scores: Tensor, y: Tensor) -> tuple[float, Tensor]:
 def _spread(z: Tensor) -> float:
     """Return the standard deviation of the logits about the mean of their row."""
     total = 0.0
-    for rows in _checks.row_chunks(z):
+    for rows in _probs.row_chunks(z):
         total += float(z[rows].double().var(dim=1, correction=0).sum())
     return math.sqrt(total / z.shape[0]) or 1.0
 
@@ -284,7 +299,7 @@ def _whitening(z: Tensor, beta: float, of_log_probs: bool) -> Tensor:
     """Return coordinates in which the curvature at the best temperature is about the identity."""
     k = z.shape[1]
     moment = torch.zeros(k + 1, k + 1, dtype=torch.float64, device=z.device)
-    for rows in _checks.row_chunks(z):
+    for rows in _probs.row_chunks(z):
         x = _features(z[rows], of_log_probs)
         p = (z[rows].double() * beta).softmax(dim=1)
         curvature = 1 - p.square().sum(dim=1, keepdim=True) + 1e-6  # never none

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Calibrator(abc.ABC):
         return self._log_probs(self._wide(logits)).to(logits.dtype)
 
     def _wide(self, logits: Tensor) -> Tensor:
-        return _checks.finite_logits(logits, self.n_classes).double()
+        return finite_logits(logits, self.n_classes).double()
 
     def _probs(self, z: Tensor) -> Tensor:
         """Map float64 logits to probabilities."""
@@ -54,6 +55,28 @@ class Calibrator(abc.ABC):
     @abc.abstractmethod
     def _log_probs(self, z: Tensor) -> Tensor:
         """Map float64 logits to log-probabilities."""
+
+
+def finite_logits(value: Any, n_classes: int | None = None) -> Tensor:
+    """Check finite logits `(n, classes)`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected logits as a torch.Tensor, got {_checks.kind(value)}")
+    _checks.class_rows("logits", value)
+    if n_classes is not None and value.shape[1] != n_classes:
+        raise ValueError(f"expected logits of {n_classes} classes, got {_checks.kind(value)}")
+    least, most = (float(end) for end in value.detach().aminmax())
+    if not -math.inf < least <= most < math.inf:
+        raise ValueError(f"expected finite logits, got values from {least:g} to {most:g}")
+    return value
+
+
+def calibration_data(
+    logits: Any, labels: Any, n_classes: int | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Check options, and finite logits `(n, classes)` and labels `(n,)` to fit to."""
+    _checks.arguments(**options)
+    z = finite_logits(logits, n_classes).detach()
+    return z, _checks.labels(labels, len(z), z.shape[1], device=z.device)
 
 
 def parameter(value: Any) -> Tensor:

@@ -5,9 +5,9 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _probs
 from advcal.calibrators._affine import Affine
-from advcal.calibrators._calibrator import parameter
+from advcal.calibrators._calibrator import calibration_data, parameter
 from advcal.calibrators._temperature import best_temperature
 
 _MOST = 2.0  # the range of gamma, the authors' own
@@ -48,13 +48,13 @@ def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
         Ao et al., Two Sides of Miscalibration: Identifying Over and Under-Confidence Prediction
         for Network Calibration, UAI 2023.
     """
-    z, y = _checks.calibration_data(logits, labels)
+    z, y = calibration_data(logits, labels)
     beta = 1 / best_temperature(z, y)
     scores = _class_scores(z, y, beta)
 
     def loss(gamma: float) -> float:
         weight, total = beta * (1 - gamma * scores), 0.0
-        for rows in _checks.row_chunks(z):
+        for rows in _probs.row_chunks(z):
             log_probs = (z[rows].double() * weight).log_softmax(dim=1)
             total -= float(log_probs.gather(1, y[rows, None]).sum())
         return total / len(z)
@@ -78,7 +78,7 @@ def _class_scores(z: Tensor, y: Tensor, beta: float) -> Tensor:
     """Return the clipped miscalibration score of each true class, 0 for one without examples."""
     k = z.shape[1]
     gaps = torch.zeros(k, dtype=torch.float64, device=z.device)
-    for rows in _checks.row_chunks(z):
+    for rows in _probs.row_chunks(z):
         confidence, predicted = (z[rows].double() * beta).softmax(dim=1).max(dim=1)
         of_class = torch.nn.functional.one_hot(y[rows], k).double()
         gaps += (confidence - (predicted == y[rows]).double()) @ of_class

@@ -8,8 +8,7 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from advcal import _checks
-from advcal.calibrators._calibrator import Calibrator, parameter
+from advcal.calibrators._calibrator import Calibrator, calibration_data, parameter
 
 _SLOPE = 1e-9  # what is added of the original probabilities, so that their order stays
 _SAME = 1e-13  # relative difference of probabilities that rounding makes
@@ -100,7 +99,7 @@ def fit_irm(logits: Tensor, labels: Tensor) -> OneVsAll:
         Zhang et al., Mix-n-Match: Ensemble and compositional methods for uncertainty calibration
         in deep learning, ICML 2020, section 4.3.
     """
-    z, y = _checks.calibration_data(logits, labels)
+    z, y = calibration_data(logits, labels)
     is_label = torch.nn.functional.one_hot(y, z.shape[1])
     knots = _isotonic(z.double().softmax(dim=1).flatten(), is_label.flatten())
     return OneVsAll(z.shape[1], (knots[0],), (knots[1],))
@@ -136,7 +135,7 @@ def fit_irova(logits: Tensor, labels: Tensor) -> OneVsAll:
         Zadrozny & Elkan, Transforming classifier scores into accurate multiclass probability
         estimates, KDD 2002. Zhang et al., Mix-n-Match, ICML 2020, section 4.3.
     """
-    z, y = _checks.calibration_data(logits, labels)
+    z, y = calibration_data(logits, labels)
     probs = z.double().softmax(dim=1)
     curves = [_isotonic(probs[:, k], y == k) for k in range(z.shape[1])]
     return OneVsAll(z.shape[1], *zip(*curves, strict=True))
@@ -170,7 +169,7 @@ def fit_isotonic(logits: Tensor, labels: Tensor) -> TopLabel:
         Zadrozny & Elkan, Transforming classifier scores into accurate multiclass probability
         estimates, KDD 2002.
     """
-    z, y = _checks.calibration_data(logits, labels)
+    z, y = calibration_data(logits, labels)
     return TopLabel(z.shape[1], *_isotonic(*_one_probability(z, y)))
 
 
@@ -213,9 +212,7 @@ def fit_histogram(
         Bayesian classifiers, ICML 2001. Guo et al., On Calibration of Modern Neural Networks, ICML
         2017, section 4.1.
     """
-    z, y = _checks.calibration_data(logits, labels)
-    n_bins = _checks.count("n_bins", n_bins)
-    _checks.choice("binning", binning, ("uniform", "quantile"))
+    z, y = calibration_data(logits, labels, n_bins=n_bins, binning=binning)
     values, hits = (part.cpu().double().numpy() for part in _one_probability(z, y))
     edges = np.arange(n_bins + 1) / n_bins
     if binning == "quantile":

@@ -9,8 +9,8 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from advcal import _checks
-from advcal.calibrators._calibrator import Calibrator, parameter
+from advcal import _probs
+from advcal.calibrators._calibrator import Calibrator, calibration_data, parameter
 from advcal.calibrators._temperature import best_temperature
 
 
@@ -63,10 +63,10 @@ def fit_ensemble(logits: Tensor, labels: Tensor) -> Ensemble:
         Zhang et al., Mix-n-Match: Ensemble and compositional methods for uncertainty calibration
         in deep learning, ICML 2020, section 4.2.
     """
-    z, y = _checks.calibration_data(logits, labels)
+    z, y = calibration_data(logits, labels)
     temperature = best_temperature(z, y)
     chosen = []
-    for rows in _checks.row_chunks(z):
+    for rows in _probs.row_chunks(z):
         parts = torch.stack(_members(z[rows].double(), temperature))
         chosen.append(parts.gather(2, y[rows].expand(3, -1)[..., None])[..., 0])
     log_probs = torch.cat(chosen, dim=1).cpu().numpy()

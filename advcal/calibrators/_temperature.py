@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from advcal import _checks
-from advcal.calibrators._calibrator import Calibrator
+from advcal import _probs
+from advcal.calibrators._calibrator import Calibrator, calibration_data
 
 _TOLERANCE = 1e-12  # of the NLL
 _MAX_STEPS = 200
@@ -65,7 +65,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
     """
-    z, y = _checks.calibration_data(logits, labels)
+    z, y = calibration_data(logits, labels)
     return Temperature(z.shape[1], best_temperature(z, y))
 
 
@@ -100,7 +100,7 @@ def _gaps(z: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
     In float64, in parts that fit a processor's cache; sums over classes run over whole vectors.
     """
-    for rows in _checks.row_chunks(z):
+    for rows in _probs.row_chunks(z):
         d = z[rows].t().to(torch.float64, memory_format=torch.contiguous_format)
         d = d - d.amax(dim=0)
         yield d, d.gather(0, y[None, rows])[0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal._batches import check_source, prepared
 from advcal._frozen import frozen
 from advcal._typing import Batch, Model, Progress
@@ -125,4 +125,4 @@ def _scores(function: Score, logits: Any, n: int) -> Tensor:
     scores = function(_checks.logits(logits, n))
     if not isinstance(scores, Tensor) or scores.shape != (n,):
         raise ValueError(f"expected scores of shape ({n},), got {_checks.kind(scores)}")
-    return _checks.vector("scores", scores)[0].cpu()
+    return _probs.vector("scores", scores)[0].cpu()

@@ -6,18 +6,11 @@ as NumPy arrays, and returns a result of that kind in float64. Logits are taken 
 """
 
 from advcal.metrics._binless import kde_ece, ks_error, smooth_ece
-from advcal.metrics._bins import (
-    ReliabilityBins,
-    debiased_rmsce,
-    ece,
-    ece_sweep,
-    mce,
-    reliability_bins,
-    rmsce,
-)
+from advcal.metrics._bins import ece
 from advcal.metrics._classwise import classwise_ece, classwise_mcs
 from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
+from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
     aurc,
@@ -28,6 +21,7 @@ from advcal.metrics._selective import (
 )
 from advcal.metrics._sketch import ReliabilitySketch, reliability_sketch
 from advcal.metrics._stability import churn, robustness_levels, variance
+from advcal.metrics._table import ReliabilityBins, reliability_bins
 from advcal.metrics._uncertainty import (
     CalibrationTest,
     Interval,

@@ -7,9 +7,8 @@ from scipy.fft import dct, idct
 from scipy.optimize import brentq
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _probs
 from advcal._typing import Array
-from advcal.metrics._top import checked_rows, top_label, top_labels
 
 GRID = 1 << 15
 _LEAST_BANDWIDTH = 4 / GRID
@@ -43,7 +42,7 @@ def ks_error(probs: Array, labels: Array, *, from_logits: bool = False) -> Array
     References:
         Gupta et al., Calibration of Neural Networks using Splines, ICLR 2021.
     """
-    confidence, correct, own_kind = top_labels(probs, labels, from_logits)
+    confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
     ascending, order = confidence.sort()
     sums = (ascending - correct[order].double()).cumsum(0)
     last = torch.ones_like(correct)
@@ -84,10 +83,10 @@ def smooth_ece(probs: Array, labels: Array, *, from_logits: bool = False) -> Arr
     References:
         Błasiok & Nakkiran, Smooth ECE, ICLR 2024, definitions 5 and 6.
     """
-    p, y, own_kind = _checks.probabilities(probs, labels)
+    p, y, own_kind = _probs.probabilities(probs, labels, from_logits=from_logits)
     residuals = torch.zeros(GRID, dtype=torch.float64, device=p.device)
-    for rows in checked_rows(p, y, from_logits):
-        residuals += spread_residuals(*top_label(*rows))
+    for rows in _probs.checked_rows(p, y, from_logits):
+        residuals += spread_residuals(*_probs.top_label(*rows))
     return own_kind(residuals.new_tensor(fixed_point(residuals.cpu().numpy() / len(p))))
 
 
@@ -132,13 +131,13 @@ def kde_ece(
         Zhang et al., Mix-n-Match, ICML 2020, section 4. Silverman, Density Estimation for
         Statistics and Data Analysis, 1986, eq. 3.28.
     """
-    p, y, own_kind = _checks.probabilities(probs, labels)
-    if bandwidth is not None:
-        bandwidth = _checks.number("bandwidth", bandwidth, least=_LEAST_BANDWIDTH)
+    p, y, own_kind = _probs.probabilities(
+        probs, labels, bandwidth=bandwidth, from_logits=from_logits
+    )
     shares = torch.zeros(2, GRID, dtype=torch.float64, device=p.device)  # of all and of the right
     mean = square = 0.0
-    for rows in checked_rows(p, y, from_logits):
-        confidence, correct = top_label(*rows)
+    for rows in _probs.checked_rows(p, y, from_logits):
+        confidence, correct = _probs.top_label(*rows)
         shares[0] += _spread(confidence, torch.ones_like(confidence)) / len(p)
         shares[1] += _spread(confidence, correct.double()) / len(p)
         mean += float(confidence.sum()) / len(p)

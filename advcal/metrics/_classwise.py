@@ -2,10 +2,9 @@
 
 import torch
 
-from advcal import _checks
+from advcal import _probs
 from advcal._typing import Array
 from advcal.metrics._bins import uniform_bin
-from advcal.metrics._top import checked_rows
 
 
 def classwise_ece(
@@ -39,11 +38,10 @@ def classwise_ece(
     References:
         Kull et al., Beyond temperature scaling, NeurIPS 2019.
     """
-    p, y, own_kind = _checks.probabilities(probs, labels)
-    n_bins = _checks.count("n_bins", n_bins)
+    p, y, own_kind = _probs.probabilities(probs, labels, n_bins=n_bins, from_logits=from_logits)
     n_classes = p.shape[1]
     gaps = torch.zeros(n_classes * n_bins, dtype=torch.float64, device=p.device)
-    for rows, row_labels in checked_rows(p, y, from_logits):
+    for rows, row_labels in _probs.checked_rows(p, y, from_logits):
         # Most probabilities are in the first bin: only what may not be is looked at one by one.
         large = (rows > 0.99 / n_bins).nonzero(as_tuple=True)
         values = rows[large].double()
@@ -83,8 +81,8 @@ def classwise_mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> 
         >>> classwise_mcs(probs, torch.tensor([0, 0])).tolist()
         [-0.375, 0.375]
     """
-    p, y, own_kind = _checks.probabilities(probs, labels)
+    p, y, own_kind = _probs.probabilities(probs, labels, from_logits=from_logits)
     sums = torch.zeros(p.shape[1], dtype=torch.float64, device=p.device)
-    for rows, _ in checked_rows(p, y, from_logits):
+    for rows, _ in _probs.checked_rows(p, y, from_logits):
         sums += rows.sum(dim=0, dtype=torch.float64)
     return own_kind((sums - torch.bincount(y, minlength=p.shape[1])) / len(p))

@@ -7,10 +7,9 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _probs
 from advcal._typing import Array
 from advcal.metrics._scores import brier, nll
-from advcal.metrics._top import checked_logits, checked_rows
 
 
 class Decomposition(NamedTuple, Generic[Array]):
@@ -67,9 +66,9 @@ def decompose_nll(
         Dimitriadis, Gneiting & Jordan, Stable reliability diagrams for probabilistic classifiers,
         PNAS 2021. Berta et al., Rethinking Early Stopping: Refine, Then Calibrate, 2025.
     """
-    p, y, own_kind = _checks.probabilities(probs, labels)
+    p, y, own_kind = _probs.probabilities(probs, labels, from_logits=from_logits)
     score = nll(p, y, from_logits=from_logits)
-    rows = checked_logits(p, y) if from_logits else checked_rows(p, y)
+    rows = _probs.checked_logits(p, y) if from_logits else _probs.checked_rows(p, y)
     parts = [_nll_terms(*each, from_logits) for each in rows]
     confidence, correct, loss, rest = (torch.cat(part) for part in zip(*parts, strict=True))
     best = _isotonic(confidence, correct.double(), torch.ones_like(confidence))
@@ -113,9 +112,9 @@ def decompose_brier(
         sufficiency, and the decomposition of proper scores, 2009. Dimitriadis, Gneiting & Jordan,
         Stable reliability diagrams for probabilistic classifiers, PNAS 2021.
     """
-    p, y, own_kind = _checks.probabilities(probs, labels)
+    p, y, own_kind = _probs.probabilities(probs, labels, from_logits=from_logits)
     score = brier(p, y, from_logits=from_logits)
-    parts = [_brier_terms(*each) for each in checked_rows(p, y, from_logits)]
+    parts = [_brier_terms(*each) for each in _probs.checked_rows(p, y, from_logits)]
     confidence, target, weight = (torch.cat(part) for part in zip(*parts, strict=True))
     best = _isotonic(confidence, target, weight)
     calibration = (weight * ((confidence - target) ** 2 - (best - target) ** 2)).mean()

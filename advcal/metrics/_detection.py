@@ -5,9 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal._typing import Array
-from advcal.metrics._top import checked_rows
 
 
 def entropy(probs: Array, *, from_logits: bool = False) -> Array:
@@ -30,14 +29,15 @@ def entropy(probs: Array, *, from_logits: bool = False) -> Array:
         >>> entropy(torch.tensor([[1.0, 0.0], [0.5, 0.5]])).tolist()
         [0.0, 0.6931]
     """
-    p, own_kind = _checks.probability_matrix(probs)
-    chunks = checked_rows(p, p[:, 0], from_logits)
+    _checks.arguments(from_logits=from_logits)
+    p, own_kind = _probs.matrix(probs)
+    chunks = _probs.checked_rows(p, p[:, 0], from_logits)
     return own_kind(torch.cat([torch.special.entr(rows.double()).sum(dim=1) for rows, _ in chunks]))
 
 
 def _curve(scores: Array, labels: Array) -> tuple[Tensor, Tensor, Callable[[Tensor], Array]]:
     """Count positives and negatives at or above each distinct score, from the highest down."""
-    s, y, own_kind = _checks.scores(scores, labels)
+    s, y, own_kind = _probs.scores(scores, labels)
     ascending, group = s.unique(return_inverse=True)
     positives = torch.bincount(group, weights=y.double(), minlength=len(ascending))
     negatives = torch.bincount(group, weights=1 - y.double(), minlength=len(ascending))

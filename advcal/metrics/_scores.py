@@ -6,9 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _probs
 from advcal._typing import Array
-from advcal.metrics._top import checked_logits, checked_rows, top_label
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -38,7 +37,9 @@ def accuracy(
         >>> float(accuracy(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.tensor([0, 0])))
         0.5
     """
-    return _reduce(lambda p, y: top_label(p, y)[1].double(), probs, labels, reduction, from_logits)
+    return _reduce(
+        lambda p, y: _probs.top_label(p, y)[1].double(), probs, labels, reduction, from_logits
+    )
 
 
 def confidence(
@@ -97,7 +98,7 @@ def mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
     """
 
     def gap(p: Tensor, y: Tensor) -> Tensor:
-        highest, correct = top_label(p, y)
+        highest, correct = _probs.top_label(p, y)
         return highest - correct.double()
 
     return _reduce(gap, probs, labels, "mean", from_logits)
@@ -128,15 +129,13 @@ def nll(
         >>> round(float(nll(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))), 4)
         0.6931
     """
-    if from_logits:
-        return _reduce(
-            lambda z, y: z.double().logsumexp(dim=1) - _label_entry(z, y),
-            probs,
-            labels,
-            reduction,
-            rows=checked_logits,
-        )
-    return _reduce(lambda p, y: -_label_entry(p, y).log(), probs, labels, reduction)
+
+    def loss(rows: Tensor, y: Tensor) -> Tensor:
+        label = _label_entry(rows, y)
+        return rows.double().logsumexp(dim=1) - label if from_logits else -label.log()
+
+    rows = _probs.checked_logits if from_logits else None
+    return _reduce(loss, probs, labels, reduction, from_logits, rows)
 
 
 def brier(
@@ -187,12 +186,13 @@ def _reduce(
     probs: Array,
     labels: Array,
     reduction: Reduction,
-    from_logits: bool = False,
+    from_logits: bool,
     rows: Callable[..., Iterator[tuple[Tensor, Tensor]]] | None = None,
 ) -> Array:
-    p, y, own_kind = _checks.probabilities(probs, labels)
-    _checks.choice("reduction", reduction, ("mean", "sum", "none"))
-    chunks = rows(p, y) if rows else checked_rows(p, y, from_logits)
+    p, y, own_kind = _probs.probabilities(
+        probs, labels, reduction=reduction, from_logits=from_logits
+    )
+    chunks = rows(p, y) if rows else _probs.checked_rows(p, y, from_logits)
     scores = (score(*chunk) for chunk in chunks)
     if reduction == "none":
         return own_kind(torch.cat(list(scores)))

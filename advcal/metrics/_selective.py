@@ -5,16 +5,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal._typing import Array
-from advcal.metrics._top import top_labels
 
 
 def _falling_errors(
     probs: Array, labels: Array, from_logits: bool
 ) -> tuple[Tensor, Callable[[Tensor], Array]]:
     """Return the errors (0 or 1) by falling confidence, their mean where it is equal."""
-    confidence, correct, own_kind = top_labels(probs, labels, from_logits)
+    confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
     _, group, counts = confidence.unique(return_inverse=True, return_counts=True)
     means = torch.bincount(group, weights=(~correct).double()) / counts
     order = confidence.argsort(descending=True)
@@ -120,7 +119,7 @@ def selective_risk(
     References:
         Geifman & El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017.
     """
-    coverage = _checks.number("coverage", coverage, above=0, most=1)
+    _checks.arguments(coverage=coverage)
     errors, own_kind = _falling_errors(probs, labels, from_logits)
     kept = -int(-coverage * len(errors) // 1)
     return own_kind(errors[:kept].mean())
@@ -157,8 +156,8 @@ def rejection_threshold(
     References:
         Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training, ICML 2020.
     """
-    tpr = _checks.number("tpr", tpr, above=0, most=1)
-    confidence, correct, own_kind = top_labels(probs, labels, from_logits)
+    _checks.arguments(tpr=tpr)
+    confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
     falling = confidence[correct].sort(descending=True).values
     if not len(falling):
         raise ValueError("expected at least one right prediction, got none")
@@ -204,12 +203,12 @@ def robust_error(
     References:
         Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training, ICML 2020.
     """
-    threshold = _checks.number("threshold", threshold)
-    confidence, correct, own_kind = top_labels(probs, labels, from_logits)
+    _checks.arguments(threshold=threshold)
+    confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
     kept = confidence >= threshold
     wrong = kept & ~correct
     for each in attacked:
-        confidence, correct, _ = top_labels(each, labels, from_logits)
+        confidence, correct, _ = _probs.top_labels(each, labels, from_logits)
         kept |= confidence >= threshold
         wrong |= (confidence >= threshold) & ~correct
     return own_kind(wrong.sum() / kept.sum().clamp(min=1).double())

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal._typing import Array
 from advcal.metrics import _distributed
 from advcal.metrics._binless import GRID, fixed_point, spread_residuals
-from advcal.metrics._bins import ReliabilityBins, uniform_bin, uniform_edges
-from advcal.metrics._top import checked_rows, top_label
+from advcal.metrics._bins import uniform_bin, uniform_edges
+from advcal.metrics._table import ReliabilityBins
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -32,13 +32,13 @@ class ReliabilitySketch(Generic[Array]):
     residuals: Array
 
     def __add__(self, other: object) -> ReliabilitySketch[Array]:
-        if isinstance(other, int) and other == 0:  # so that sum(sketches) works
-            return self
         if not isinstance(other, ReliabilitySketch):
             return NotImplemented
         return ReliabilitySketch(self.bins + other.bins, self.residuals + other.residuals)
 
-    __radd__ = __add__
+    # Any, so that type checkers take `total = 0` and then `total += sketch`.
+    def __radd__(self, other: int) -> Any:
+        return self if other == 0 else NotImplemented  # so that sum(sketches) works
 
     def __repr__(self) -> str:
         return (
@@ -58,7 +58,7 @@ class ReliabilitySketch(Generic[Array]):
         """
         if not _distributed.running():
             return self
-        residuals, own_kind = _checks.as_tensor("residuals", self.residuals)
+        residuals, own_kind = _probs.as_tensor("residuals", self.residuals)
         return ReliabilitySketch(self.bins.all_reduce(), own_kind(_distributed.summed(residuals)))
 
     @property
@@ -68,7 +68,7 @@ class ReliabilitySketch(Generic[Array]):
         At the width σ that it sets itself it is within $h^2 / (8 \sigma^2)$ of the error without a
         grid, $h = 2^{-15}$.
         """
-        residuals, own_kind = _checks.as_tensor("residuals", self.residuals)
+        residuals, own_kind = _probs.as_tensor("residuals", self.residuals)
         error = fixed_point(residuals.cpu().numpy() / int(self.bins.n))
         value: Array = own_kind(residuals.new_tensor(error))
         return value
@@ -93,10 +93,10 @@ class ReliabilitySketch(Generic[Array]):
             TypeError: If `n_bins` is not an int.
             ValueError: If `n_bins` is below 1.
         """
-        n_bins = _checks.count("n_bins", n_bins)
-        fine, own_kind = _checks.as_tensor("edges", self.bins.edges)
+        _checks.arguments(n_bins=n_bins)
+        fine, own_kind = _probs.as_tensor("edges", self.bins.edges)
         counts, confidences, corrects = (
-            _checks.as_tensor("field", field)[0]
+            _probs.as_tensor("field", field)[0]
             for field in (self.bins.counts, self.bins.confidences, self.bins.corrects)
         )
         numbers = torch.arange(1, n_bins, device=fine.device)
@@ -139,11 +139,11 @@ def reliability_sketch(
         >>> round(float(sketch.quantile_bins(n_bins=2).ece), 4)
         0.02
     """
-    p, y, own_kind = _checks.probabilities(probs, labels)
+    p, y, own_kind = _probs.probabilities(probs, labels, from_logits=from_logits)
     cells = torch.zeros(GRID, 2, dtype=torch.int64, device=p.device)  # wrong and right
     confidences, residuals = torch.zeros(2, GRID, dtype=torch.float64, device=p.device)
-    for rows in checked_rows(p, y, from_logits):
-        confidence, correct = top_label(*rows)
+    for rows in _probs.checked_rows(p, y, from_logits):
+        confidence, correct = _probs.top_label(*rows)
         residuals += spread_residuals(confidence, correct)
         index = uniform_bin(confidence, GRID)
         cells += torch.bincount(2 * index + correct, minlength=2 * GRID).view(GRID, 2)

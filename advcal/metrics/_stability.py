@@ -5,19 +5,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal._typing import Array
-from advcal.metrics._top import checked_rows
 
 
 def _stacked(runs: Sequence[Array], from_logits: bool) -> tuple[Tensor, Callable[[Tensor], Array]]:
     """Check the probabilities of two or more runs; return them as `(runs, n, classes)`."""
-    checked = [_checks.probability_matrix(each) for each in runs]
+    _checks.arguments(from_logits=from_logits)
+    checked = [_probs.matrix(each) for each in runs]
     if len(checked) < 2 or len({tuple(p.shape) for p, _ in checked}) > 1:
         shapes = ", ".join(str(tuple(p.shape)) for p, _ in checked) or "none"
         raise ValueError(f"expected two or more runs of one shape, got {shapes}")
     wide = [
-        torch.cat([rows.double() for rows, _ in checked_rows(p, p[:, 0], from_logits)])
+        torch.cat([rows.double() for rows, _ in _probs.checked_rows(p, p[:, 0], from_logits)])
         for p, _ in checked
     ]
     return torch.stack(wide), checked[0][1]
@@ -116,8 +116,8 @@ def robustness_levels(distances: Array, *, n_levels: int = 10) -> Array:
         Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
         NeurIPS 2021.
     """
-    d, own_kind = _checks.vector("distances", distances, finite=False)
-    n_levels = _checks.count("n_levels", n_levels)
+    d, own_kind = _probs.vector("distances", distances, finite=False)
+    _checks.arguments(n_levels=n_levels)
     if n_levels > len(d):
         raise ValueError(f"expected n_levels <= {len(d)}, got {n_levels}")
     levels = torch.empty(len(d), dtype=torch.int64, device=d.device)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal._random import resolve
 from advcal._typing import Array
-from advcal.metrics._bins import Binning, reliability_bins, uniform_bin
-from advcal.metrics._top import top_labels
+from advcal.metrics._bins import Binning, uniform_bin
+from advcal.metrics._table import reliability_bins
 
 
 class Interval(NamedTuple, Generic[Array]):
@@ -85,10 +85,9 @@ def bootstrap(
     References:
         Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7, 1979.
     """
-    _checks.function("metric", metric)
-    p, _, _ = _checks.probabilities(probs, labels)
-    resamples = _checks.count("resamples", resamples)
-    level = _checks.number("level", level, above=0, most=1)
+    p, _, _ = _probs.probabilities(
+        probs, labels, metric=metric, resamples=resamples, level=level, generator=generator
+    )
     source = resolve(generator, p.device)
     array = isinstance(probs, np.ndarray)
     value = metric(probs, labels)
@@ -150,10 +149,9 @@ def ece_interval(
         >>> bool(0.01 < found.low < 0.04 < 0.16 < found.high < 0.2)
         True
     """
-    level = _checks.number("level", level, above=0, most=1)
-    resamples = _checks.count("resamples", resamples)
+    _checks.arguments(resamples=resamples, level=level, generator=generator)
     table = reliability_bins(probs, labels, n_bins=n_bins, binning=binning, from_logits=from_logits)
-    edges, own_kind = _checks.as_tensor("edges", table.edges)
+    edges, own_kind = _probs.as_tensor("edges", table.edges)
     counts, confidences, corrects = (
         torch.as_tensor(field, dtype=torch.float64, device=edges.device)
         for field in (table.counts, table.confidences, table.corrects)
@@ -305,7 +303,7 @@ def consistency_bands(
         Bröcker & Smith, Increasing the Reliability of Reliability Diagrams, Weather and
         Forecasting 22, 2007.
     """
-    level = _checks.number("level", level, above=0, most=1)
+    _checks.arguments(level=level)
     table = reliability_bins(probs, labels, n_bins=n_bins, binning=binning, from_logits=from_logits)
     drawn, own_kind = _calibrated_corrects(
         probs, labels, table.edges, binning, resamples, from_logits, generator
@@ -327,8 +325,8 @@ def _calibrated_corrects(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Callable[[Tensor], Array]]:
     """Draw how many predictions of each bin are right if all are calibrated, per draw."""
-    resamples = _checks.count("resamples", resamples)
-    confidence, _, own_kind = top_labels(probs, labels, from_logits)
+    _checks.arguments(resamples=resamples, generator=generator)
+    confidence, _, own_kind = _probs.top_labels(probs, labels, from_logits)
     source = resolve(generator, confidence.device)
     n_bins = len(edges) - 1
     if binning == "uniform":

@@ -5,7 +5,7 @@ Colours are told apart by people with colour-blindness, and type is legible in a
 imported when a picture is drawn: `pip install advcal[plots]`.
 """
 
-from advcal.plots._curves import against_eps, against_lam, against_levels, figures_against_eps
+from advcal.plots._curves import curves
 from advcal.plots._envelope import confidence_envelope
 from advcal.plots._images import image_grid
 from advcal.plots._levels import robustness_levels
@@ -16,11 +16,8 @@ from advcal.plots._shifts import shift_boxes
 from advcal.plots._transfer import transfer_matrix
 
 __all__ = [
-    "against_eps",
-    "against_lam",
-    "against_levels",
     "confidence_envelope",
-    "figures_against_eps",
+    "curves",
     "image_grid",
     "pareto_front",
     "reliability_diagram",

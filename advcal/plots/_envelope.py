@@ -42,6 +42,7 @@ def confidence_envelope(
         >>> confidence_envelope({"standard": found}).get_ylabel()
         'mean confidence'
     """
+    _checks.arguments(title=title)
     checked = []
     for name, found in mapping("curves", curves).items():
         for part in ("eps", "lowest", "highest"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal.plots._style import COLOURS, WIDTH, array, crowded, finish, mapping, several
 
 if TYPE_CHECKING:
@@ -57,13 +57,14 @@ def image_grid(
         Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack, arXiv
         2504.06358, figures 1 and 8.
     """
+    _checks.arguments(title=title)
     columns = list(mapping("inputs", inputs))
     if set(mapping("probs", probs)) != set(columns):
         raise ValueError(f"expected probs of {columns}, got {list(probs)}")
-    truth = _checks.as_tensor("labels", labels)[0]
+    truth = _probs.as_tensor("labels", labels)[0]
     y = array(_checks.labels(truth, len(truth)))
     images = {name: _images(name, inputs[name], len(y)) for name in columns}
-    rows = {name: _probs(name, probs[name], len(y)) for name in columns}
+    rows = {name: _rows(name, probs[name], len(y)) for name in columns}
     n_classes = next(iter(rows.values())).shape[1]
     words = [str(i) for i in range(n_classes)] if names is None else list(names)
     if len(words) != n_classes or not all(isinstance(word, str) for word in words):
@@ -109,7 +110,7 @@ def _fit(grid: Any, *, own: bool) -> None:
 
 
 def _images(name: str, value: Any, n: int) -> Any:
-    found = _checks.as_tensor(f"inputs[{name!r}]", value)[0].detach().float().cpu()
+    found = _probs.as_tensor(f"inputs[{name!r}]", value)[0].detach().float().cpu()
     if found.ndim == 3:
         found = found[:, None]
     if found.ndim != 4 or len(found) != n or found.shape[1] not in (1, 3):
@@ -126,9 +127,9 @@ def _images(name: str, value: Any, n: int) -> Any:
     return np.squeeze(images, axis=3) if images.shape[3] == 1 else images
 
 
-def _probs(name: str, value: Any, n: int) -> Any:
-    found = _checks.probability_matrix(value)[0]
+def _rows(name: str, value: Any, n: int) -> Any:
+    found = _probs.matrix(value)[0]
     if len(found) != n:
         raise ValueError(f"expected probs[{name!r}] of {n} examples, got {len(found)}")
-    _checks.probability_rows(found)
+    _probs.check_sums(found)
     return array(found.float())

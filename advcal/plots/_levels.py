@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal.metrics import accuracy, confidence, ece, variance
 from advcal.plots._style import COLOURS, MARKERS, WIDTH, array, finish, several
 
@@ -55,8 +55,8 @@ def robustness_levels(
         Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
         NeurIPS 2021, figures 1 and 2.
     """
-    p, y, _ = _checks.probabilities(probs, labels)
-    groups = _checks.as_tensor("levels", levels)[0]
+    p, y, _ = _probs.probabilities(probs, labels, n_bins=n_bins, title=title)
+    groups = _probs.as_tensor("levels", levels)[0]
     groups = _checks.labels(groups, len(p), name="levels").to(p.device)
     rows = [groups == level for level in groups.unique()]
     names = array(groups.unique()) + 1
@@ -67,7 +67,7 @@ def robustness_levels(
     errors = [float(ece(p[chosen], y[chosen], n_bins=n_bins)) for chosen in rows]
     spreads = None
     if runs is not None:
-        members = [_checks.probability_matrix(each)[0].to(p.device) for each in runs]
+        members = [_probs.matrix(each)[0].to(p.device) for each in runs]
         for each in members:
             if len(each) != len(p):
                 raise ValueError(f"expected runs of {len(p)} examples, got {len(each)}")

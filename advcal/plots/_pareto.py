@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advcal import _checks
 from advcal.plots._style import finish, mapping, one, row
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def pareto_front(
         >>> sorted(text.get_text() for text in ax.texts)
         ['AT', 'standard']
     """
+    _checks.arguments(title=title)
     points = np.stack(
         [row(f"{name!r}", values, 3) for name, values in mapping("records", records).items()]
     )

@@ -59,6 +59,7 @@ def reliability_diagram(
     """
     if not isinstance(bins, ReliabilityBins):
         raise TypeError(f"expected bins as ReliabilityBins, got {_checks.kind(bins)}")
+    _checks.arguments(title=title)
     drawn_band = None if band is None else _ends("band", band, bins.n_bins)
     ends = None if interval is None else _ends("interval", interval, bins.n_bins, scalar=True)
     ax = one(ax, 3.3)
@@ -66,60 +67,44 @@ def reliability_diagram(
     occupied = counts > 0
     left, width = edges[:-1][occupied], np.diff(edges)[occupied]
     accuracy = array(bins.bin_accuracy)[occupied]
-    confidence = array(bins.bin_confidence)[occupied]
-    over = confidence >= accuracy
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle="--", zorder=3)
+    _bars(ax, left, width, accuracy, array(bins.bin_confidence)[occupied])
+    if drawn_band is not None:
+        low, high = (end[occupied] for end in drawn_band)
+        look: dict[str, Any] = {"color": "black", "alpha": 0.25, "linewidth": 0, "zorder": 2.5}
+        ax.bar(left, high - low, width, bottom=low, align="edge", label="if calibrated", **look)
+    if ends is not None and ends[0].ndim:
+        low, high = (end[occupied] for end in ends)
+        reach = [np.clip(accuracy - low, 0, None), np.clip(high - accuracy, 0, None)]
+        look = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "capsize": 2, "zorder": 3.5}
+        ax.errorbar(left + width / 2, accuracy, reach, label="interval", **look)
+    _counts_strip(ax, left, width, counts[occupied] / counts.sum())
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
+    _figures(ax, bins, None if ends is None or ends[0].ndim else ends)
+    return finish(ax, title)
+
+
+def _bars(ax: Axes, left: Any, width: Any, accuracy: Any, confidence: Any) -> None:
+    """Draw the accuracy of each bin, and the gap to its confidence hatched."""
     ax.bar(
         left, accuracy, width, align="edge", color=COLOURS[5], edgecolor="white", label="accuracy"
     )
+    over = confidence >= accuracy
+    look: dict[str, Any] = {"facecolor": "none", "hatch": "////", "linewidth": 1}
     for label, mask, colour in (
         ("overconfident by", over, COLOURS[1]),
         ("underconfident by", ~over, COLOURS[2]),
     ):
         if mask.any():
-            ax.bar(
-                left[mask],
-                (confidence - accuracy)[mask],
-                width[mask],
-                bottom=accuracy[mask],
-                align="edge",
-                facecolor="none",
-                edgecolor=colour,
-                hatch="////",
-                linewidth=1,
-                label=label,
-            )
-    if drawn_band is not None:
-        low, high = (end[occupied] for end in drawn_band)
-        ax.bar(
-            left,
-            high - low,
-            width,
-            bottom=low,
-            align="edge",
-            color="black",
-            alpha=0.25,
-            linewidth=0,
-            label="if calibrated",
-            zorder=2.5,
-        )
-    if ends is not None and ends[0].ndim:
-        low, high = (end[occupied] for end in ends)
-        ax.errorbar(
-            left + width / 2,
-            accuracy,
-            [np.clip(accuracy - low, 0, None), np.clip(high - accuracy, 0, None)],
-            fmt="none",
-            ecolor="black",
-            elinewidth=1,
-            capsize=2,
-            label="interval",
-            zorder=3.5,
-        )
-    _counts_strip(ax, left, width, counts[occupied] / counts.sum())
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
+            gaps = (confidence - accuracy)[mask]
+            base = {"bottom": accuracy[mask], "align": "edge", "edgecolor": colour}
+            ax.bar(left[mask], gaps, width[mask], label=label, **base, **look)
+
+
+def _figures(ax: Axes, bins: ReliabilityBins[Any], ends: Any) -> None:
+    """Write the ECE, with its interval if there is one, the MCS and the number of predictions."""
     ece = f"ECE {float(bins.ece):.3f}"
-    if ends is not None and not ends[0].ndim:
+    if ends is not None:
         ece += f"\n[{float(ends[0]):.3f}, {float(ends[1]):.3f}]"
     # Overconfident tables leave the upper left corner free, underconfident ones the lower right.
     x, y, side = (0.04, 0.96, "left") if float(bins.mcs) >= 0 else (0.96, 0.04, "right")
@@ -134,7 +119,6 @@ def reliability_diagram(
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
         zorder=4,
     )
-    return finish(ax, title)
 
 
 def _counts_strip(ax: Axes, left: Any, width: Any, shares: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _probs
 from advcal.metrics import auroc
 from advcal.plots._style import COLOURS, array, finish, named, one
 
@@ -20,7 +20,7 @@ def score_histograms(
     labels: Any,
     *,
     names: tuple[str, str] = ("in distribution", "out of distribution"),
-    label: str = "predictive entropy (nats)",
+    figure: str = "predictive entropy (nats)",
     n_bins: int = 15,
     ax: Axes | None = None,
     title: str | None = None,
@@ -32,7 +32,7 @@ def score_histograms(
             `evaluation.Detection`; a tensor or what NumPy makes an array of.
         labels: 0 for within and 1 for outside, integers of the same kind, shape `(n,)`.
         names: What to call the two.
-        label: What the score is, for the axis.
+        figure: What the score is, for the axis.
         n_bins: The number of bars of each histogram, over the range of both.
         ax: Where to draw; a new figure if None.
         title: A title; none if None.
@@ -58,8 +58,8 @@ def score_histograms(
     given: Any = [
         each if isinstance(each, Tensor) else np.asarray(each) for each in (scores, labels)
     ]
-    s, y, _ = _checks.scores(*given)
-    n_bins = _checks.count("n_bins", n_bins)
+    s, y, _ = _probs.scores(*given)
+    _checks.arguments(n_bins=n_bins, figure=figure, title=title)
     if not isinstance(names, (list, tuple)) or len(names) != 2:
         raise ValueError(f"expected two names, got {names!r}")
     area = float(auroc(s, y))
@@ -74,6 +74,6 @@ def score_histograms(
             part, edges, weights=shares, histtype="step", color=COLOURS[i], linewidth=1.2,
             linestyle=("-", "--")[i], label=named(name),
         )  # fmt: skip
-    ax.set(xlabel=label, ylabel="share of examples")
+    ax.set(xlabel=figure, ylabel="share of examples")
     shown = f"AUROC {area:.3f}" if title is None else f"{title}, AUROC {area:.3f}"
     return finish(ax, shown, legend=True)

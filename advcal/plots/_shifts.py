@@ -50,13 +50,15 @@ def shift_boxes(
         Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
         NeurIPS 2021, figure 3.
     """
+    _checks.arguments(figure=figure, title=title)
     severities = list(next(iter(mapping("curves", curves).values()), {}))
     found = {}
     for name, boxes in curves.items():
         if list(mapping(f"curves[{name!r}]", boxes)) != severities:
             raise ValueError(f"expected severities {severities} for {name!r}, got {list(boxes)}")
         found[name] = [row(f"{name!r} at {key}", boxes[key]) for key in severities]
-    _checks.count("severities", len(severities))
+    if not severities:
+        raise ValueError("expected one or more severities, got none")
     own = ax is None
     ax = one(ax)
     width = 0.8 / len(found)

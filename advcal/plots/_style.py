@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Set, Sized
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,8 @@ HATCHES = (None, "////", "....", "xxxx", "----", "||||", "++++", "oooo")
 WIDTH = 3.3  # a column of print, in inches
 
 WORDS = {"ece": "ECE", "mce": "MCE", "mcs": "MCS", "nll": "NLL", "brier": "Brier score"}
+WORDS |= {"eps": r"$\varepsilon$", "lam": r"$\lambda$"}
+WORDS |= {"n_levels": "number of robustness levels $R$"}
 SIGNED = ("mcs", "MCS")
 
 
@@ -167,7 +169,7 @@ def fill(i: int) -> dict[str, Any]:
 
 
 def word(figure: str) -> str:
-    """Return the name of a figure as an axis says it."""
+    """Return the name of a figure or a setting as an axis says it."""
     return WORDS.get(figure, figure.replace("_", " "))
 
 
@@ -209,9 +211,10 @@ def entry(record: Any, figure: str) -> float:
     """Read a figure off a record: an attribute, or the entry of a dict."""
     value = record.get(figure) if isinstance(record, Mapping) else getattr(record, figure, None)
     if value is None:
-        raise ValueError(f"expected {figure!r} in each record, got {_checks.kind(record)}")
-    number = _checks.number(figure, value)
-    return number
+        plain = isinstance(record, (int, float, Sequence, np.ndarray, np.number, Tensor))
+        hint = f"; to draw numbers say figures={figure!r}" if plain else ""
+        raise ValueError(f"expected {figure!r} in each record, got {_checks.kind(record)}{hint}")
+    return _checks.number(figure, value)
 
 
 def spread(name: str, values: Any, n: int) -> tuple[Any, Any]:

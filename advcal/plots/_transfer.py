@@ -47,6 +47,7 @@ def transfer_matrix(
         Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack, arXiv
         2504.06358, table 3.
     """
+    _checks.arguments(figure=figure, title=title)
     for key in mapping("records", records):
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError(f"expected records by (source, target), got {key!r}")

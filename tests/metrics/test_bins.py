@@ -120,12 +120,6 @@ def test_one_example():
     assert bins.accuracy == 0
 
 
-def test_one_class():
-    bins = reliability_bins(np.ones((5, 1)), np.zeros(5, dtype=int), n_bins=3)
-    assert bins.counts.tolist() == [0, 0, 5]
-    assert (bins.ece, bins.mce, bins.mcs, bins.accuracy, bins.confidence) == (0, 0, 0, 1, 1)
-
-
 # --- what a table says -----------------------------------------------------------------------
 
 

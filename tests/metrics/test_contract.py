@@ -232,7 +232,7 @@ def test_more_rows_than_one_pass_takes(name):
 @st.composite
 def predictions(draw):
     """Draw probabilities with zeros, ones and ties, and labels."""
-    n, n_classes = draw(st.integers(1, 12)), draw(st.integers(1, 5))
+    n, n_classes = draw(st.integers(1, 12)), draw(st.integers(2, 5))
     weights = draw(arrays.arrays(np.int64, (n, n_classes), elements=st.integers(0, 12)))
     weights[weights.sum(axis=1) == 0, 0] = 1
     labels = draw(arrays.arrays(np.int64, n, elements=st.integers(0, n_classes - 1)))
@@ -305,7 +305,8 @@ BAD_TENSORS = {
     "3-d": (GOOD[None], LABELS[:1], ValueError, "shape"),
     "0-d": (torch.tensor(0.5), LABELS[0], ValueError, "shape"),
     "no rows": (torch.zeros(0, 3), LABELS[:0], ValueError, "n >= 1"),
-    "no classes": (torch.zeros(2, 0), LABELS, ValueError, "classes >= 1"),
+    "no classes": (torch.zeros(2, 0), LABELS, ValueError, "classes >= 2"),
+    "one class": (torch.ones(2, 1), LABELS * 0, ValueError, r"torch\.stack\(\[1 - p, p\], dim=1\)"),
     "integer probabilities": (
         torch.tensor([[1, 0, 0], [0, 1, 0]]),
         LABELS,
@@ -454,3 +455,44 @@ def test_masked_arrays_are_refused_because_the_mask_would_be_ignored(name):
     refused(
         getattr(metrics, name), TypeError, "probs without a mask, got MaskedArray", probs, labels
     )
+
+
+# --- options ---------------------------------------------------------------------------------
+
+SCORES, ONES = torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([0, 0, 1, 1])
+# What each function takes, if it is not probabilities and labels.
+GIVEN = {
+    "aupr": (SCORES, ONES), "auroc": (SCORES, ONES), "fpr95": (SCORES, ONES),
+    "bootstrap": (metrics.ece, GOOD, LABELS), "churn": ([GOOD, GOOD],), "entropy": (GOOD,),
+    "robustness_levels": (SCORES,), "variance": ([GOOD, GOOD],),
+}  # fmt: skip
+# Of each option, values that it cannot have anywhere, and what is said of them.
+REFUSED = {
+    "bandwidth": [(0.0, ValueError, "bandwidth >="), ("wide", TypeError, "bandwidth as a number")],
+    "binning": [("width", ValueError, "binning to be one of 'uniform', 'quantile', got 'width'")],
+    "coverage": [(0, ValueError, "coverage > 0"), (1.1, ValueError, "coverage .*<= 1")],
+    "from_logits": [("no", TypeError, "from_logits as True or False, got str"), (None, TypeError,
+        "from_logits as True or False"), (0, TypeError, "from_logits as True or False, got int")],
+    "generator": [(0, TypeError, r"generator as a torch\.Generator or None, got int")],
+    "level": [(0, ValueError, "level > 0"), (1.5, ValueError, "level .*<= 1"),
+        ("95", TypeError, "level as a number")],
+    "n_bins": [(0, ValueError, "n_bins >= 1, got 0"), (2.0, TypeError, "n_bins as an int")],
+    "n_levels": [(0, ValueError, "n_levels >= 1"), (True, TypeError, "n_levels as an int")],
+    "reduction": [("max", ValueError, "reduction to be one of 'mean', 'sum', 'none', got 'max'")],
+    "resamples": [(0, ValueError, "resamples >= 1"), (10.0, TypeError, "resamples as an int")],
+    "threshold": [("high", TypeError, "threshold as a number"), (math.nan, ValueError,
+        "threshold finite")],
+    "tpr": [(0, ValueError, "tpr > 0"), (2, ValueError, "tpr .*<= 1")],
+}  # fmt: skip
+FREE = {"attacked"}  # checked with what it holds
+
+
+@pytest.mark.parametrize("name", sorted(RANGES.keys() | OTHERS))
+def test_every_option_is_checked_alike_in_every_metric(name):
+    function = getattr(metrics, name)
+    parameters = inspect.signature(function).parameters.values()
+    options = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY} - FREE
+    for option in options:
+        for value, error, match in REFUSED[option]:
+            with pytest.raises(error, match=f"expected {match}"):
+                function(*GIVEN.get(name, (GOOD, LABELS)), **{option: value})

@@ -21,7 +21,7 @@ def draw(seed, n, n_classes, grid):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     st.integers(0, 10**6),
-    st.sampled_from([1, 2, 3, 63, 64, 65, 100]),
+    st.sampled_from([2, 3, 63, 64, 65, 100]),
     st.sampled_from([1, 2, 4, 64]),
     st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
 )

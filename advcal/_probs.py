@@ -1,0 +1,209 @@
+"""Probabilities and scores as users pass them: tensors or NumPy arrays, checked row by row.
+
+What is computed of every row passes in runs of rows that fit a cache, each checked as it passes.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._typing import Array
+
+_NARROW = 64  # classes
+
+
+def probabilities(
+    probs: Array, labels: Array, **options: Any
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Array]]:
+    """Check options, and the shapes of probabilities `(n, classes)` and labels `(n,)` of one kind.
+
+    Returns:
+        Both as tensors (a view where possible) and a function that gives a tensor back as the
+        kind that came in.
+    """
+    _checks.arguments(**options)
+    p, own_kind = as_tensor("probs", probs)
+    y = _labels_like("probs", probs, labels)
+    _checks.class_rows("probs", p, given=probs)
+    return p, _checks.labels(y, len(p), p.shape[1], device=p.device), own_kind
+
+
+def matrix(probs: Array) -> tuple[Tensor, Callable[[Tensor], Array]]:
+    """Check the shape of probabilities `(n, classes)`; return a tensor and the way back."""
+    p, own_kind = as_tensor("probs", probs)
+    _checks.class_rows("probs", p, given=probs)
+    return p, own_kind
+
+
+def scores(scores_: Array, labels: Array) -> tuple[Tensor, Tensor, Callable[[Tensor], Array]]:
+    """Check finite scores `(n,)` and labels of both kinds, 0 and 1, of the same kind.
+
+    Returns:
+        The scores in float64, the labels in int64 and the way back.
+    """
+    s, own_kind = vector("scores", scores_)
+    y = _checks.labels(_labels_like("scores", scores_, labels), len(s), 2, device=s.device)
+    if int(y.sum()) in (0, len(y)):
+        raise ValueError(f"expected labels 0 and 1, got {int(y[0])} only")
+    return s, y, own_kind
+
+
+def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any]:
+    """Check numbers `(n,)`; return them in float64 and the way back. NaN never passes."""
+    v, own_kind = as_tensor(name, value)
+    if v.is_complex() or v.dtype == torch.bool:
+        raise TypeError(f"expected {name} of real numbers, got {_checks.kind(value)}")
+    if v.ndim != 1 or len(v) == 0:
+        raise ValueError(f"expected {name} of shape (n >= 1,), got {_checks.kind(value)}")
+    v = v.double()
+    bad = ~v.isfinite() if finite else v.isnan()
+    if bad.any():
+        raise ValueError(f"expected {name} that are numbers, got {float(v[bad][0]):g}")
+    return v, own_kind
+
+
+def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """View a tensor or a NumPy array as a tensor; return it and the way back."""
+    if isinstance(value, Tensor):
+        return value.detach(), lambda result: result
+    found = _checks.kind(value)
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"expected {name} as a torch.Tensor or a numpy.ndarray, got {found}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"expected {name} without a mask, got {type(value).__name__}")
+    if value.dtype.kind not in "fiu":
+        raise TypeError(f"expected {name} of numbers, got {found}")
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    if native.dtype == np.longdouble and native.dtype.itemsize > 8:
+        native = native.astype(np.float64)
+    if any(stride < 0 or stride % native.itemsize for stride in native.strides):
+        native = np.ascontiguousarray(native)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(native), _to_numpy
+
+
+def _to_numpy(result: Tensor) -> Any:
+    array = result.numpy()
+    return cast(Any, array[()] if array.ndim == 0 else array)
+
+
+def _labels_like(name: str, value: Any, labels: Any) -> Tensor:
+    if not isinstance(labels, Tensor if isinstance(value, Tensor) else np.ndarray):
+        wanted = "a torch.Tensor" if isinstance(value, Tensor) else "a numpy.ndarray"
+        raise TypeError(f"expected labels as {wanted} like {name}, got {_checks.kind(labels)}")
+    return as_tensor("labels", labels)[0]
+
+
+# --- runs of rows ----------------------------------------------------------------------------
+
+
+def row_chunks(p: Tensor) -> list[slice]:
+    """Cut `(n, classes)` into runs of rows that fit a processor's cache: 2048 or so."""
+    entries = min(max(2048 * p.shape[1], 1 << 18), 1 << 21)
+    size = max(1, entries // p.shape[1])
+    return [slice(start, start + size) for start in range(0, len(p), size)]
+
+
+def checked_rows(
+    p: Tensor, y: Tensor, from_logits: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield runs of probabilities and labels, each checked as it passes."""
+    if from_logits:
+        for logits, row_labels in checked_logits(p, y):
+            yield logits.double().softmax(dim=1), row_labels
+        return
+    for rows in row_chunks(p):
+        check_sums(p[rows], rows.start)
+        yield p[rows], y[rows]
+
+
+def checked_logits(z: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield runs of logits and labels: no NaN, no infinity but -inf beside a number."""
+    for rows in row_chunks(z):
+        highest = z[rows].amax(dim=1)
+        if not bool(highest.isfinite().all()):
+            row = int((~highest.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"expected a finite highest logit in each row, got {float(highest[row]):g} in row "
+                f"{rows.start + row}"
+            )
+        yield z[rows], y[rows]
+
+
+def check_sums(rows: Tensor, first: int = 0) -> None:
+    """Check that rows of probabilities are not negative and sum to one.
+
+    Args:
+        rows: Probabilities, shape `(n, classes)`.
+        first: The number of the first row, for the message.
+    """
+    tolerance = _checks.SUM_TOLERANCE.get(rows.dtype, 1e-3)
+    wide = rows.float() if rows.dtype in _checks.SUM_TOLERANCE else rows
+    least = float(wide.amin())  # reads the rows into the cache
+    sums = wide.sum(dim=1)
+    low, high = (float(end) for end in sums.aminmax())
+    if least >= 0 and 1 - tolerance <= low <= high <= 1 + tolerance:
+        return
+    bad = ~(((sums - 1).abs() <= tolerance) & (wide >= 0).all(dim=1))
+    row = int(bad.nonzero()[0])
+    least = float(wide[row].amin())
+    found = f"a probability of {least:g}" if least < 0 else f"a sum of {float(sums[row]):g}"
+    raise ValueError(
+        f"expected each row of probs to be >= 0 and to sum to 1, got {found} in row {first + row}; "
+        "pass logits through softmax first, or say from_logits=True"
+    )
+
+
+# --- the top label ---------------------------------------------------------------------------
+
+
+def top_labels(
+    probs: Array, labels: Array, from_logits: bool = False
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Array]]:
+    """Check and return confidences `(n,)` (float64), whether right `(n,)`, and the way back."""
+    p, y, own_kind = probabilities(probs, labels, from_logits=from_logits)
+    tops = [top_label(rows, row_labels) for rows, row_labels in checked_rows(p, y, from_logits)]
+    confidence, correct = (torch.cat(parts) for parts in zip(*tops, strict=True))
+    return confidence, correct, own_kind
+
+
+def top_label(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest probability (float64) and whether it is the label's, each `(n,)`.
+
+    Of equal probabilities the first class is the prediction, as with `argmax`.
+    """
+    if p.shape[1] > _NARROW:
+        predicted = _argmax(p)
+        return p.gather(1, predicted[:, None])[:, 0].double(), predicted == y
+    # Over few classes argmax is slow; the label's probability against the others' highest is not.
+    own = p.gather(1, y[:, None])[:, 0]
+    others = _transposed(p).scatter_(0, y[None], -1).amax(dim=0)
+    correct = own > others
+    tied = (own == others).nonzero()[:, 0]
+    correct[tied] = p[tied].argmax(dim=1) == y[tied]
+    return torch.maximum(own, others).double(), correct
+
+
+# On a processor NumPy does both of these in a third to two thirds of the time of PyTorch.
+
+
+def _argmax(p: Tensor) -> Tensor:
+    """Return the first class of the highest probability of each row."""
+    return torch.from_numpy(p.numpy().argmax(axis=1)) if _numpy_reads(p) else p.argmax(dim=1)
+
+
+def _transposed(p: Tensor) -> Tensor:
+    """Return a copy with one class after the other in memory."""
+    if _numpy_reads(p):
+        return torch.from_numpy(p.numpy().T.copy())
+    return p.t().clone(memory_format=torch.contiguous_format)
+
+
+def _numpy_reads(p: Tensor) -> bool:
+    return p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)

@@ -1,0 +1,227 @@
+"""Reliability tables, which add, and what is read off them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Generic
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcal import _checks, _probs
+from advcal._typing import Array
+from advcal.metrics import _distributed
+from advcal.metrics._bins import Binning, binned, expected_gap
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ReliabilityBins(Generic[Array]):
+    """A reliability table that adds: `bins_a + bins_b` is the table of both data sets.
+
+    Bin `i` holds the predictions with confidence in `(edges[i], edges[i + 1]]`; confidence exactly
+    0 falls in the first bin. The fields are of the kind (tensor or NumPy array) that the table was
+    made from. Counts add exactly, sums to float64 rounding, so batches, processes and machines
+    combine in memory that does not grow with the data.
+
+    Attributes:
+        edges: Bin edges, float64, shape `(n_bins + 1,)`.
+        counts: Predictions per bin, int64, shape `(n_bins,)`.
+        confidences: Summed confidence per bin, float64, shape `(n_bins,)`.
+        corrects: Right predictions per bin, int64, shape `(n_bins,)`.
+    """
+
+    edges: Array
+    counts: Array
+    confidences: Array
+    corrects: Array
+
+    def __add__(self, other: object) -> ReliabilityBins[Array]:
+        if not isinstance(other, ReliabilityBins):
+            return NotImplemented
+        if type(self.edges) is not type(other.edges):
+            raise TypeError(
+                f"expected reliability bins of one kind, got {_checks.kind(self.edges)} and "
+                f"{_checks.kind(other.edges)}"
+            )
+        if self.edges.shape != other.edges.shape or not bool((self.edges == other.edges).all()):
+            raise ValueError(
+                f"expected reliability bins of the same edges, got {self.n_bins} bins and "
+                f"{other.n_bins} bins" + (" elsewhere" if self.n_bins == other.n_bins else "")
+            )
+        return ReliabilityBins(
+            self.edges,
+            self.counts + other.counts,
+            self.confidences + other.confidences,
+            self.corrects + other.corrects,
+        )
+
+    # Any, so that type checkers take `total = 0` and then `total += table`.
+    def __radd__(self, other: int) -> Any:
+        return self if other == 0 else NotImplemented  # so that sum(tables) works
+
+    def all_reduce(self) -> ReliabilityBins[Array]:
+        """Return the sum of the tables of all processes of `torch.distributed`'s default group.
+
+        Every process must call it, with bins of the same edges, and gets the same sum: counts
+        exactly, confidences to float64 rounding. Where no group of processes is initialised, one
+        process is all there is, and the table comes back as it is. Tensors must be on a device
+        that the group's backend takes (NumPy arrays are on the processor).
+
+        Returns:
+            The sum, of the kind of this table.
+
+        Raises:
+            ValueError: If the edges differ between processes; it is raised in each of them.
+        """
+        if not _distributed.running():
+            return self
+        edges, own_kind = _probs.as_tensor("edges", self.edges)
+        if not _distributed.alike(edges):
+            raise ValueError(
+                f"expected reliability bins of the same edges in all processes, got {self.n_bins} "
+                "bins here and others elsewhere"
+            )
+        counts, confidences, corrects = (
+            own_kind(_distributed.summed(_probs.as_tensor("field", field)[0]))
+            for field in (self.counts, self.confidences, self.corrects)
+        )
+        return ReliabilityBins(self.edges, counts, confidences, corrects)
+
+    def __repr__(self) -> str:
+        return (
+            f"ReliabilityBins(n={int(self.n)}, n_bins={self.n_bins}, "
+            f"accuracy={float(self.accuracy):.4f}, confidence={float(self.confidence):.4f}, "
+            f"ece={float(self.ece):.4f})"
+        )
+
+    @property
+    def n_bins(self) -> int:
+        """The number of bins."""
+        return len(self.counts)
+
+    @property
+    def n(self) -> Array:
+        """The number of predictions, a scalar."""
+        return self.counts.sum()
+
+    @property
+    def bin_confidence(self) -> Array:
+        """Mean confidence per bin, NaN where a bin is empty."""
+        return self.confidences / _nan_where_zero(self.counts)
+
+    @property
+    def bin_accuracy(self) -> Array:
+        """Accuracy per bin, NaN where a bin is empty."""
+        return self.corrects / _nan_where_zero(self.counts)
+
+    @property
+    def gaps(self) -> Array:
+        """Confidence minus accuracy per bin, positive where overconfident, NaN where empty."""
+        return (self.confidences - self.corrects) / _nan_where_zero(self.counts)
+
+    @property
+    def accuracy(self) -> Array:
+        """The share of right predictions."""
+        return self.corrects.sum() / _nan_where_zero(self.n)  # float64, not torch's default
+
+    @property
+    def confidence(self) -> Array:
+        """The mean confidence."""
+        return self.confidences.sum() / self.n
+
+    @property
+    def mcs(self) -> Array:
+        """The miscalibration score, confidence minus accuracy."""
+        return (self.confidences - self.corrects).sum() / self.n
+
+    @property
+    def ece(self) -> Array:
+        """The expected calibration error."""
+        return expected_gap(self.counts, self.confidences, self.corrects)
+
+    @property
+    def overconfidence(self) -> Array:
+        """The part of the expected calibration error from bins with positive gaps."""
+        return (self.ece + self.mcs) / 2
+
+    @property
+    def underconfidence(self) -> Array:
+        """The part of the expected calibration error from bins with negative gaps."""
+        return (self.ece - self.mcs) / 2
+
+    @property
+    def rmsce(self) -> Array:
+        """The root mean square calibration error."""
+        squares = (self.confidences - self.corrects) ** 2 / self.counts.clip(min=1)
+        return (_in_turn(squares) / self.n) ** 0.5
+
+    @property
+    def debiased_rmsce(self) -> Array:
+        """The root mean square calibration error less its bias; see the function of this name."""
+        degrees = (self.counts - 1).clip(min=1)
+        squares = (self.confidences - self.corrects) ** 2 * degrees
+        noise = self.corrects * (self.counts - self.corrects)
+        excesses = (squares - noise) / (self.counts.clip(min=1) * degrees)
+        excess = _in_turn(excesses * (self.counts > 1)) / self.n
+        return excess.clip(min=0) ** 0.5
+
+    @property
+    def mce(self) -> Array:
+        """The maximum calibration error over the bins that are not empty."""
+        return abs(self.gaps)[self.counts > 0].max()
+
+
+def _in_turn(terms: Any) -> Any:
+    """Add one term after the other, to the same last bit for tensors and arrays."""
+    return terms.cumsum(0)[-1]
+
+
+def _nan_where_zero(counts: Any) -> Any:
+    if isinstance(counts, Tensor):
+        return torch.where(counts > 0, counts.double(), torch.nan)
+    return np.where(counts > 0, counts, np.nan)
+
+
+def reliability_bins(
+    probs: Array,
+    labels: Array,
+    *,
+    n_bins: int = 15,
+    binning: Binning = "uniform",
+    from_logits: bool = False,
+) -> ReliabilityBins[Array]:
+    """Sort predictions into bins of confidence, of equal width or of equal mass.
+
+    Bins are right-closed, `(i / n_bins, (i + 1) / n_bins]`, with float64 edges; confidence exactly
+    0 falls in the first bin and 1 in the last. Of equal highest probabilities the first class is
+    the prediction.
+
+    With `binning="quantile"` edge `i` is the confidence of rank `ceil(i n / n_bins)`, so bins hold
+    equally many predictions as far as equal confidences, which stay together, allow it. These
+    edges depend on the data: tables of different data do not add.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        n_bins: The number of bins.
+        binning: `"uniform"` for bins of equal width or `"quantile"` for bins of equal mass.
+        from_logits: Whether `probs` are logits, whose softmax is taken in float64.
+
+    Returns:
+        The table, its fields of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> reliability_bins(probs, torch.tensor([0, 0]), n_bins=10)
+        ReliabilityBins(n=2, n_bins=10, accuracy=0.5000, confidence=0.7500, ece=0.3500)
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
+    """
+    return ReliabilityBins(*binned(probs, labels, n_bins, binning, from_logits))
