@@ -12,6 +12,10 @@ Model: TypeAlias = Callable[[Tensor], Tensor]
 
 Norm = Literal["linf", "l2", "l1"]
 
+Bounds: TypeAlias = tuple[float | Tensor, float | Tensor] | None
+"""The lowest and the highest valid value of an input: numbers, which may be infinite, tensors that
+broadcast to the inputs, or None for no bounds."""
+
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Logits `(n, classes)` and targets to a loss. An attack takes one value per example, and asks for
 it with `reduction="none"` if the loss has that argument; an objective takes the loss as it is."""
