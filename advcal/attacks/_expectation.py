@@ -8,7 +8,7 @@ from advcal._logits import log_mean_probs
 from advcal._typing import Model
 
 
-def expectation(model: Model, *, n: int = 16) -> nn.Module:
+class expectation(nn.Module):
     r"""Average a stochastic model over `n` forward passes, for an attack to see through its noise.
 
     $f_n(x) = \log \frac1n \sum_i \mathrm{softmax}(f(x; \omega_i))$. What comes back is a model
@@ -41,14 +41,15 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
         Athalye et al., Synthesizing Robust Adversarial Examples, ICML 2018; Athalye et al.,
         Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 4.2.
     """
-    _checks.function("model", model)
-    return _Expectation(model, _checks.count("n", n))
 
-
-class _Expectation(nn.Module):
-    def __init__(self, model: Model, n: int) -> None:
+    def __init__(self, model: Model, *, n: int = 16) -> None:
+        _checks.arguments(model=model, n=n)
         super().__init__()
         self.model, self.n = model, n
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Average the model."""
         return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])
+
+    def __repr__(self) -> str:
+        return f"expectation({shown(self.model)}, n={self.n})"
