@@ -13,8 +13,8 @@ class Value:
 
     Derive with `@dataclass(frozen=True, eq=False, repr=False)`; one that takes `*arguments` has an
     `__init__` of its own, which puts its fields into `vars(self)`. Two are equal if they were made
-    by equal calls, `partial`s in them included. Each prints as that call, without its defaults and
-    without addresses, so the same in each process.
+    by equal calls, `partial`s in them included; a generator equals itself alone. Each prints as
+    that call, without its defaults and without addresses, so the same in each process.
     """
 
     def __eq__(self, other: object) -> bool:
