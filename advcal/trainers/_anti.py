@@ -11,7 +11,7 @@ from advcal._typing import Attack, Batch, Model
 from advcal.trainers._crafting import Crafting, both, craft, examples
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class anti_adversarial(Crafting):
     r"""Minimise $\mathrm{CE}(f(x'), y) + \beta\,\mathrm{KL}(p(\check x) \| p(x'))$.
 

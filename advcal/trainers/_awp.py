@@ -14,7 +14,7 @@ from advcal._typing import Batch, Model, Objective
 from advcal.trainers._crafting import Crafting, crafted_by, loss_of
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class awp(Crafting):
     r"""Take an objective at the weights $w + v$ that one ascent step leads to.
 

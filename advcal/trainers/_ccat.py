@@ -13,7 +13,7 @@ from advcal.attacks import pgd_conf
 from advcal.trainers._crafting import Crafting, craft, examples
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ccat(Crafting):
     r"""Train to be unsure of what is far from an input (CCAT), so that attacks can be rejected.
 

@@ -9,7 +9,7 @@ from advcal._typing import Attack, Batch, Model
 from advcal.trainers._crafting import Crafting, both, craft, examples
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class mart(Crafting):
     r"""Minimise the loss of MART: boosted cross-entropy and a divergence weighed by the mistakes.
 

@@ -17,7 +17,7 @@ Mixed: TypeAlias = tuple[Tensor, Tensor, Tensor, float]
 """Inputs, the labels of both parts, and the share of the first."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class mixup(Crafting):
     r"""Minimise $\lambda L(f(\tilde x), y) + (1 - \lambda) L(f(\tilde x), y')$.
 

@@ -12,7 +12,7 @@ from advcal._typing import Attack, Batch, Loss, Model, Objective
 from advcal.trainers._crafting import Crafting, craft, crafted_by, examples, loss_of
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class standard(Crafting):
     r"""Train on the inputs as they are: minimise $L(f(x), y)$.
 
@@ -46,7 +46,7 @@ class standard(Crafting):
         return self.loss(model(inputs), labels)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class adversarial(Crafting):
     r"""Train on attacked inputs only: minimise $L(f(x'), y)$ with $x' = \mathrm{attack}(f, x, y)$.
 
@@ -95,7 +95,7 @@ class adversarial(Crafting):
         return self.loss(model(points), labels)
 
 
-@dataclass(frozen=True, eq=False, repr=False, init=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
 class mixed(Crafting):
     r"""Minimise a weighted sum of objectives on the same batch: $\sum_i w_i L_i$.
 
@@ -134,7 +134,8 @@ class mixed(Crafting):
             _checks.function("objective", each)
         if weights is not None:
             weights = _checked(weights, len(objectives))
-        vars(self).update(objectives=objectives, weights=weights)
+        object.__setattr__(self, "objectives", objectives)
+        object.__setattr__(self, "weights", weights)
 
     def craft(self, model: Model, batch: Batch) -> list[Any]:
         return [crafted_by(each, model, batch) for each in self.objectives]

@@ -17,7 +17,7 @@ from advcal.trainers._crafting import Crafting, both, craft, examples
 _EPS, _STEPS, _STEP_SIZE, _NOISE = 0.031, 10, 0.007, 0.001  # the authors'
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class trades(Crafting):
     r"""Minimise $\mathrm{CE}(f(x), y) + \beta\,\mathrm{KL}(p(x) \| p(x'))$ where $x'$ raises it.
 
