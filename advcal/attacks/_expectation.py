@@ -8,12 +8,13 @@ from advcal._logits import log_mean_probs
 from advcal._typing import Model
 
 
-class expectation(nn.Module):
+def expectation(model: Model, *, n: int = 16) -> nn.Module:
     r"""Average a stochastic model over `n` forward passes, for an attack to see through its noise.
 
     $f_n(x) = \log \frac1n \sum_i \mathrm{softmax}(f(x; \omega_i))$. What comes back is a model
     again: every attack on it follows the gradient of the mean probability, and every call costs `n`
-    passes. It is a module that holds the model, so that an attack guards the model as ever.
+    passes. It is a module that holds the model, so that an attack guards the model as ever, and its
+    mode is the model's: `model.eval()` and then `model.drop.train()` keep the noise of a dropout.
 
     The noise is the model's own. If it draws from the global random state, so does an attack on it,
     which is then the one thing that an attack does not leave as it was; its result is reproducible
@@ -41,15 +42,27 @@ class expectation(nn.Module):
         Athalye et al., Synthesizing Robust Adversarial Examples, ICML 2018; Athalye et al.,
         Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 4.2.
     """
+    _checks.arguments(model=model, n=n)
+    return _Expectation(model, n)
 
-    def __init__(self, model: Model, *, n: int = 16) -> None:
-        _checks.arguments(model=model, n=n)
+
+class _Expectation(nn.Module):
+    def __init__(self, model: Model, n: int) -> None:
         super().__init__()
         self.model, self.n = model, n
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Average the model."""
-        return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])
-
     def __repr__(self) -> str:
-        return f"expectation({shown(self.model)}, n={self.n})"
+        model = getattr(self.model, "__qualname__", self.model)
+        return f"expectation({model}, n={self.n})"
+
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        """Whether the model trains at its root: this module has no mode of its own."""
+        return getattr(vars(self).get("_modules", {}).get("model"), "training", False)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        pass
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])
