@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy
 
 from advcal.attacks import (
     ace,
-    anti_adversary,
     apgd,
     autoattack,
     autocast,
@@ -188,13 +187,6 @@ ROWS = {
             generalised_ace, steps=6, eta=-1.0, omega=UNIFORM, method="random_search", norm="l2"
         ),
         *("l2", True, 9, 0),
-    ),
-    "anti_adversary": Row(configured(anti_adversary, steps=3), "linf", False, 4, 3),
-    "anti_adversary-predicted": Row(
-        configured(anti_adversary, steps=3, label="predicted"), "linf", False, 5, 3
-    ),
-    "anti_adversary-l2": Row(
-        configured(anti_adversary, steps=3, norm="l2", random_start=True), "l2", True, 4, 3
     ),
     "pgd_conf": Row(configured(pgd_conf, steps=3), "linf", True, 4, 3),
     "pgd_conf-zero": Row(configured(pgd_conf, steps=3, random_start=False), "linf", False, 4, 3),
