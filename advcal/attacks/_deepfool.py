@@ -17,7 +17,7 @@ from advcal.attacks._nearest import Box, dual_lengths, free, lengths, of_rows, u
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps
 # that the box cuts do not creep: of the move and of the whole way so far, and of the numbers moved.
-_BEYOND, _ROUNDING = 1e-4, 4 * torch.finfo(torch.float32).eps
+_BEYOND, _ROUNDING, _LEAST = 5e-4, 4 * torch.finfo(torch.float32).eps, 1e-20
 
 
 def deepfool(
@@ -93,7 +93,8 @@ def deepfool(
             here, walls = lift(points.detach()), of_rows(box, left)
             distance, direction = _boundary(points, output, labels[left], others[left], norm, walls)
             way = torch.maximum(distance, lengths(here - inputs[left], norm))
-            distance = distance + _BEYOND * way + _ROUNDING * lengths(here, norm)
+            moving = lengths(here.masked_fill(direction == 0, 0.0), norm).clamp_min(_LEAST)
+            distance = distance + _BEYOND * way + _ROUNDING * moving
             size = torch.where(distance < torch.finfo(here.dtype).max, distance, 0.0)
             move = per_example(size, here).to(here.dtype) * direction
             moved = (here + (1 + overshoot) * move).clamp(*walls)
