@@ -9,7 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Attack, Model, Norm
+from advcal._typing import Attack, Bounds, Model, Norm
 from advcal.attacks._apgd import apgd
 from advcal.attacks._balls import ball
 from advcal.attacks._combine import cascade
@@ -23,12 +23,12 @@ def autoattack(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 100,
     n_targets: int = 9,
     queries: int = 5000,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Run the standard sequence of attacks, each on the examples that withstood all before it.
@@ -74,8 +74,7 @@ def autoattack(
         Parameter-free Attacks, ICML 2020, section 5.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.count("steps", steps)
-    _checks.count("n_targets", n_targets, least=0)
+    _checks.arguments(norm=norm, steps=steps, n_targets=n_targets, generator=generator)
     _checks.count("queries", queries, least=0)
     with frozen(model, grad=False):
         ball(norm, inputs[:1], eps, bounds)
@@ -91,11 +90,11 @@ def autoattack(
             nearest = partial(fmn, norm=norm, steps=steps, bounds=bounds)
             sequence.append(_within(nearest, norm, eps, bounds))
         if queries and norm != "l1":
-            sequence.append(partial(square, **common, queries=queries, generator=generator))
+            sequence.append(partial(square, **common, steps=queries, generator=generator))
         return cascade(*sequence)(model, inputs, labels)
 
 
-def _within(attack: Attack, norm: Norm, eps: float, bounds: tuple[float, float]) -> Attack:
+def _within(attack: Attack, norm: Norm, eps: float | Tensor, bounds: Bounds) -> Attack:
     """Draw what an attack without a radius finds into the ball."""
 
     def drawn_in(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
