@@ -1,8 +1,9 @@
 """Configured things are values: called like `functools.partial`, compared, pickled, printed."""
 
+from dataclasses import fields
 from functools import partial
 from inspect import Parameter, isroutine, signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch import Tensor
 class Value:
     """What a frozen dataclass that is called has besides its fields.
 
-    Derive with `@dataclass(frozen=True, eq=False, repr=False)`; one that takes `*arguments` has an
-    `__init__` of its own, which puts its fields into `vars(self)`. Two are equal if they were made
-    by equal calls, `partial`s in them included. Each prints as that call, without its defaults and
-    without addresses, so the same in each process.
+    Derive with `@dataclass(frozen=True, slots=True, eq=False, repr=False)`: with slots a function
+    that is a default does not become a method. One that takes `*arguments` has an `__init__` of its
+    own, which sets its fields by `object.__setattr__`. Two are equal if they were made by equal
+    calls, `partial`s in them included; a generator equals itself alone. Each prints as that call,
+    without its defaults and without addresses, so the same in each process.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -50,7 +52,8 @@ def _shown(value: object) -> str:
 def _key(value: Any) -> Any:
     """Return what stands for a value in comparisons."""
     if isinstance(value, Value):
-        return type(value), *((name, _key(each)) for name, each in vars(value).items())
+        names = (field.name for field in fields(cast(Any, value)))
+        return type(value), *(_key(getattr(value, name)) for name in names)
     if isinstance(value, partial):
         named = frozenset((name, _key(each)) for name, each in value.keywords.items())
         return partial, _key(value.func), _key(value.args), named
