@@ -531,7 +531,9 @@ BAD_OPTIONS = {
         *[(0,), (0, 1, 2), 1, "01", (None, 1), (torch.ones(5), 2), (torch.tensor(torch.nan), 1)],
         *[(torch.ones(4), torch.zeros(4)), (torch.zeros(4, dtype=torch.bool), 1)],
     ],
-    **dict.fromkeys(["targeted", "random_start", "stop_early"], ["no", "yes", None, 0, 1]),
+    "targeted": ["no", "yes", None, 0, 1],
+    "random_start": ["no", "yes", None, 0, 1],
+    "stop_early": ["no", "yes", None, 0, 1],
     "generator": [0, 1, "seed", torch.manual_seed, np.random.default_rng(0)],
 }
 
