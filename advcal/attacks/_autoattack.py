@@ -13,7 +13,7 @@ from advcal._logits import masked
 from advcal._random import resolve
 from advcal._typing import Attack, Bounds, Model, Norm
 from advcal.attacks._apgd import apgd
-from advcal.attacks._balls import Ball, ball
+from advcal.attacks._balls import ball
 from advcal.attacks._combine import one_by_one
 from advcal.attacks._fmn import fmn
 from advcal.attacks._gradient import logits_at
@@ -91,14 +91,12 @@ def autoattack(
             sequence.append(partial(_fmn_within, norm=norm, steps=steps))
         if queries and norm != "l1":
             sequence.append(partial(square, norm=norm, steps=queries, generator=generator))
-        parts = [partial(_in_part, each, region) for each in sequence]
-        return one_by_one(model, inputs, labels, parts)
 
+        def of(attack: Attack, rows: Tensor) -> Attack:
+            part = region.of(rows)
+            return partial(attack, eps=part.radius, bounds=part.bounds)
 
-def _in_part(attack: Callable[..., Tensor], region: Ball, rows: Tensor) -> Attack:
-    """Make an attack for the balls of some examples."""
-    part = region.of(rows)
-    return partial(attack, eps=part.radius, bounds=part.bounds)
+        return one_by_one(model, inputs, labels, sequence, of)
 
 
 def _fmn_within(

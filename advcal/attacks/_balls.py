@@ -77,12 +77,18 @@ class Ball:
         out = ((gradient > 0) & (points >= high)) | ((gradient < 0) & (points <= low))
         return gradient.masked_fill(out, 0)
 
-    def free(self, values: Tensor) -> tuple[Tensor, float | Tensor]:
-        """Put values to 0 where the bounds meet, and count the others of each example."""
+    def free(self, values: Tensor) -> Tensor:
+        """Put values to 0 where the bounds meet, at which nothing may change."""
         low, high = self.bounds
-        if not isinstance(low, Tensor):
-            return values, values[0].numel()
-        return values * (low < high), (low < high).flatten(1).sum(dim=1).clamp_min(1).double()
+        return values * (low < high) if isinstance(low, Tensor) else values
+
+    def _share(self, generator: torch.Generator) -> Tensor:
+        """Draw the share of the radius that a uniform point of a ball is off, shape `(n,)`."""
+        share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
+        if not isinstance(self.bounds[0], Tensor):
+            return share ** (1 / self.centre[0].numel())
+        size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1).double()
+        return share ** (1 / size).to(share.dtype)
 
 
 class _Linf(Ball, norm="linf", order=torch.inf, dual=1):
@@ -131,9 +137,8 @@ class _L2(Ball, norm="l2", order=2, dual=2):
         return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        noise, size = self.free(_draw(torch.randn, self.centre, generator))
-        share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator) ** (1 / size)
-        length = per_example(times(self.radius, share), self.centre)
+        noise = self.free(_draw(torch.randn, self.centre, generator))
+        length = per_example(times(self.radius, self._share(generator)), self.centre)
         return self.project((self.centre + length * self.steepest(noise)).to(self.centre.dtype))
 
 
@@ -188,11 +193,10 @@ class _L1(Ball, norm="l1", order=1, dual=torch.inf):
     def random_point(self, generator: torch.Generator) -> Tensor:
         sign = _draw(torch.rand, self.centre, generator).sub(0.5).sign()
         share = -_draw(torch.rand, self.centre, generator).double().clamp_min(2**-53).log()
-        share, size = self.free(share)
+        share = self.free(share)
         total = per_example(share.flatten(1).sum(dim=1), share)
         share = share / torch.where(total > 0, total, 1.0)
-        length = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator) ** (1 / size)
-        length = per_example(times(self.radius, length), share)
+        length = per_example(times(self.radius, self._share(generator)), share)
         return self.project((self.centre.double() + length * share * sign).to(self.centre.dtype))
 
 

@@ -89,19 +89,24 @@ class cascade(_Several):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        return one_by_one(model, inputs, labels, [lambda _, a=each: a for each in self.attacks])
+        return one_by_one(model, inputs, labels, self.attacks, lambda each, _: each)
 
 
 def one_by_one(
-    model: Model, inputs: Tensor, labels: Tensor, attacks: Sequence[Callable[[Tensor], Attack]]
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    attacks: Sequence[Attack],
+    of: Callable[[Attack, Tensor], Attack],
 ) -> Tensor:
-    """Run attacks, each made for the indices of the examples that withstood all before it."""
+    """Run attacks, each `of` the indices of the examples that withstood all before it."""
     inputs, labels = _checks.examples(inputs, labels)
     with frozen(model, grad=False):
         inputs, labels = inputs.detach().clone(), labels.clone()
         best, rows = Best(inputs), torch.arange(len(inputs), device=inputs.device)
-        for made in (lambda _: lambda _, inputs, __: inputs, *attacks):
-            points = attacked(made(rows), model, inputs[rows], labels[rows])
+        for each in (None, *attacks):
+            attack = of(each, rows) if each else lambda _, inputs, __: inputs
+            points = attacked(attack, model, inputs[rows], labels[rows])
             logits, given = logits_at(model, points), labels[rows]
             _checks.label_range(given, logits.shape[1])
             fooled = logits.argmax(dim=1) != given

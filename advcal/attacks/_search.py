@@ -39,7 +39,7 @@ def search_keeping(
         if step == steps:
             break
         inside, signs = _patch(inputs, _FIRST_SHARE * (1 - step / steps) ** 2, generator)
-        inside, _ = region.free(inside)
+        inside = region.free(inside)
         if region.order == torch.inf:
             moved = torch.where(inside, inputs + times(region.radius, signs), best.points)
         else:

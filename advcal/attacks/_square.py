@@ -182,7 +182,7 @@ class _L2:
         return (bump if a > b else bump.T) * torch.ones_like(turn)
 
     def _on_the_sphere(self, offset: Tensor) -> Tensor:
-        offset, _ = self.region.free(offset)
+        offset = self.region.free(offset)
         length = length_of(offset)
         factor = self.region.radius / torch.where(length > 0, length, 1.0)
         moved = self.images + offset * per_example(factor, offset).to(offset.dtype)
