@@ -92,7 +92,7 @@ def autoattack(
         if queries and norm != "l1":
             sequence.append(partial(square, norm=norm, steps=queries, generator=generator))
 
-        def of(attack: Attack, rows: Tensor) -> Attack:
+        def of(attack: Callable[..., Tensor], rows: Tensor) -> Attack:
             part = region.of(rows)
             return partial(attack, eps=part.radius, bounds=part.bounds)
 

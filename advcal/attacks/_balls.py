@@ -80,15 +80,15 @@ class Ball:
     def free(self, values: Tensor) -> Tensor:
         """Put values to 0 where the bounds meet, at which nothing may change."""
         low, high = self.bounds
-        return values * (low < high) if isinstance(low, Tensor) else values
+        return values.masked_fill(low == high, 0) if isinstance(low, Tensor) else values
 
     def _share(self, generator: torch.Generator) -> Tensor:
         """Draw the share of the radius that a uniform point of a ball is off, shape `(n,)`."""
         share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
         if not isinstance(self.bounds[0], Tensor):
-            return share ** (1 / self.centre[0].numel())
+            return share.pow(1 / self.centre[0].numel())
         size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1).double()
-        return share ** (1 / size).to(share.dtype)
+        return share.pow((1 / size).to(share.dtype))
 
 
 class _Linf(Ball, norm="linf", order=torch.inf, dual=1):

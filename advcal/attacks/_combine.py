@@ -96,8 +96,8 @@ def one_by_one(
     model: Model,
     inputs: Tensor,
     labels: Tensor,
-    attacks: Sequence[Attack],
-    of: Callable[[Attack, Tensor], Attack],
+    attacks: Sequence[Callable[..., Tensor]],
+    of: Callable[[Callable[..., Tensor], Tensor], Attack],
 ) -> Tensor:
     """Run attacks, each `of` the indices of the examples that withstood all before it."""
     inputs, labels = _checks.examples(inputs, labels)

@@ -114,7 +114,8 @@ class Steepest:
         """Take a step of the size and project."""
         gradient, rule = seen.gradient, self
         if self.momentum:
-            length = per_example(gradient.flatten(1).abs().sum(dim=1), gradient)
+            length = gradient.flatten(1).abs().sum(dim=1).clamp_max(torch.finfo(gradient.dtype).max)
+            length = per_example(length, gradient)
             unit = gradient / torch.where(length > 0, length, 1.0)
             gradient = self.momentum * self.velocity + unit
             rule = replace(self, velocity=gradient)
