@@ -82,7 +82,7 @@ def cw_l2(
         Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, S&P 2017,
         section V and VI.A.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.arguments(search_steps=search_steps, steps=steps, targeted=targeted)
     _checks.arguments(initial_c=initial_c, kappa=kappa)
     _checks.number("step_size", step_size, above=0)
@@ -95,7 +95,7 @@ def cw_l2(
         if len(left) == 0:
             return found
         nearest = Nearest(found[left], labels[left], targeted=targeted)
-        lead, box = partial(goal, rows=left), of_rows(bounds, left)
+        lead, box = partial(goal, rows=left), of_rows(box, left)
         search = _Search(model, nearest, lead, kappa, box, _REACH + steps * step_size / 4)
         c = torch.full_like(nearest.distance, initial_c)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)

@@ -62,7 +62,7 @@ def ddn(
         Rony et al., Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial
         Attacks and Defenses, CVPR 2019, algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.arguments(steps=steps, initial_eps=initial_eps, targeted=targeted)
     _checks.number("gamma", gamma, above=0, most=1)
     with frozen(model, grad=True):
@@ -70,16 +70,16 @@ def ddn(
         objective = goal_of("cross_entropy", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, targeted=targeted)
         origin = lift(inputs)
-        furthest = norm(corner(origin, bounds))
+        furthest = norm(corner(origin, box))
         eps = torch.full_like(furthest, initial_eps)
         points = inputs
         for step in range(steps):
             logits, _, gradient = gradient_at(model, points, objective)
             fooled, _ = nearest.see(points, logits)
-            move = cosine(1.0, 0.01, step / steps) * unit(free(gradient, bounds))
+            move = cosine(1.0, 0.01, step / steps) * unit(free(gradient, box))
             eps = torch.minimum(eps * torch.where(fooled, 1 - gamma, 1 + gamma), furthest)
             offset = unit(lift(points) - origin + move)
             offset = per_example(eps, offset).to(offset.dtype) * offset
-            points = (origin + offset).clamp(*bounds).to(inputs.dtype)
+            points = (origin + offset).clamp(*box).to(inputs.dtype)
         nearest.see(points, logits_at(model, points))
         return nearest.points

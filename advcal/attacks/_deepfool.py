@@ -37,9 +37,9 @@ def deepfool(
     $m_k = 0$ of the linearised model for the nearest class, that of the least
     $|m_k| / \|\nabla m_k\|_*$, and is clamped to `bounds`. An example is finished and leaves the
     batch at the first point that fools the model; one that is never fooled comes back unchanged. A
-    step makes one forward pass and a backward pass for each candidate. Fast and rough: `foot`, `ddn`
-    and `fmn` come nearer. Uses the labels that it is given: the true ones make it an attack on
-    accuracy.
+    step makes one forward pass and a backward pass for each candidate. Fast and rough: `foot`,
+    `ddn` and `fmn` come nearer. Uses the labels that it is given: the true ones make it an attack
+    on accuracy.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -70,7 +70,7 @@ def deepfool(
         Moosavi-Dezfooli et al., DeepFool: a simple and accurate method to fool deep neural
         networks, CVPR 2016, algorithm 2 and section 3.3.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, _DIRECTIONS)
     _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot)
     with frozen(model, grad=True):
@@ -90,14 +90,13 @@ def deepfool(
             if not missed.any():
                 return found
             _checks.differentiable("logits", output, "the inputs")
-            box, given, ahead = of_rows(bounds, left), labels[left], others[left]
-            distance, direction = _boundary(points, output, given, ahead, norm, box)
-            here = lift(points.detach())
+            here, walls = lift(points.detach()), of_rows(box, left)
+            distance, direction = _boundary(points, output, labels[left], others[left], norm, walls)
             way = torch.maximum(distance, lengths(here - inputs[left], norm))
             distance = distance + _BEYOND * way + _ROUNDING * lengths(here, norm)
             size = torch.where(distance < torch.finfo(here.dtype).max, distance, 0.0)
             move = per_example(size, here).to(here.dtype) * direction
-            moved = (here + (1 + overshoot) * move).clamp(*box)
+            moved = (here + (1 + overshoot) * move).clamp(*walls)
             left, points = left[missed], moved.to(inputs.dtype)[missed]
         fooled = logits_at(model, points).argmax(dim=1) != labels[left]
         found[left[fooled]] = points[fooled]

@@ -56,7 +56,7 @@ class _Expectation(nn.Module):
         return f"expectation({model}, n={self.n})"
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         """Whether the model trains at its root: this module has no mode of its own."""
         return getattr(vars(self).get("_modules", {}).get("model"), "training", False)
 

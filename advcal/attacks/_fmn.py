@@ -70,7 +70,7 @@ def fmn(
         Pintor et al., Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints,
         NeurIPS 2021, algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, PROJECTIONS)
     _checks.arguments(steps=steps, targeted=targeted)
     _checks.number("step_size", step_size, above=0)
@@ -80,12 +80,12 @@ def fmn(
         objective = goal_of("margin", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
         origin = lift(inputs)
-        furthest = lengths(corner(origin, bounds), norm)
+        furthest = lengths(corner(origin, box), norm)
         eps = torch.zeros_like(furthest)
         points = inputs
         for step in range(steps):
             logits, leads, gradient = gradient_at(model, points, objective)
-            gradient = free(gradient, bounds)
+            gradient = free(gradient, box)
             fooled, _ = nearest.see(points, logits)
             offset = lift(points) - origin
             share = cosine(gamma, gamma / 50, step / steps)
@@ -97,7 +97,7 @@ def fmn(
             eps = torch.where(fooled, shrunk, grown).minimum(furthest)
             offset = offset + cosine(step_size, step_size / 100, step / steps) * unit(gradient)
             offset = PROJECTIONS[norm](offset, eps)
-            points = (origin + offset).clamp(*bounds).to(inputs.dtype)
+            points = (origin + offset).clamp(*box).to(inputs.dtype)
         nearest.see(points, logits_at(model, points))
         return nearest.points
 

@@ -80,11 +80,11 @@ def foot(
         & Structures 1978. Irons & Tuck, A version of the Aitken accelerator for computer iteration,
         International Journal for Numerical Methods in Engineering 1969.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.arguments(steps=steps, candidates=candidates, targeted=targeted)
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
-        search = _Search(model, inputs, labels, targeted, bounds)
+        search = _Search(model, inputs, labels, targeted, box)
         share, begun = 0 if targeted else steps // (candidates + 1), 0
         while share and begun < min(candidates, search.most_others):
             search.begin(begun)

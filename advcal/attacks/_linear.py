@@ -31,7 +31,7 @@ def linear_distance(
     the way. Each of the further `steps`, a forward and a backward pass, linearises anew where the
     last move led and goes half of the way from that move to the new one.
     """
-    inputs, _, bounds = _checks.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
+    inputs, _, box = _checks.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
     origin = lift(inputs.detach())
     with frozen(model, grad=True):
         points, logits, output = _forward(model, inputs)
@@ -42,7 +42,7 @@ def linear_distance(
         for rank, rival in enumerate(ranked.unbind(dim=1)):
             last = rank == ranked.shape[1] - 1
             behind, gradient = _behind(points, logits, output, rival, predicted, retain=not last)
-            found, reached = _to_plane(origin, gradient, behind, move * 0, bounds)
+            found, reached = _to_plane(origin, gradient, behind, move * 0, box)
             length = torch.where(reached, norm(found), torch.inf)
             nearer = (length < distance) | (rank == 0)
             distance = torch.where(nearer, length, distance)
@@ -52,7 +52,7 @@ def linear_distance(
             top = logits.argmax(dim=1)
             ahead = torch.where(top != predicted, top, ahead)
             behind, gradient = _behind(points, logits, output, ahead, predicted, retain=False)
-            found, reached = _to_plane(origin, gradient, behind, move, bounds)
+            found, reached = _to_plane(origin, gradient, behind, move, box)
             move = select(gradient.flatten(1).any(dim=1), (move + found) / 2, move)
             distance = torch.where(reached | distance.isfinite(), norm(move), distance)
     return distance

@@ -1,7 +1,7 @@
 """What the attacks for the smallest perturbation share."""
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from advcal._logits import lift
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._best import select
 
-Box: TypeAlias = tuple[float, float] | tuple[Tensor, Tensor]
+Box: TypeAlias = tuple[Any, Any]
 """Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""
 
 ORDERS = {"linf": torch.inf, "l2": 2}
