@@ -1,5 +1,6 @@
 """Attacks made of attacks."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,20 +89,32 @@ class cascade(_Several):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        inputs, labels = _checks.examples(inputs, labels)
-        with frozen(model, grad=False):
-            inputs, labels = inputs.detach().clone(), labels.clone()
-            best, rows = Best(inputs), torch.arange(len(inputs), device=inputs.device)
-            for candidate in (lambda _, inputs, __: inputs, *self.attacks):
-                points = attacked(candidate, model, inputs[rows], labels[rows])
-                logits, given = logits_at(model, points), labels[rows]
-                _checks.label_range(given, logits.shape[1])
-                fooled = logits.argmax(dim=1) != given
-                best.offer(points, fooled, log_odds(logits, given), rows)
-                rows = rows[~fooled]
-                if not len(rows):
-                    break
-            return best.points
+        return one_by_one(model, inputs, labels, self.attacks, lambda each, _: each)
+
+
+def one_by_one(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    attacks: Sequence[Callable[..., Tensor]],
+    of: Callable[[Callable[..., Tensor], Tensor], Attack],
+) -> Tensor:
+    """Run attacks, each `of` the indices of the examples that withstood all before it."""
+    inputs, labels = _checks.examples(inputs, labels)
+    with frozen(model, grad=False):
+        inputs, labels = inputs.detach().clone(), labels.clone()
+        best, rows = Best(inputs), torch.arange(len(inputs), device=inputs.device)
+        for each in (None, *attacks):
+            attack = of(each, rows) if each else lambda _, inputs, __: inputs
+            points = attacked(attack, model, inputs[rows], labels[rows])
+            logits, given = logits_at(model, points), labels[rows]
+            _checks.label_range(given, logits.shape[1])
+            fooled = logits.argmax(dim=1) != given
+            best.offer(points, fooled, log_odds(logits, given), rows)
+            rows = rows[~fooled]
+            if not len(rows):
+                break
+        return best.points
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

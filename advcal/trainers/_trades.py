@@ -11,7 +11,8 @@ from advcal._frozen import frozen
 from advcal._random import onward
 from advcal._typing import Attack, Batch, Model
 from advcal.attacks import linf
-from advcal.attacks._gradient import goal_of, gradient_at
+from advcal.attacks._gradient import climb, goal_of
+from advcal.attacks._pgd import Steepest
 from advcal.trainers._crafting import Crafting, both, craft, examples
 
 _EPS, _STEPS, _STEP_SIZE, _NOISE = 0.031, 10, 0.007, 0.001  # the authors'
@@ -91,8 +92,5 @@ def _climb(
         goal = goal_of("kl", model, inputs, labels)
         source = onward(generator)
         noise = torch.randn(inputs.shape, generator=source, device=source.device)
-        points = region.project(inputs + _NOISE * noise.to(inputs.device, inputs.dtype))
-        for _ in range(_STEPS):
-            gradient = gradient_at(model, points, goal).gradient
-            points = region.project(region.ascend(points, gradient, _STEP_SIZE))
-        return points
+        start = region.project(inputs + _NOISE * noise.to(inputs.device, inputs.dtype))
+        return climb(model, start, goal, Steepest(region, _STEP_SIZE), _STEPS)

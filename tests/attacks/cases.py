@@ -149,10 +149,10 @@ ROWS = {
         5,
         fewer=True,
     ),
-    "square": Row(configured(square, queries=6), "linf", True, 6, 0, fewer=True),
-    "square-l2": Row(configured(square, queries=6, norm="l2"), "l2", True, 6, 0, fewer=True),
+    "square": Row(configured(square, steps=6), "linf", True, 6, 0, fewer=True),
+    "square-l2": Row(configured(square, steps=6, norm="l2"), "l2", True, 6, 0, fewer=True),
     "square-targeted": Row(
-        configured(square, queries=6, targeted=True), "linf", True, 6, 0, fewer=True
+        configured(square, steps=6, targeted=True), "linf", True, 6, 0, fewer=True
     ),
     "autoattack": Row(
         configured(autoattack, steps=3, queries=3, norm="l2"),
@@ -164,7 +164,7 @@ ROWS = {
     ),
     "iaa": Row(configured(iaa, steps=4), "linf", False, 5, 4),
     "iaa-predicted": Row(configured(iaa, steps=4, label="predicted"), "linf", False, 7, 4),
-    "iaa-published": Row(configured(iaa, steps=4, schedule="published"), "linf", True, 4, 4),
+    "iaa-published": Row(configured(iaa, steps=4, variant="published"), "linf", True, 4, 4),
     "iaa-search": Row(configured(iaa, steps=6, method="random_search"), "linf", True, 7, 0),
     "iaa-l2": Row(configured(iaa, steps=4, norm="l2"), "l2", False, 5, 4),
     "iaa-random": Row(configured(iaa, steps=4, random_start=True), "linf", True, 5, 4),
