@@ -110,18 +110,20 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
             count,
             "accumulate candidates n n_bins n_levels resamples restarts search_steps size steps",
         ),
+        (optional(count), "every"),
+        (partial(count, least=2), "n_classes"),
         (partial(count, least=0), "n_targets"),
         (partial(number, least=0), "alpha beta gamma kappa l2_bias l2_off_diagonal lam margin"),
         (partial(number, least=0), "momentum overshoot tol"),
         (partial(number, least=0, most=1), "rho"),
         (partial(number, above=0), "initial_c initial_eps"),
         (partial(number, above=0, most=1), "coverage initial_p level tpr"),
-        (optional(partial(number, above=0)), "step_size"),
+        (optional(partial(number, above=0)), "max_norm step_size"),
         (optional(partial(number, least=2**-13)), "bandwidth"),
         (number, "threshold"),
-        (switch, "from_logits joint random_start stop_early targeted"),
-        (function, "attack loss metric model objective"),
-        (optional(function), "progress"),
+        (switch, "channels_last from_logits joint random_start stop_early targeted"),
+        (function, "attack loss metric model objective reference"),
+        (optional(function), "backward progress"),
         (text, "against figure"),
         (optional(text), "by title"),
         (one_of("uniform", "quantile"), "binning"),
@@ -139,6 +141,19 @@ def arguments(**values: Any) -> None:
     """Check arguments by what `_ARGUMENTS` says of their names."""
     for name, value in values.items():
         _ARGUMENTS[name](name, value)
+
+
+# --- paths -----------------------------------------------------------------------------------
+
+
+def path(name: str, value: Any) -> None:
+    """Check the path of a file to write, as far as its folder goes."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"expected {name} as the path of a file, got {kind(value)}")
+    if not os.fspath(value) or os.path.isdir(value):
+        raise ValueError(f"expected {name} as the path of a file, got {os.fspath(value)!r}")
+    if not os.path.isdir(os.path.dirname(os.fspath(value)) or "."):
+        raise ValueError(f"expected {name} in a folder that exists, got {os.fspath(value)!r}")
 
 
 # --- tensors ---------------------------------------------------------------------------------
@@ -295,14 +310,23 @@ def attacked(value: Any, inputs_: Tensor) -> Tensor:
 
 def attack_inputs(
     inputs_: Any, labels_: Any, bounds: Any
-) -> tuple[Tensor, Tensor, tuple[float, float]]:
-    """Check what every attack takes: examples, the inputs within `bounds`."""
+) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
+    """Check what every attack takes: examples, the inputs within `bounds`, which become a `box`."""
     points = inputs(inputs_)
     targets = labels(labels_, len(points), device=points.device)
-    # What the bounds are in the inputs' own precision: a pixel of 0.7 is not above a bound of 0.7.
-    low, high = torch.tensor(bounds_pair(bounds), dtype=points.dtype).tolist()
+    low, high = box(bounds, points)
     least, most = (float(end) for end in points.detach().aminmax())
-    if not (low <= least and most <= high):
+    if not -math.inf < least <= most < math.inf:
+        raise ValueError(f"expected finite inputs, got values from {least:g} to {most:g}")
+    if isinstance(low, Tensor):
+        outside = ((points < low) | (points > high)).flatten().nonzero()
+        if len(outside):
+            got, *ends = (float(each.flatten()[outside[0]]) for each in (points, low, high))
+            raise ValueError(
+                f"expected inputs within bounds, got {got:g} at a place of bounds "
+                f"({ends[0]:g}, {ends[1]:g})"
+            )
+    elif not low <= least <= most <= high:
         raise ValueError(
             f"expected inputs within bounds ({low:g}, {high:g}), got values from {least:g} to "
             f"{most:g}; attack images before they are normalised, or pass bounds="
@@ -310,11 +334,72 @@ def attack_inputs(
     return points, targets, (low, high)
 
 
+def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
+    """Check bounds, which are numbers, tensors that broadcast to the points, or None for no bounds.
+
+    Returns:
+        Two floats, or two tensors of the shape of the points, to be given to `torch.clamp`. They
+        have the precision of the points: a pixel of 0.7 is not above a bound of 0.7.
+    """
+    ends = (-math.inf, math.inf) if bounds is None else bounds
+    if not isinstance(ends, (tuple, list)) or len(ends) != 2:
+        raise TypeError(f"expected bounds as a pair (low, high) or None, got {bounds!r}")
+    if not any(isinstance(end, Tensor) for end in ends):
+        return tuple(torch.tensor(bounds_pair(ends), dtype=points.dtype, device="cpu").tolist())
+    low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
+    if not bool((low <= high).all()):
+        raise ValueError("expected bounds with low <= high everywhere, got others")
+    return low, high
+
+
 def bounds_pair(bounds: Any) -> tuple[float, float]:
-    """Check `(low, high)` with low < high."""
+    """Check `(low, high)` with low < high; either may be infinite."""
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise TypeError(f"expected bounds as a pair (low, high), got {bounds!r}")
-    low, high = number("bounds[0]", bounds[0]), number("bounds[1]", bounds[1])
+    low, high = _end("bounds[0]", bounds[0]), _end("bounds[1]", bounds[1])
     if not low < high:
         raise ValueError(f"expected bounds with low < high, got ({low:g}, {high:g})")
     return low, high
+
+
+def _end(name: str, value: Any) -> float:
+    infinite = isinstance(value, (float, np.floating)) and math.isinf(value)
+    return float(value) if infinite else number(name, value)
+
+
+def _bound(name: str, value: Any, points: Tensor) -> Tensor:
+    with torch.inference_mode(False):
+        value = _reals(name, value, points) if isinstance(value, Tensor) else _end(name, value)
+        end = torch.as_tensor(value, dtype=points.dtype, device=points.device)
+        try:
+            return end.expand(points.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"expected {name} that broadcasts to inputs of shape {tuple(points.shape)}, "
+                f"got {kind(value)}"
+            ) from None
+
+
+def _reals(name: str, value: Tensor, points: Tensor) -> Tensor:
+    """Check a tensor of real numbers on the device of the points and copy it."""
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"expected {name} of real numbers, got {kind(value)}")
+    if value.device != points.device:
+        raise ValueError(f"expected {name} on {points.device} like the inputs, got {value.device}")
+    return value.detach().clone()
+
+
+def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
+    """Check a finite number >= 0 or one for each of the points, which is returned in float64."""
+    if not isinstance(value, Tensor):
+        return number(name, value, least=0)
+    with torch.inference_mode(False):
+        radii = _reals(name, value, points).double()
+        if radii.shape != (len(points),):
+            raise ValueError(
+                f"expected {name} as a number or of shape ({len(points)},), got {kind(value)}"
+            )
+        bad = ~((radii >= 0) & (radii < math.inf))
+        if bool(bad.any()):
+            raise ValueError(f"expected {name} >= 0, got {float(radii[bad][0])}")
+        return radii

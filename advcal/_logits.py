@@ -1,7 +1,8 @@
 """Arithmetic on logits and log-probabilities, per example, for losses, attacks and objectives.
 
-A masked class is one of logit minus infinity: it has no probability, and nothing here that is
-finite without it becomes infinite or NaN with it.
+A masked class is one that a model rules out by a logit of minus infinity, or by a number far below
+the others, as `masked` says. It has no probability, and what is computed here and of this is the
+same as with the class sliced off.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 
 def lift(values: Tensor) -> Tensor:
@@ -16,8 +18,39 @@ def lift(values: Tensor) -> Tensor:
     return values.float() if values.dtype.itemsize < 4 else values
 
 
+# A finite logit masks its class if it is this far below 0: beyond -5,000, where a probability is 0
+# in float64 too, and twenty times as far as the two highest. So a mask of -1e4 is seen beside
+# logits up to 500, and the logits of a model that is saturated, or not normalised, are no masks.
+_FAR, _LEAST = -20.0, 250.0
+_SURE = -500.0  # log-odds below which every entropy is 0, in float64 too
+
+
+def masked(logits: Tensor) -> Tensor:
+    """Tell which classes are masked, shape `(n, classes)`; of the two highest at most by `-inf`."""
+    highest = logits.detach().topk(2, dim=1).values.abs().amax(dim=1, keepdim=True)
+    return logits.detach() <= _FAR * highest.clamp_min(_LEAST)
+
+
+def mean_of_unmasked(values: Tensor, logits: Tensor) -> Tensor:
+    """Take the mean of values `(n, classes)` over the classes that are not masked."""
+    off = masked(logits)
+    share = off.shape[1] / (~off).sum(dim=1)
+    return torch.where(off, 0.0, values).mean(dim=1) * share.to(values.dtype)
+
+
+def rivals(logits: Tensor, labels: Tensor, n: int) -> Tensor:
+    """Return the `n` other classes of the highest logits, all if there are fewer, highest first.
+
+    The label is none of them, not even where it ties with a class of logit minus infinity.
+    """
+    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
+    others = others + (others >= labels[:, None])
+    highest = logits.detach().gather(1, others).topk(min(n, others.shape[1]), dim=1).indices
+    return others.gather(1, highest)
+
+
 def without_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits with the label's own put to minus infinity."""
+    """Put the label's own logit to minus infinity, for a maximum or a sum; `rivals` ranks."""
     return logits.scatter(1, labels[:, None], -torch.inf)
 
 
@@ -40,10 +73,25 @@ def entropy(log_p: Tensor) -> Tensor:
     return -(log_p.exp() * _finite(log_p)).sum(dim=1)
 
 
+def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
+    r"""Compute the Rényi entropy $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$ in float64.
+
+    Written in the distances of the logits to the label's, so that the gradient is exact where the
+    label has all the probability. Where not even float64 tells it from 0, log-odds stand in.
+    """
+    order = order if abs(order - 1) > 0.01 else 1.01
+    logits = logits.double()
+    others = without_label(logits, labels) - logits.gather(1, labels[:, None])
+    odds = others.logsumexp(dim=1)
+    value = (softplus((order * others).logsumexp(dim=1)) - order * softplus(odds)) / (1 - order)
+    return torch.where(odds > _SURE, value, odds)
+
+
 def log_mean_probs(logits: Sequence[Tensor]) -> Tensor:
     """Return the logarithm of the mean of the softmax of several logits `(n, classes)`."""
-    every = torch.stack([lift(each) for each in logits])
-    return every.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(every))
+    log_p = torch.stack([lift(each) for each in logits]).log_softmax(dim=2)
+    mean = _finite(log_p).logsumexp(dim=0) - math.log(len(log_p))
+    return mean.masked_fill(log_p.isneginf().all(dim=0), -torch.inf)  # of no gradient, not of NaN
 
 
 def _finite(log_p: Tensor) -> Tensor:

@@ -12,6 +12,10 @@ Model: TypeAlias = Callable[[Tensor], Tensor]
 
 Norm = Literal["linf", "l2", "l1"]
 
+Bounds: TypeAlias = tuple[float | Tensor, float | Tensor] | None
+"""The lowest and the highest valid value of an input: numbers, which may be infinite, tensors that
+broadcast to the inputs, or None for no bounds."""
+
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Logits `(n, classes)` and targets to a loss. An attack takes one value per example, and asks for
 it with `reduction="none"` if the loss has that argument; an objective takes the loss as it is."""
@@ -28,7 +32,8 @@ Progress: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]
 """A wrapper of an iterable that shows how far it has come, such as `tqdm.tqdm`."""
 
 
-# Both take a model of any type, so that a function of yours may ask for an `nn.Module`.
+# Both take a model of any type, so that a function of yours may ask for an `nn.Module`; likewise a
+# batch.
 class Attack(Protocol):
     """`attack(model, inputs, labels) -> adversarial inputs` of the same shape, dtype and device."""
 
@@ -40,6 +45,6 @@ class Attack(Protocol):
 class Objective(Protocol):
     """`objective(model, batch) -> loss`, a scalar."""
 
-    def __call__(self, model: Any, batch: Batch, /) -> Tensor:
+    def __call__(self, model: Any, batch: Any, /) -> Tensor:
         """Take the loss of a batch."""
         ...

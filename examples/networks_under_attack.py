@@ -126,7 +126,7 @@ def lam_study(model: nn.Module, test: Test, steps: int, path: Path) -> dict[str,
     found: dict[str, Any] = {}
     figure, axes = plt.subplots(2, 3, figsize=(7, 4.5), layout="constrained")
     kinds: dict[str, Callable[..., Tensor]] = {
-        "published": functools.partial(attacks.iaa, schedule="published"),
+        "published": functools.partial(attacks.iaa, variant="published"),
         "accept": attacks.iaa,
     }
     for (schedule, kind), row in zip(kinds.items(), axes, strict=True):

@@ -6,7 +6,6 @@ with `functools.partial(pgd, eps=8 / 255)`.
 """
 
 from advcal.attacks._ace import ace, generalised_ace
-from advcal.attacks._anti import anti_adversary
 from advcal.attacks._apgd import apgd
 from advcal.attacks._autoattack import autoattack
 from advcal.attacks._balls import Ball, l1, l2, linf
@@ -30,7 +29,6 @@ __all__ = [
     "Ball",
     "ace",
     "adversarial_distance",
-    "anti_adversary",
     "apgd",
     "autoattack",
     "autocast",

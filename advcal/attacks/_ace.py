@@ -6,15 +6,14 @@ from torch.nn.functional import log_softmax
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import log_odds
+from advcal._logits import log_odds, masked
 from advcal._random import resolve
-from advcal._typing import Model, Norm
+from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import ball, per_example
-from advcal.attacks._best import select
-from advcal.attacks._gradient import gradient_at, logits_at
+from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
-from advcal.attacks._search import Method, check_method, search_keeping
+from advcal.attacks._search import Method, search_keeping
 
 
 def ace(
@@ -22,10 +21,10 @@ def ace(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float = 0.005,
+    eps: float | Tensor = 0.005,
     norm: Norm = "linf",
     search_steps: int = 15,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
     r"""Take one step to a worse confidence, halved until the prediction is kept.
 
@@ -42,7 +41,7 @@ def ace(
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: The true integer labels, shape `(n,)`.
         eps: The first radius, in units of `inputs`.
-        norm: `"linf"`, as published, or `"l2"`.
+        norm: `"linf"`, as published, `"l2"` or `"l1"`.
         search_steps: How many radii to try at most.
         bounds: The lowest and the highest valid value of an input.
 
@@ -64,10 +63,10 @@ def ace(
         NeurIPS 2021, algorithm 1.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    search_steps = _checks.count("search_steps", search_steps)
+    _checks.arguments(norm=norm, search_steps=search_steps)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
-        region = ball(norm, inputs, eps, bounds)
+        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
+        inputs, first = region.centre, torch.as_tensor(region.radius, dtype=torch.float64)
 
         def confidence(logits: Tensor) -> Tensor:
             """Log-odds of the predicted class, turned round where it is wrong."""
@@ -76,12 +75,12 @@ def ace(
             return log_odds(logits, predicted) * torch.where(predicted == labels, -1.0, 1.0)
 
         logits, _, gradient = gradient_at(model, inputs, confidence)
-        predicted, direction = logits.argmax(dim=1), region.steepest(gradient)
+        predicted, direction = logits.argmax(dim=1), region.steepest(-gradient, inputs)
         found, open_ = inputs, torch.ones_like(predicted, dtype=torch.bool)
         for halvings in range(search_steps):
-            radius = torch.where(open_, eps * 0.5**halvings, 0.0)
+            radius = torch.where(open_, (first.to(open_.device) * 0.5**halvings).float(), 0.0)
             step = (per_example(radius, inputs) * direction).to(inputs.dtype)
-            tried = select(open_, region.project(inputs - step), found)
+            tried = select(open_, region.project(inputs + step), found)
             kept = logits_at(model, tried).argmax(dim=1) == predicted
             found, open_ = select(kept, tried, inputs), open_ & ~kept
             if not open_.any():
@@ -94,14 +93,14 @@ def generalised_ace(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     eta: float,
     omega: Tensor,
     norm: Norm = "linf",
     steps: int = 10,
     step_size: float | None = None,
     method: Method = "gradient",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Maximise $\eta\,\mathrm{CE}(f(x'), \omega)$ over the ball where the prediction is kept.
@@ -152,37 +151,42 @@ def generalised_ace(
         ICLR 2025.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    steps = _checks.count("steps", steps)
-    step_size = first_step(step_size, eps, steps, spans=2.5)
-    check_method(method)
-    _checks.generator(generator)
+    _checks.arguments(norm=norm, steps=steps, step_size=step_size)
+    _checks.arguments(method=method, generator=generator)
     if _checks.number("eta", eta) == 0:
         raise ValueError(f"expected eta other than 0, got {eta}")
     omega = _distribution(omega, inputs)
+    region = ball(norm, inputs, eps, bounds)
+    inputs = region.centre
     with frozen(model, grad=True):
-        inputs = inputs.detach().clone()
         clean = logits_at(model, inputs)
         _checks.label_range(labels, clean.shape[1])
         if omega.shape[1] != clean.shape[1]:
             raise ValueError(
                 f"expected omega of {clean.shape[1]} classes, got {_checks.kind(omega)}"
             )
-        predicted = clean.argmax(dim=1)
+        predicted, omega = clean.argmax(dim=1), _unmasked(omega, clean)
 
         def objective(logits: Tensor, progress: float = 0) -> Tensor:
             cross = -(omega * log_softmax(logits.double(), dim=1)).nan_to_num(0.0).sum(dim=1)
             return -eta * cross
 
-        region = ball(norm, inputs, eps, bounds)
         aim = Aim(objective, lambda logits: -objective(logits))
         if method == "random_search":
             source, score = resolve(generator, inputs.device), aim.score
-            points = search_keeping(
-                model, inputs, predicted, score, inputs, region, eps, norm, steps, source
-            )
+            points = search_keeping(model, inputs, predicted, score, region, steps, source)
         else:
-            points = descend_keeping(model, inputs, predicted, aim, region, steps, step_size)
+            size = first_step(step_size, region, steps, spans=2.5)
+            points = descend_keeping(model, inputs, predicted, aim, region, steps, size)
         return unchanged_or(model, points, predicted, inputs)
+
+
+def _unmasked(omega: Tensor, logits: Tensor) -> Tensor:
+    """Give what omega has of masked classes to the others, in proportion."""
+    off = masked(logits)
+    kept = omega.masked_fill(off, 0)
+    total = kept.sum(dim=1, keepdim=True)
+    return torch.where(off.any(dim=1, keepdim=True) & (total > 0), kept / total, omega)
 
 
 def _distribution(omega: Tensor, inputs: Tensor) -> Tensor:
@@ -196,7 +200,8 @@ def _distribution(omega: Tensor, inputs: Tensor) -> Tensor:
         )
     if rows.device != inputs.device:
         raise ValueError(f"expected omega on {inputs.device} like the inputs, got {rows.device}")
-    wide = rows.double()
+    with torch.inference_mode(False):
+        wide = rows.double().clone()
     if not bool((wide >= 0).all()) or not bool(((wide.sum(dim=1) - 1).abs() <= 1e-3).all()):
         raise ValueError("expected omega >= 0 and summing to 1, got other rows")
     return wide

@@ -1,19 +1,27 @@
 """Auto-PGD: projected gradient descent that chooses its step sizes itself."""
 
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import log_odds
+from advcal._logits import log_odds, masked, rivals
 from advcal._random import resolve
-from advcal._typing import Loss, Model, Norm
+from advcal._typing import Bounds, Loss, Model, Norm
 from advcal.attacks._balls import Ball, ball
-from advcal.attacks._best import Best, at, select
-from advcal.attacks._gradient import LOSSES, Goal, goal_of, gradient_at, logits_at
+from advcal.attacks._gradient import (
+    LOSSES,
+    Best,
+    Goal,
+    Point,
+    climb,
+    goal_of,
+    logits_at,
+    select,
+)
 from advcal.losses import dlr
 
 _MOMENTUM = 0.75  # the share of the new step; the rest repeats the last one
@@ -25,7 +33,7 @@ def apgd(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 100,
     restarts: int = 1,
@@ -35,7 +43,7 @@ def apgd(
     targeted: bool = False,
     n_targets: int = 0,
     stop_early: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Climb the loss by steps with momentum whose length is halved where they stop paying.
@@ -95,73 +103,71 @@ def apgd(
         Parameter-free Attacks, ICML 2020, algorithm 1 and section 4.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    eps = _checks.number("eps", eps, least=0)
-    steps = _checks.count("steps", steps)
-    restarts = _checks.count("restarts", restarts)
-    rho = _checks.number("rho", rho, least=0, most=1)
-    n_targets = _checks.count("n_targets", n_targets, least=0)
+    _checks.arguments(norm=norm, steps=steps, restarts=restarts, random_start=random_start)
+    _checks.arguments(rho=rho, targeted=targeted, n_targets=n_targets)
+    _checks.arguments(stop_early=stop_early, generator=generator)
     if restarts > 1 and not random_start:
         raise ValueError(f"expected random_start with restarts > 1, got restarts={restarts}")
     if n_targets and targeted:
         raise ValueError(f"expected n_targets=0 with targeted, got {n_targets}")
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
-        whole = ball(norm, inputs, eps, bounds)
+        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
+        inputs = region.centre
         if n_targets:
             goals = _aims(loss, model, inputs, labels, n_targets)
         else:
             goals = [goal_of(loss, model, inputs, labels, targeted)]
         generator = resolve(generator, inputs.device)
+        size = torch.as_tensor(_FIRST_STEP[norm] * region.radius, dtype=inputs.dtype)
+        size = size.to(inputs.device).expand(len(inputs))
+        rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
         best = Best(inputs)
-
-        def climb(points: Tensor, goal: Goal, rows: Tensor | None) -> None:
-            region = whole if rows is None else ball(norm, inputs[rows], eps, bounds)
-            state = None
-            for step in range(steps + 1):
-                objective = partial(goal, rows=rows)
-                if step < steps:
-                    logits, losses, gradient = gradient_at(model, points, objective)
-                else:
-                    logits = logits_at(model, points)
-                    losses = objective(logits)
-                fooled = (logits.argmax(dim=1) == at(labels, rows)) == targeted
-                best.offer(points, fooled, losses, rows)
-                if step == steps:
-                    return
-                if state is None:
-                    state = _start(points, losses, gradient, _FIRST_STEP[norm] * eps)
-                else:
-                    state = state.arrived(points, losses, gradient)
-                if step in least_rises:
-                    state = state.checked(least_rises[step])
-                if stop_early and fooled.any():
-                    left = (~fooled).nonzero()[:, 0]
-                    if not len(left):
-                        return
-                    rows = left if rows is None else rows[left]
-                    state = _Climb(*(each[left] for each in state))
-                    region = ball(norm, inputs[rows], eps, bounds)
-                points = state.moved(region, 1.0 if step == 0 else _MOMENTUM)
-
-        least_rises = {step: rho * length for step, length in _checkpoints(steps)}
         for goal in goals:
             for _ in range(restarts):
-                points = whole.random_point(generator) if random_start else inputs
-                if not stop_early:
-                    climb(points, goal, None)
-                elif len(rows := (best.first < 1).nonzero()[:, 0]):
-                    climb(points[rows], goal, rows)
+                start = region.random_point(generator) if random_start else inputs
+                climb(model, start, goal, rule, steps, best, stop_early=stop_early)
         return best.points
 
 
-class _Climb(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Halving:
+    """The rule of steps with momentum whose length is halved at checkpoints."""
+
+    region: Ball
+    size: Tensor
+    least_rises: dict[int, float]  # at the checkpoints
+    taken: int = 0
+    state: "_State | None" = None
+
+    def step(self, points: Tensor, seen: Point) -> tuple[Tensor, Self]:
+        """Record what was found, halve what did not pay, and step."""
+        if self.state is None:
+            highest = torch.where(seen.losses.isnan(), -torch.inf, seen.losses)
+            rises = torch.zeros_like(seen.losses, dtype=torch.int64)
+            here = (points, points, seen.losses, seen.gradient, rises, rises > 0)
+            state = _State(*here, highest, highest, points, seen.gradient)
+        else:
+            state = self.state.arrived(points, seen.losses, seen.gradient)
+        size = self.size
+        if self.taken in self.least_rises:
+            state = state.checked(self.least_rises[self.taken])
+            size = torch.where(state.halved, size / 2, size)
+        region, points = self.region, state.points
+        there = region.project(region.ascend(points, state.gradient, size))
+        if self.taken:
+            new, last = there - points, points - state.before
+            there = region.project(points + _MOMENTUM * new + (1 - _MOMENTUM) * last)
+        return there, replace(self, size=size, taken=self.taken + 1, state=state)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
     """Where each example stands, shapes `(n,)` and `(n, ...)`."""
 
     points: Tensor
     before: Tensor
     losses: Tensor
     gradient: Tensor
-    size: Tensor
     rises: Tensor
     halved: Tensor  # at the last checkpoint
     was_highest: Tensor  # at the last checkpoint
@@ -169,18 +175,11 @@ class _Climb(NamedTuple):
     top: Tensor
     top_gradient: Tensor
 
-    def moved(self, region: Ball, share: float) -> Tensor:
-        """Take a step, a `share` of it new and the rest as the last one was."""
-        points = region.project(region.ascend(self.points, self.gradient, self.size))
-        if share == 1:
-            return points
-        new, last = points - self.points, self.points - self.before
-        return region.project(self.points + share * new + (1 - share) * last)
-
-    def arrived(self, points: Tensor, losses: Tensor, gradient: Tensor) -> "_Climb":
+    def arrived(self, points: Tensor, losses: Tensor, gradient: Tensor) -> "_State":
         """Record what was found where the step led."""
         higher = losses > self.highest
-        return self._replace(
+        return replace(
+            self,
             points=points,
             before=self.points,
             losses=losses,
@@ -191,38 +190,19 @@ class _Climb(NamedTuple):
             top_gradient=select(higher, gradient, self.top_gradient),
         )
 
-    def checked(self, least_rises: float) -> "_Climb":
-        """Halve the step where it did not pay, and go back to the highest loss there."""
+    def checked(self, least_rises: float) -> "_State":
+        """Tell where the step did not pay, and go back to the highest loss there."""
         stuck = ~self.halved & (self.highest == self.was_highest)
         halved = (self.rises < least_rises) | stuck
-        return self._replace(
+        return replace(
+            self,
             points=select(halved, self.top, self.points),
             losses=torch.where(halved, self.highest, self.losses),
             gradient=select(halved, self.top_gradient, self.gradient),
-            size=torch.where(halved, self.size / 2, self.size),
             rises=torch.zeros_like(self.rises),
             halved=halved,
             was_highest=self.highest,
         )
-
-
-def _start(points: Tensor, losses: Tensor, gradient: Tensor, size: float) -> _Climb:
-    highest = torch.where(losses.isnan(), -torch.inf, losses)
-    sizes = torch.full_like(losses, size, dtype=points.dtype)
-    rises = torch.zeros_like(losses, dtype=torch.int64)
-    return _Climb(
-        points,
-        points,
-        losses,
-        gradient,
-        sizes,
-        rises,
-        rises > 0,
-        highest,
-        highest,
-        points,
-        gradient,
-    )
 
 
 def _checkpoints(steps: int) -> list[tuple[int, int]]:
@@ -249,17 +229,20 @@ def _aims(
     _checks.choice("loss", loss, LOSSES)
     logits = logits_at(model, inputs)
     _checks.label_range(labels, logits.shape[1])
-    wrong = logits.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True)
+    n_classes = int((~masked(logits)).sum(dim=1).max())
+    others = rivals(logits, labels, min(n_targets, n_classes - 1))
+    towards = {"cross_entropy": _to_class, "dlr": _to_class_by_dlr, "margin": _to_class_by_margin}
+    return [Goal(towards[loss], labels, (labels, target)) for target in others.unbind(dim=1)]
 
-    def towards(targets: Tensor) -> Goal:
-        def goal(logits: Tensor, rows: Tensor | None = None) -> Tensor:
-            here, there = at(labels, rows), at(targets, rows)
-            if loss == "dlr":
-                return dlr(logits, here, targets=there, reduction="none")
-            if loss == "cross_entropy":
-                return -log_odds(logits, there)
-            return (logits.gather(1, there[:, None]) - logits.gather(1, here[:, None]))[:, 0]
 
-        return goal
+def _to_class(logits: Tensor, given: tuple[Tensor, Tensor]) -> Tensor:
+    return -log_odds(logits, given[1])
 
-    return [towards(wrong[:, k]) for k in range(min(n_targets, logits.shape[1] - 1))]
+
+def _to_class_by_dlr(logits: Tensor, given: tuple[Tensor, Tensor]) -> Tensor:
+    return dlr(logits, given[0], targets=given[1], reduction="none")
+
+
+def _to_class_by_margin(logits: Tensor, given: tuple[Tensor, Tensor]) -> Tensor:
+    label, target = logits.gather(1, torch.stack(given, dim=1)).unbind(dim=1)
+    return target - label

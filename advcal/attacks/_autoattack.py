@@ -1,18 +1,20 @@
 """AutoAttack: the standard worst case of several attacks without parameters to tune."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import masked
 from advcal._random import resolve
-from advcal._typing import Attack, Model, Norm
+from advcal._typing import Attack, Bounds, Model, Norm
 from advcal.attacks._apgd import apgd
 from advcal.attacks._balls import ball
-from advcal.attacks._combine import cascade
+from advcal.attacks._combine import one_by_one
 from advcal.attacks._fmn import fmn
 from advcal.attacks._gradient import logits_at
 from advcal.attacks._square import square
@@ -23,12 +25,12 @@ def autoattack(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 100,
     n_targets: int = 9,
     queries: int = 5000,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Run the standard sequence of attacks, each on the examples that withstood all before it.
@@ -74,31 +76,39 @@ def autoattack(
         Parameter-free Attacks, ICML 2020, section 5.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.count("steps", steps)
-    _checks.count("n_targets", n_targets, least=0)
+    _checks.arguments(norm=norm, steps=steps, n_targets=n_targets, generator=generator)
     _checks.count("queries", queries, least=0)
     with frozen(model, grad=False):
-        ball(norm, inputs[:1], eps, bounds)
-        n_classes = logits_at(model, inputs.detach().clone()).shape[1]
+        region = ball(norm, inputs, eps, bounds)
+        n_classes = int((~masked(logits_at(model, region.centre))).sum(dim=1).max())
         generator = resolve(generator, inputs.device)
-        common: dict[str, Any] = {"eps": eps, "norm": norm, "bounds": bounds}
-        climb = partial(apgd, **common, steps=steps, stop_early=True, generator=generator)
-        sequence: list[Attack] = [climb]
+        climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)
+        sequence: list[Callable[..., Tensor]] = [climb]
         if n_targets:
             loss = "dlr" if n_classes >= 4 else "margin"
             sequence.append(partial(climb, loss=loss, n_targets=n_targets))
         if norm != "l1":
-            nearest = partial(fmn, norm=norm, steps=steps, bounds=bounds)
-            sequence.append(_within(nearest, norm, eps, bounds))
+            sequence.append(partial(_fmn_within, norm=norm, steps=steps))
         if queries and norm != "l1":
-            sequence.append(partial(square, **common, queries=queries, generator=generator))
-        return cascade(*sequence)(model, inputs, labels)
+            sequence.append(partial(square, norm=norm, steps=queries, generator=generator))
+
+        def of(attack: Callable[..., Tensor], rows: Tensor) -> Attack:
+            part = region.of(rows)
+            return partial(attack, eps=part.radius, bounds=part.bounds)
+
+        return one_by_one(model, inputs, labels, sequence, of)
 
 
-def _within(attack: Attack, norm: Norm, eps: float, bounds: tuple[float, float]) -> Attack:
-    """Draw what an attack without a radius finds into the ball."""
-
-    def drawn_in(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
-        return ball(norm, inputs, eps, bounds).project(attack(model, inputs, labels))
-
-    return drawn_in
+def _fmn_within(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: Literal["linf", "l2"],
+    steps: int,
+    bounds: Bounds,
+) -> Tensor:
+    """Draw the nearest that `fmn` finds into the ball."""
+    found = fmn(model, inputs, labels, norm=norm, steps=steps, bounds=bounds)
+    return ball(norm, inputs, eps, bounds).project(found)

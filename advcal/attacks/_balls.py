@@ -1,44 +1,222 @@
 """The sets that attacks stay in: a ball around each input, cut with the box of valid inputs."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
 
 from advcal import _checks
+from advcal._logits import lift
+from advcal._typing import Bounds
 
 
-class Ball(NamedTuple):
-    """The points within a distance of each input and within the bounds, as functions.
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """The points within a distance of each input and within the bounds, for one norm.
 
     Attributes:
-        project: Points `(n, ...)` to points inside. A point inside stays as it is.
-        random_point: A generator to points drawn at random, one per input.
-        steepest: Gradients `(n, ...)` to the directions of unit norm that raise the loss most.
-        ascend: Points `(n, ...)`, gradients and a length, a number or `(n,)`, to the points one
-            step of that length uphill, not yet projected.
+        centre: The inputs, shape `(n, ...)`.
+        radius: The distance in the norm, a number or one for each input, shape `(n,)`.
+        bounds: The lowest and the highest valid values: two numbers, or two tensors of the shape of
+            the inputs.
     """
 
-    project: Callable[[Tensor], Tensor]
-    random_point: Callable[[torch.Generator], Tensor]
-    steepest: Callable[[Tensor], Tensor]
-    ascend: Callable[[Tensor, Tensor, float | Tensor], Tensor]
+    centre: Tensor
+    radius: float | Tensor
+    bounds: tuple[Any, Any]
+
+    norms: ClassVar[dict[str, type["Ball"]]] = {}
+    order: ClassVar[float]
+    dual: ClassVar[float]
+
+    def __init_subclass__(cls, norm: str, order: float, dual: float) -> None:
+        Ball.norms[norm], cls.order, cls.dual = cls, order, dual
+
+    def of(self, rows: Tensor) -> Self:
+        """Return the balls of some of the inputs, by their indices."""
+        balls: Self = of_rows(self, rows)
+        return balls
+
+    def length(self, points: Tensor) -> Tensor:
+        """Return how far points are from the centres, float64, shape `(n,)`."""
+        offset = (points.double() - self.centre.double()).flatten(1)
+        lengths: Tensor = torch.linalg.vector_norm(offset, self.order, dim=1)
+        return lengths
+
+    def project(self, points: Tensor) -> Tensor:
+        """Return points inside: near ones, and the same where a point is inside already."""
+        raise NotImplementedError
+
+    def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+        """Return the directions of unit norm that raise the loss most.
+
+        Given the points, what would leave the box at once is left out, but not in `linf`, where a
+        direction has no length to share.
+        """
+        raise NotImplementedError
+
+    def random_point(self, generator: torch.Generator) -> Tensor:
+        """Draw a point for each input: uniformly, before the box is cut out."""
+        raise NotImplementedError
+
+    def ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        """Take a step of a length, a number or `(n,)`, uphill; the result is not yet projected."""
+        step = self.steepest(gradient, points)
+        if isinstance(size, Tensor) and size.dtype != torch.float64:
+            return (points + per_example(size, points) * step).to(points.dtype)
+        return points + times(size, step)
+
+    def _inward(self, gradient: Tensor, points: Tensor | None) -> Tensor:
+        """Leave out the entries that point out of the box."""
+        if points is None:
+            return gradient
+        low, high = self.bounds
+        out = ((gradient > 0) & (points >= high)) | ((gradient < 0) & (points <= low))
+        return gradient.masked_fill(out, 0)
+
+    def free(self, values: Tensor) -> Tensor:
+        """Put values to 0 where the bounds meet, at which nothing may change."""
+        low, high = self.bounds
+        return values.masked_fill(low == high, 0) if isinstance(low, Tensor) else values
+
+    def _share(self, generator: torch.Generator) -> Tensor:
+        """Draw the share of the radius that a uniform point of a ball is off, shape `(n,)`."""
+        share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
+        if not isinstance(self.bounds[0], Tensor):
+            return share.pow(1 / self.centre[0].numel())
+        size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1).double()
+        return share.pow((1 / size).to(share.dtype))
 
 
-def linf(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) -> Ball:
+class _Linf(Ball, norm="linf", order=torch.inf, dual=1):
+    """Cubes, whose corners are rounded inwards once, so that a projection is one clamp."""
+
+    @cached_property
+    def _corners(self) -> tuple[Tensor, Tensor]:
+        wide, eps = self.centre.double(), per_example(self.radius, self.centre)
+        low, high = (end.double() if isinstance(end, Tensor) else end for end in self.bounds)
+        low, high = (wide - eps).clamp(min=low), (wide + eps).clamp(max=high)
+        return _rounded(low, self.centre, up=True), _rounded(high, self.centre, up=False)
+
+    def project(self, points: Tensor) -> Tensor:
+        return torch.clamp(points, *self._corners)
+
+    def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+        return torch.sign(gradient)
+
+    def random_point(self, generator: torch.Generator) -> Tensor:
+        noise = _draw(torch.rand, self.centre, generator) * 2 - 1
+        return self.project(self.centre + times(self.radius, noise))
+
+
+class _L2(Ball, norm="l2", order=2, dual=2):
+    """Balls whose projection is onto the box and then, along the line to the centre, into the ball.
+
+    That stays in the box and gives up less of the radius than the other order. Coordinates are
+    rounded towards the centre, so that no point inside is further off than the radius.
+    """
+
+    def project(self, points: Tensor) -> Tensor:
+        points, centre = points.clamp(*self.bounds), lift(self.centre)
+        offset = points - centre
+        length = norm(offset)
+        outside = per_example(length > self.radius, points)
+        radius = self.radius * (1 - 4 * torch.finfo(centre.dtype).eps)  # rounding cannot lead out
+        offset = offset * per_example(radius / length, points).to(offset.dtype)
+        moved = (centre + offset).to(points.dtype)
+        further = (moved - centre).abs() > offset.abs()
+        moved = torch.where(further, torch.nextafter(moved, self.centre), moved)
+        return torch.where(outside, moved, points)
+
+    def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+        gradient = self._inward(gradient, points)
+        length = per_example(norm(gradient), gradient)
+        return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
+
+    def random_point(self, generator: torch.Generator) -> Tensor:
+        noise = self.free(_draw(torch.randn, self.centre, generator))
+        length = per_example(times(self.radius, self._share(generator)), self.centre)
+        return self.project((self.centre + length * self.steepest(noise)).to(self.centre.dtype))
+
+
+class _L1(Ball, norm="l1", order=1, dual=torch.inf):
+    r"""Balls whose projection is onto the ball and the box together, exactly.
+
+    With $r_i$ the room between input and bound on the side of the offset $\delta_i$, it takes
+    $\delta_i$ to $\mathrm{sign}(\delta_i) \min(r_i, \max(|\delta_i| - \lambda, 0))$, with $\lambda$
+    such that the ball is just reached. A step uphill takes the coordinates of the largest gradient
+    first, each as far as the box has room, until its length is spent.
+    """
+
+    def project(self, points: Tensor) -> Tensor:
+        clamped = points.clamp(*self.bounds)
+        outside = (self.length(clamped) > self.radius).nonzero()[:, 0]
+        if len(outside):
+            clamped[outside] = self.of(outside)._surface(points[outside].double())
+        return clamped
+
+    def _surface(self, points: Tensor) -> Tensor:
+        """Project points that are outside of the ball."""
+        centre, radius = self.centre.double(), per_example(self.radius, points.flatten(1))
+        radius = radius * (1 - 2**-44)  # so that the rounding of a sum cannot lead out
+        offset = (points - centre).flatten(1)
+        low, high = self.bounds
+        room = torch.where(offset > 0, (high - centre).flatten(1), (centre - low).flatten(1))
+        size = offset.abs()
+        shrunk = (size - _threshold(size, room, radius)).clamp_min(0).minimum(room)
+        total = shrunk.sum(dim=1, keepdim=True)
+        shrunk = shrunk * torch.where(total > radius, radius / total, 1.0)
+        inside = (shrunk * offset.sign()).reshape(centre.shape)
+        return _shifted(centre, inside, self.centre.dtype).clamp(low, high)
+
+    def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+        flat = self._inward(gradient, points).flatten(1)
+        top = flat.abs().argmax(dim=1, keepdim=True)
+        direction = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
+        return direction.reshape(gradient.shape)
+
+    def ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        slope, (low, high) = gradient.flatten(1), self.bounds
+        room = torch.where(gradient > 0, high - points, points - low).flatten(1)
+        room = room.masked_fill(slope == 0, 0)
+        order = slope.abs().argsort(dim=1, descending=True, stable=True)
+        room = room.gather(1, order).double()
+        budget = torch.as_tensor(size, dtype=room.dtype, device=room.device).reshape(-1, 1)
+        room = torch.where(room.isinf(), budget, room)
+        spent = (budget - (room.cumsum(dim=1) - room)).clamp_min(0).minimum(room)
+        move = torch.zeros_like(spent).scatter(1, order, spent).to(points.dtype) * slope.sign()
+        return points + move.reshape(points.shape)
+
+    def random_point(self, generator: torch.Generator) -> Tensor:
+        sign = _draw(torch.rand, self.centre, generator).sub(0.5).sign()
+        share = -_draw(torch.rand, self.centre, generator).double().clamp_min(2**-53).log()
+        share = self.free(share)
+        total = per_example(share.flatten(1).sum(dim=1), share)
+        share = share / torch.where(total > 0, total, 1.0)
+        length = per_example(times(self.radius, self._share(generator)), share)
+        return self.project((self.centre.double() + length * share * sign).to(self.centre.dtype))
+
+
+ORDERS = {name: each.order for name, each in Ball.norms.items()}
+DUAL_ORDERS = {name: each.dual for name, each in Ball.norms.items()}
+
+
+def linf(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> Ball:
     r"""Make the balls $\|x' - x\|_\infty \le \varepsilon$ within the bounds.
 
-    Their corners are rounded inwards once, in the dtype of the inputs, so that a projection is one
-    clamp and no point inside is further off than `eps`, not even by rounding.
+    No point inside is further off than `eps`, not even by rounding.
 
     Args:
         inputs: The centres, shape `(n, ...)`, within `bounds`.
-        eps: The radius, in units of `inputs`.
-        bounds: The lowest and the highest valid value of an input.
+        eps: The radius, in units of `inputs`: a number, or one for each input, shape `(n,)`.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
 
     Returns:
-        The ball; its random point is uniform.
+        The balls.
 
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.
@@ -49,34 +227,22 @@ def linf(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)
         >>> ball.project(torch.tensor([[1.0, -1.0]]))
         tensor([[0.7500, 0.0000]])
     """
-    inputs, eps, bounds = _checked(inputs, eps, bounds)
-    wide = inputs.double()
-    low = _rounded((wide - eps).clamp_min(bounds[0]), inputs, up=True)
-    high = _rounded((wide + eps).clamp_max(bounds[1]), inputs, up=False)
-
-    def random_point(generator: torch.Generator) -> Tensor:
-        noise = _draw(torch.rand, inputs, generator) * 2 - 1
-        return torch.clamp(inputs + eps * noise, low, high)
-
-    return Ball(
-        lambda points: torch.clamp(points, low, high), random_point, torch.sign, _along(torch.sign)
-    )
+    return ball("linf", inputs, eps, bounds)
 
 
-def l2(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) -> Ball:
+def l2(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> Ball:
     r"""Make the balls $\|x' - x\|_2 \le \varepsilon$ within the bounds.
 
-    Projection is onto the box first and then, along the line to the centre, into the ball: that
-    stays in the box and gives up less of the radius than the other order. Coordinates are rounded
-    towards the centre, so that no point inside is further off than `eps`.
+    A projection goes to the box first and then along the line to the centre.
 
     Args:
         inputs: The centres, shape `(n, ...)`, within `bounds`.
-        eps: The radius, in units of `inputs`.
-        bounds: The lowest and the highest valid value of an input.
+        eps: The radius, in units of `inputs`: a number, or one for each input, shape `(n,)`.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
 
     Returns:
-        The ball; its random point is uniform in the ball before the box is cut out.
+        The balls.
 
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.
@@ -87,51 +253,23 @@ def l2(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) 
         >>> ball.project(torch.tensor([[0.8, 0.9]]))
         tensor([[0.8000, 0.9000]])
     """
-    inputs, eps, bounds = _checked(inputs, eps, bounds)
-    centre = inputs if inputs.dtype.itemsize >= 4 else inputs.float()
-    radius = eps * (1 - 4 * torch.finfo(centre.dtype).eps)  # so that rounding cannot lead out
-
-    def project(points: Tensor) -> Tensor:
-        points = points.clamp(*bounds)
-        offset = points - centre
-        length = norm(offset)
-        outside = per_example(length > eps, points)
-        offset = offset * per_example(radius / length, points).to(offset.dtype)
-        moved = (centre + offset).to(points.dtype)
-        further = (moved - centre).abs() > offset.abs()
-        moved = torch.where(further, torch.nextafter(moved, inputs), moved)
-        return torch.where(outside, moved, points)
-
-    def random_point(generator: torch.Generator) -> Tensor:
-        direction = steepest(_draw(torch.randn, inputs, generator))
-        size = inputs[0].numel()
-        length = eps * _draw(torch.rand, inputs.flatten(1)[:, 0], generator) ** (1 / size)
-        return project(inputs + per_example(length, inputs) * direction)
-
-    def steepest(gradient: Tensor) -> Tensor:
-        length = per_example(norm(gradient), gradient)
-        return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
-
-    return Ball(project, random_point, steepest, _along(steepest))
+    return ball("l2", inputs, eps, bounds)
 
 
-def l1(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) -> Ball:
+def l1(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> Ball:
     r"""Make the balls $\|x' - x\|_1 \le \varepsilon$ within the bounds.
 
-    Projection is onto the ball and the box together, exactly: with $r_i$ the room between input and
-    bound on the side of the offset $\delta_i$, it takes $\delta_i$ to
-    $\mathrm{sign}(\delta_i) \min(r_i, \max(|\delta_i| - \lambda, 0))$, with $\lambda$ such that the
-    ball is just reached. One after the other would lose much of the radius. A step uphill takes the
-    coordinates of the largest gradient first, each as far as the box has room, until its length is
-    spent: the best that a linear loss allows.
+    A projection is onto ball and box together: one after the other would lose much of the radius.
 
     Args:
         inputs: The centres, shape `(n, ...)`, within `bounds`.
-        eps: The radius, in units of `inputs`: the sum of all changes.
-        bounds: The lowest and the highest valid value of an input.
+        eps: The radius, in units of `inputs`, the sum of all changes: a number, or one for each
+            input, shape `(n,)`.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
 
     Returns:
-        The ball; its random point is uniform in the ball before the box is cut out.
+        The balls.
 
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.
@@ -145,83 +283,15 @@ def l1(inputs: Tensor, *, eps: float, bounds: tuple[float, float] = (0.0, 1.0)) 
     References:
         Croce & Hein, Mind the Box: l1-APGD for Sparse Adversarial Attacks, ICML 2021, section 2.
     """
-    inputs, eps, bounds = _checked(inputs, eps, bounds)
-    wide = inputs.double()
-    low, high = (wide - bounds[0]).flatten(1), (bounds[1] - wide).flatten(1)
-    radius = eps * (1 - 2**-44)  # so that the rounding of a sum cannot lead out
-
-    def length(points: Tensor) -> Tensor:
-        return (points.double() - wide).flatten(1).abs().sum(dim=1)
-
-    def project(points: Tensor) -> Tensor:
-        clamped = points.clamp(*bounds)
-        outside = (length(clamped) > eps).nonzero()[:, 0]
-        if not len(outside):
-            return clamped
-        offset = (points[outside].double() - wide[outside]).flatten(1)
-        clamped[outside] = within(offset, outside)
-        return clamped
-
-    def within(offset: Tensor, rows: Tensor) -> Tensor:
-        room = torch.where(offset > 0, high[rows], low[rows])
-        size = offset.abs()
-        shrunk = (size - _threshold(size, room, radius)[:, None]).clamp_min(0).minimum(room)
-        total = shrunk.sum(dim=1, keepdim=True)
-        shrunk = shrunk * torch.where(total > radius, radius / total, 1.0)
-        centre = wide[rows]
-        inside = (shrunk * offset.sign()).reshape(centre.shape)
-        return _shifted(centre, inside, inputs.dtype).clamp(*bounds)
-
-    def random_point(generator: torch.Generator) -> Tensor:
-        sign = _draw(torch.rand, inputs, generator).sub(0.5).sign()
-        share = -_draw(torch.rand, inputs, generator).double().clamp_min(2**-53).log()
-        share = share / per_example(share.flatten(1).sum(dim=1), share)
-        size = inputs[0].numel()
-        radius = eps * _draw(torch.rand, inputs.flatten(1)[:, 0], generator) ** (1 / size)
-        return project((wide + per_example(radius, wide) * share * sign).to(inputs.dtype))
-
-    def steepest(gradient: Tensor) -> Tensor:
-        flat = gradient.flatten(1)
-        top = flat.abs().argmax(dim=1, keepdim=True)
-        direction = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
-        return direction.reshape(gradient.shape)
-
-    def ascend(points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        start, slope = points.flatten(1), gradient.flatten(1)
-        room = torch.where(slope > 0, bounds[1] - start, start - bounds[0]) * slope.sign().abs()
-        order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        room = room.gather(1, order).double()
-        budget = torch.as_tensor(size, dtype=room.dtype, device=room.device).reshape(-1, 1)
-        spent = (budget - (room.cumsum(dim=1) - room)).clamp_min(0).minimum(room)
-        move = torch.zeros_like(spent).scatter(1, order, spent).to(points.dtype) * slope.sign()
-        return points + move.reshape(points.shape)
-
-    return Ball(project, random_point, steepest, ascend)
+    return ball("l1", inputs, eps, bounds)
 
 
-def _threshold(size: Tensor, room: Tensor, eps: float) -> Tensor:
-    """Find the amount to take off each `size` so that what is left, cut at `room`, sums to `eps`.
-
-    What is left falls piecewise linearly in that amount, with a kink where a coordinate comes off
-    its cut (`size - room`) and one where it ends (`size`).
-    """
-    kinks, order = torch.cat([size, (size - room).clamp_min(0)], dim=1).sort(1, descending=True)
-    slope = torch.where(order < size.shape[1], 1.0, -1.0).to(size.dtype).cumsum(dim=1)
-    gaps = kinks[:, :-1] - kinks[:, 1:]
-    left = torch.cat([torch.zeros_like(gaps[:, :1]), (slope[:, :-1] * gaps).cumsum(dim=1)], dim=1)
-    after = (left < eps).sum(dim=1, keepdim=True).clamp_max(left.shape[1] - 1)
-    before = (after - 1).clamp_min(0)
-    rest = (eps - left.gather(1, before)) / slope.gather(1, before).clamp_min(1)
-    return (kinks.gather(1, before) - rest)[:, 0].clamp_min(0)
-
-
-BALLS = {"linf": linf, "l2": l2, "l1": l1}
-
-
-def ball(name: str, inputs: Tensor, eps: float, bounds: tuple[float, float]) -> Ball:
-    """Make the ball of a norm by its name."""
-    _checks.choice("norm", name, BALLS)
-    return BALLS[name](inputs, eps=eps, bounds=bounds)
+def ball(name: str, inputs: Tensor, eps: float | Tensor, bounds: Bounds) -> Ball:
+    """Make the balls of a norm by its name, around a copy of the inputs."""
+    _checks.arguments(norm=name)
+    radius, box = _checks.radius(eps, _checks.inputs(inputs)), _checks.box(bounds, inputs)
+    with torch.inference_mode(False):
+        return Ball.norms[name](inputs.detach().clone(), radius, box)
 
 
 def norm(offsets: Tensor) -> Tensor:
@@ -230,16 +300,49 @@ def norm(offsets: Tensor) -> Tensor:
     return lengths
 
 
-def per_example(values: Tensor, like: Tensor) -> Tensor:
-    """Shape values `(n,)` to broadcast over examples `(n, ...)`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+@overload
+def per_example(values: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def per_example(values: float | Tensor, like: Tensor) -> float | Tensor: ...
+def per_example(values: float | Tensor, like: Tensor) -> float | Tensor:
+    """Shape values `(n,)` to broadcast over examples `(n, ...)`; a number stays."""
+    return values.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(values, Tensor) else values
 
 
-def _checked(
-    inputs: Tensor, eps: float, bounds: tuple[float, float]
-) -> tuple[Tensor, float, tuple[float, float]]:
-    inputs = _checks.inputs(inputs).detach()
-    return inputs, _checks.number("eps", eps, least=0), _checks.bounds_pair(bounds)
+def of_rows(value: Any, rows: Tensor) -> Any:
+    """Take some examples out of a tensor, or of all that a tuple or a dataclass holds."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, tuple):
+        return tuple(of_rows(each, rows) for each in value)
+    if is_dataclass(value):
+        held = {each.name: of_rows(getattr(value, each.name), rows) for each in fields(value)}
+        return replace(value, **held)  # type: ignore[type-var]
+    return value
+
+
+def times(size: float | Tensor, values: Tensor) -> Tensor:
+    """Multiply by a number, or each example by its own, rounded as by a number."""
+    if not isinstance(size, Tensor):
+        return size * values
+    wide = lift(values)
+    return (per_example(size, wide).to(wide.dtype) * wide).to(values.dtype)
+
+
+def _threshold(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
+    """Find the amount to take off each `size` so that what is left, cut at `room`, sums to `eps`.
+
+    What is left falls piecewise linearly in that amount, with a kink where a coordinate comes off
+    its cut (`size - room`) and one where it ends (`size`). Shape `(n, 1)`.
+    """
+    kinks, order = torch.cat([size, (size - room).clamp_min(0)], dim=1).sort(1, descending=True)
+    slope = torch.where(order < size.shape[1], 1.0, -1.0).to(size.dtype).cumsum(dim=1)
+    gaps = kinks[:, :-1] - kinks[:, 1:]
+    left = torch.cat([torch.zeros_like(gaps[:, :1]), (slope[:, :-1] * gaps).cumsum(dim=1)], dim=1)
+    after = (left < eps).sum(dim=1, keepdim=True).clamp_max(left.shape[1] - 1)
+    before = (after - 1).clamp_min(0)
+    rest = (eps - left.gather(1, before)) / slope.gather(1, before).clamp_min(1)
+    return (kinks.gather(1, before) - rest).clamp_min(0)
 
 
 def _rounded(values: Tensor, inputs: Tensor, *, up: bool) -> Tensor:
@@ -254,17 +357,6 @@ def _shifted(centre: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = (centre + offset).to(dtype)
     further = (rounded.double() - centre).abs() > offset.abs()
     return torch.where(further, torch.nextafter(rounded, centre.to(dtype)), rounded)
-
-
-def _along(steepest: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Step along a direction of unit norm."""
-
-    def ascend(points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        if isinstance(size, Tensor):
-            size = per_example(size, points)
-        return (points + size * steepest(gradient)).to(points.dtype)
-
-    return ascend
 
 
 def _draw(sampler: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:

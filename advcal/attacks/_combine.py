@@ -1,5 +1,8 @@
 """Attacks made of attacks."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
@@ -7,11 +10,24 @@ from advcal import _checks
 from advcal._frozen import attacked, frozen
 from advcal._logits import log_odds
 from advcal._typing import Attack, Model
+from advcal._values import Value
 from advcal.attacks._best import Best
 from advcal.attacks._gradient import logits_at
 
 
-def worst_case(*attacks: Attack) -> Attack:
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class _Several(Value):
+    attacks: tuple[Attack, ...]
+
+    def __init__(self, *attacks: Attack) -> None:
+        if not attacks:
+            raise ValueError("expected one attack or more, got none")
+        for each in attacks:
+            _checks.function("attack", each)
+        object.__setattr__(self, "attacks", attacks)
+
+
+class worst_case(_Several):
     """Run several attacks and keep, per example, the outcome that is worst for the model.
 
     An outcome that fools the model is worse than one that does not, and of two alike the one of
@@ -32,24 +48,22 @@ def worst_case(*attacks: Attack) -> Attack:
         >>> from advcal.attacks import fgsm, pgd
         >>> attack = worst_case(partial(fgsm, eps=0.1), partial(pgd, eps=0.1, loss="margin"))
     """
-    _check_attacks(attacks)
 
-    def attack(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Attack a batch."""
         inputs, labels = _checks.examples(inputs, labels)
         with frozen(model, grad=False):
             inputs, labels = inputs.detach().clone(), labels.clone()
             best = Best(inputs)
-            for candidate in (lambda *_: inputs, *attacks):
+            for candidate in (lambda *_: inputs, *self.attacks):
                 points = attacked(candidate, model, inputs, labels)
                 logits = logits_at(model, points)
                 _checks.label_range(labels, logits.shape[1])
                 best.offer(points, logits.argmax(dim=1) != labels, log_odds(logits, labels))
             return best.points
 
-    return attack
 
-
-def cascade(*attacks: Attack) -> Attack:
+class cascade(_Several):
     """Run several attacks, each only on the examples that withstood all before it.
 
     What comes of it is as bad for the model as the outcome of `worst_case`, for less: an example
@@ -72,29 +86,40 @@ def cascade(*attacks: Attack) -> Attack:
         >>> from advcal.attacks import fgsm, pgd
         >>> attack = cascade(partial(fgsm, eps=0.1), partial(pgd, eps=0.1, steps=100))
     """
-    _check_attacks(attacks)
 
-    def attack(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
-        inputs, labels = _checks.examples(inputs, labels)
-        with frozen(model, grad=False):
-            inputs, labels = inputs.detach().clone(), labels.clone()
-            best, rows = Best(inputs), torch.arange(len(inputs), device=inputs.device)
-            for candidate in (lambda _, inputs, __: inputs, *attacks):
-                points = attacked(candidate, model, inputs[rows], labels[rows])
-                logits, given = logits_at(model, points), labels[rows]
-                _checks.label_range(given, logits.shape[1])
-                fooled = logits.argmax(dim=1) != given
-                best.offer(points, fooled, log_odds(logits, given), rows)
-                rows = rows[~fooled]
-                if not len(rows):
-                    break
-            return best.points
-
-    return attack
+    def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Attack a batch."""
+        return one_by_one(model, inputs, labels, self.attacks, lambda each, _: each)
 
 
-def autocast(attack: Attack, *, dtype: torch.dtype = torch.bfloat16) -> Attack:
-    """Craft in mixed precision, about twice as fast where the processor computes in it.
+def one_by_one(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    attacks: Sequence[Callable[..., Tensor]],
+    of: Callable[[Callable[..., Tensor], Tensor], Attack],
+) -> Tensor:
+    """Run attacks, each `of` the indices of the examples that withstood all before it."""
+    inputs, labels = _checks.examples(inputs, labels)
+    with frozen(model, grad=False):
+        inputs, labels = inputs.detach().clone(), labels.clone()
+        best, rows = Best(inputs), torch.arange(len(inputs), device=inputs.device)
+        for each in (None, *attacks):
+            attack = of(each, rows) if each else lambda _, inputs, __: inputs
+            points = attacked(attack, model, inputs[rows], labels[rows])
+            logits, given = logits_at(model, points), labels[rows]
+            _checks.label_range(given, logits.shape[1])
+            fooled = logits.argmax(dim=1) != given
+            best.offer(points, fooled, log_odds(logits, given), rows)
+            rows = rows[~fooled]
+            if not len(rows):
+                break
+        return best.points
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class autocast(Value):
+    """Craft in mixed precision, about twice as fast on a processor that computes in it.
 
     Whatever the model says of a result in mixed precision must be what it says in the precision of
     the inputs. An example of which it is not is attacked again without mixed precision, with
@@ -116,27 +141,32 @@ def autocast(attack: Attack, *, dtype: torch.dtype = torch.bfloat16) -> Attack:
         >>> from advcal.attacks import pgd
         >>> attack = autocast(partial(pgd, eps=0.1))
     """
-    _checks.function("attack", attack)
-    if dtype not in (torch.bfloat16, torch.float16):
-        raise ValueError(f"expected dtype torch.bfloat16 or torch.float16, got {dtype}")
 
-    def crafted(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+    attack: Attack
+    dtype: torch.dtype = field(default=torch.bfloat16, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _checks.arguments(attack=self.attack)
+        if self.dtype not in (torch.bfloat16, torch.float16):
+            raise ValueError(f"expected dtype torch.bfloat16 or torch.float16, got {self.dtype}")
+
+    def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Attack a batch."""
         inputs, labels = _checks.examples(inputs, labels)
         with frozen(model, grad=False):
             inputs, labels = inputs.detach().clone(), labels.clone()
-            with torch.autocast(inputs.device.type, dtype):
-                points = attacked(attack, model, inputs, labels).clone()
+            with torch.autocast(inputs.device.type, self.dtype):
+                points = attacked(self.attack, model, inputs, labels).clone()
                 said = logits_at(model, points).argmax(dim=1)
             differs = (logits_at(model, points).argmax(dim=1) != said).nonzero()[:, 0]
             if len(differs):
-                points[differs] = attacked(attack, model, inputs[differs], labels[differs])
+                points[differs] = attacked(self.attack, model, inputs[differs], labels[differs])
             return points
 
-    return crafted
 
-
-def batched(attack: Attack, size: int) -> Attack:
-    """Run an attack on `size` examples at a time, where memory does not hold them all.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class batched(Value):
+    """Run an attack on `size` examples at a time, if memory does not hold them all.
 
     Args:
         attack: `(model, inputs, labels) -> inputs`.
@@ -154,19 +184,16 @@ def batched(attack: Attack, size: int) -> Attack:
         >>> from advcal.attacks import pgd
         >>> attack = batched(partial(pgd, eps=0.1), 128)
     """
-    _checks.function("attack", attack)
-    size = _checks.count("size", size)
 
-    def in_parts(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+    attack: Attack
+    size: int
+
+    def __post_init__(self) -> None:
+        _checks.arguments(attack=self.attack, size=self.size)
+
+    def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Attack a batch."""
         inputs, labels = _checks.examples(inputs, labels)
+        size = int(self.size)
         parts = zip(inputs.split(size), labels.split(size), strict=True)
-        return torch.cat([attacked(attack, model, *part) for part in parts])
-
-    return in_parts
-
-
-def _check_attacks(attacks: tuple[Attack, ...]) -> None:
-    if not attacks:
-        raise ValueError("expected one attack or more, got none")
-    for each in attacks:
-        _checks.function("attack", each)
+        return torch.cat([attacked(self.attack, model, *part) for part in parts])

@@ -1,6 +1,7 @@
 """Steer the confidence and keep every prediction: UCA, OCA, MMA and RCA."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,14 +9,13 @@ from torch.nn.functional import softplus
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import log_odds, without_label
+from advcal._logits import log_odds, masked, without_label
 from advcal._random import resolve
-from advcal._typing import Model, Norm
-from advcal.attacks._balls import ball
+from advcal._typing import Bounds, Model, Norm
+from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
-from advcal.attacks._pgd import first_step
-from advcal.attacks._search import Method, check_method, search_keeping
+from advcal.attacks._search import Method, search_keeping
 
 _ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
 _SPANS_DOWN, _SPANS_UP = 4.0, 2.5  # radii that the steps together are long
@@ -28,13 +28,13 @@ def uca(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 10,
     step_size: float | None = None,
     random_start: bool = False,
     method: Method = "gradient",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Lower the confidence and keep the prediction: the underconfidence attack.
@@ -80,14 +80,9 @@ def uca(
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3. Their code lowers
         another objective.
     """
-
-    def targets(predicted: Tensor, n_classes: int, generator: torch.Generator) -> Tensor:
-        return torch.zeros(predicted.shape, dtype=torch.float64, device=predicted.device)
-
-    return _steer(
-        *(model, inputs, labels, targets, 0.0, eps, norm, steps, step_size, random_start),
-        *(method, bounds, generator),
-    )
+    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method)
+    return _steer(model, region, labels, how, _lowest, generator)
 
 
 def oca(
@@ -95,13 +90,13 @@ def oca(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 10,
     step_size: float | None = None,
     random_start: bool = False,
     method: Method = "gradient",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Raise the confidence and keep the prediction: the overconfidence attack.
@@ -143,14 +138,9 @@ def oca(
     References:
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
-
-    def targets(predicted: Tensor, n_classes: int, generator: torch.Generator) -> Tensor:
-        return torch.ones(predicted.shape, dtype=torch.float64, device=predicted.device)
-
-    return _steer(
-        *(model, inputs, labels, targets, 0.0, eps, norm, steps, step_size, random_start),
-        *(method, bounds, generator),
-    )
+    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method)
+    return _steer(model, region, labels, how, _highest, generator)
 
 
 def mma(
@@ -158,13 +148,13 @@ def mma(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 10,
     step_size: float | None = None,
     random_start: bool = False,
     method: Method = "gradient",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Lower the confidence where the model is right and raise it where it is wrong.
@@ -206,14 +196,9 @@ def mma(
     References:
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
-
-    def targets(predicted: Tensor, n_classes: int, generator: torch.Generator) -> Tensor:
-        return (predicted != labels).double()
-
-    return _steer(
-        *(model, inputs, labels, targets, 0.0, eps, norm, steps, step_size, random_start),
-        *(method, bounds, generator),
-    )
+    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method)
+    return _steer(model, region, labels, how, _wrong, generator)
 
 
 def rca(
@@ -221,14 +206,14 @@ def rca(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     tol: float = 0.01,
     steps: int = 10,
     step_size: float | None = None,
     random_start: bool = False,
     method: Method = "gradient",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Move the confidence of each prediction to a random target and keep the prediction.
@@ -273,58 +258,67 @@ def rca(
     References:
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
+    _checks.arguments(tol=tol)
+    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method, tol)
+    return _steer(model, region, labels, how, _random, generator)
 
-    def targets(predicted: Tensor, n_classes: int, generator: torch.Generator) -> Tensor:
-        low, high = min(1 / n_classes + 0.05, 0.99), 0.99
-        draw = torch.rand(
-            len(predicted), generator=generator, device=generator.device, dtype=torch.float64
-        )
-        return (low + (high - low) * draw).to(predicted.device)
 
-    tol = _checks.number("tol", tol, least=0)
-    return _steer(
-        *(model, inputs, labels, targets, tol, eps, norm, steps, step_size, random_start),
-        *(method, bounds, generator),
-    )
+def _lowest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+
+
+def _highest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.ones(labels.shape, dtype=torch.float64, device=labels.device)
+
+
+def _wrong(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    return (clean.argmax(dim=1) != labels).double()
+
+
+def _random(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    n_classes = (~masked(clean)).sum(dim=1).double()
+    low, high = (1 / n_classes + 0.05).clamp_max(0.99), 0.99
+    draw = torch.rand(len(low), generator=generator, device=generator.device, dtype=torch.float64)
+    return low + (high - low) * draw.to(low.device)
+
+
+class _How(NamedTuple):
+    steps: int
+    step_size: float | None
+    random_start: bool
+    method: Method
+    tol: float = 0.0
 
 
 def _steer(
     model: Model,
-    inputs: Tensor,
+    region: Ball,
     labels: Tensor,
-    targets: Callable[[Tensor, int, torch.Generator], Tensor],
-    tol: float,
-    eps: float,
-    norm: Norm,
-    steps: int,
-    step_size: float | None,
-    random_start: bool,
-    method: Method,
-    bounds: tuple[float, float],
+    how: _How,
+    wanted_of: Callable[[Tensor, Tensor, torch.Generator], Tensor],
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Bring the confidence of each prediction as near to its target as the ball allows."""
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    steps = _checks.count("steps", steps)
-    first_step(step_size, eps, steps, spans=1)
-    check_method(method)
+    """Bring the confidence of each prediction as near to what is wanted as the ball allows.
+
+    What is wanted comes of the clean logits, the labels and the generator.
+    """
+    _checks.arguments(**how._asdict(), generator=generator)
+    inputs, steps = region.centre, how.steps
     with frozen(model, grad=True):
-        inputs, generator = inputs.detach().clone(), resolve(generator, inputs.device)
-        region = ball(norm, inputs, eps, bounds)
+        generator = resolve(generator, inputs.device)
         clean = logits_at(model, inputs)
         _checks.label_range(labels, clean.shape[1])
-        predicted = clean.argmax(dim=1)
-        wanted = targets(predicted, clean.shape[1], generator)
-        aim = _towards(wanted, tol, predicted)
-        start = region.random_point(generator) if random_start else inputs
-        if method == "random_search":
-            points = search_keeping(
-                model, start, predicted, aim.score, inputs, region, eps, norm, steps, generator
-            )
+        predicted, wanted = clean.argmax(dim=1), wanted_of(clean, labels, generator)
+        aim = _towards(wanted, how.tol, predicted)
+        start = region.random_point(generator) if how.random_start else inputs
+        if how.method == "random_search":
+            points = search_keeping(model, start, predicted, aim.score, region, steps, generator)
         else:
             down = clean.softmax(dim=1).amax(dim=1) > wanted
             spans = torch.where(down, _SPANS_DOWN if steps >= _FEW else 1.0, _SPANS_UP)
-            size = spans * eps / steps if step_size is None else torch.full_like(spans, step_size)
+            eps = torch.as_tensor(region.radius, dtype=spans.dtype, device=spans.device)
+            size = spans * eps / steps if how.step_size is None else how.step_size
             points = descend_keeping(model, start, predicted, aim, region, steps, size)
         return unchanged_or(model, points, predicted, inputs)
 

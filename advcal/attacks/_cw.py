@@ -1,5 +1,6 @@
 """The Carlini-Wagner attack: the smallest perturbation, by penalty and bisection."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
-from advcal._typing import Model
+from advcal._typing import Bounds, Model
 from advcal.attacks._balls import per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest
+from advcal.attacks._nearest import Box, Nearest, of_rows
 
 _STEEPEST = 1e15  # keeps Adam's squares finite where a model's gradient is not
 _SHRINK = 0.999999  # keeps arctanh finite at the bounds, as published
@@ -30,13 +31,14 @@ def cw_l2(
     initial_c: float = 1e-3,
     kappa: float = 0.0,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
     r"""Find the smallest L2 perturbation that changes the prediction.
 
     Minimises $\|x' - x\|_2^2 + c\,\max(z_y - \max_{k \ne y} z_k + \kappa, 0)$ over
-    $x' = \frac12(\tanh w + 1)$, scaled to `bounds`, by Adam. The factor $c$ is found by bisection:
-    times ten until a first success, then halfway between the last failure and the last success.
+    $x' = \frac12(\tanh w + 1)$, scaled to `bounds`, by Adam; without bounds on both sides, over
+    $x' = x + w/2$, which moves as in the middle of a box of width 1. The factor $c$ is found by
+    bisection: times ten until a first success, then halfway between the last failure and success.
     Adam starts afresh at each of these search steps. What is nearest after one lies a little beyond
     the boundary and is led back by bisection, in eight forward passes, which the publication does
     not have. The published budget is `steps=10_000`. With a smaller one the search starts a
@@ -60,7 +62,8 @@ def cw_l2(
         initial_c: The first $c$.
         kappa: By how much another logit must lead, $\kappa \ge 0$.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -79,77 +82,104 @@ def cw_l2(
         Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, S&P 2017,
         section V and VI.A.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.count("search_steps", search_steps)
-    _checks.count("steps", steps)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
+    _checks.arguments(search_steps=search_steps, steps=steps, targeted=targeted)
+    _checks.arguments(initial_c=initial_c, kappa=kappa)
     _checks.number("step_size", step_size, above=0)
-    _checks.number("initial_c", initial_c, above=0)
-    _checks.number("kappa", kappa, least=0)
     with frozen(model, grad=True):
         found, labels = inputs.detach().clone(), labels.clone()
         goal = goal_of("margin", model, found, labels, targeted)
         logits = logits_at(model, found)
-        lead = goal(logits)
         right = (logits.argmax(dim=1) == labels) != targeted
-        left = (right | (lead < kappa)).nonzero()[:, 0]
+        left = (right | (goal(logits) < kappa)).nonzero()[:, 0]
         if len(left) == 0:
             return found
-        inputs, labels, ahead = found[left], labels[left], partial(goal, rows=left)
-        nearest = Nearest(inputs, labels, targeted=targeted)
-        middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
-        lifted, reach = lift(inputs), _REACH + steps * step_size / 4
-        start = torch.atanh((lifted - middle) / half * _SHRINK).clamp(-reach, reach)
-
-        def succeeded(logits: Tensor, lead: Tensor) -> Tensor:
-            return ((logits.argmax(dim=1) == labels) == targeted) & (lead >= kappa)
-
-        def minimise(c: Tensor) -> Tensor:
-            """Run Adam for one factor per example, keep the nearest successes, say who had one."""
-            w = start.clone().requires_grad_()
-            adam = torch.optim.Adam([w], lr=step_size)
-            ever = torch.zeros_like(labels, dtype=torch.bool)
-            for step in range(steps + 1):
-                height = w.detach().tanh()
-                points = (middle + half * height).clamp(*bounds)
-                there = points.to(inputs.dtype)
-                if step < steps:
-                    logits, lead, gradient = gradient_at(model, there, ahead)
-                else:
-                    logits = logits_at(model, there)
-                    lead = ahead(logits)
-                fooled = succeeded(logits, lead)
-                nearest.keep(there, fooled)
-                ever |= fooled
-                if step < steps:
-                    # c stays out of the model's own backward pass, which half precision may run.
-                    pull = per_example(torch.where(lead < kappa, c, 0), lifted) * lift(gradient)
-                    slope = half * (1 - height.square()) * (2 * (points - lifted) - pull)
-                    w.grad = slope.nan_to_num().clamp(-_STEEPEST, _STEEPEST)
-                    adam.step()
-            return ever
-
-        def lead_back(rows: Tensor) -> None:
-            """Bisect between the inputs and the nearest successes, in some rows."""
-            offset = lift(nearest.points) - lifted
-            short, far = torch.zeros_like(nearest.distance), torch.ones_like(nearest.distance)
-            for _ in range(_HALVINGS):
-                share = (short + far) / 2
-                there = lifted + per_example(share.to(offset.dtype), offset) * offset
-                there = there.clamp(*bounds).to(inputs.dtype)
-                logits = logits_at(model, there)
-                fooled = succeeded(logits, ahead(logits))
-                nearest.keep(there, fooled & rows)
-                short, far = torch.where(fooled, short, share), torch.where(fooled, share, far)
-
+        nearest = Nearest(found[left], labels[left], targeted=targeted)
+        lead, box = partial(goal, rows=left), of_rows(box, left)
+        search = _Search(model, nearest, lead, kappa, box, _REACH + steps * step_size / 4)
         c = torch.full_like(nearest.distance, initial_c)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
         for _ in range(search_steps):
             before = nearest.distance
-            fooled = minimise(c.to(start.dtype))
+            fooled = search.minimise(c, steps, step_size)
             nearer = nearest.distance < before
             if bool(nearer.any()):
-                lead_back(nearer)
+                search.lead_back(nearer)
             low, high = torch.where(fooled, low, c), torch.where(fooled, c, high)
             c = torch.where(high.isfinite(), (low + high) / 2, c * 10)
         found[left] = nearest.points
         return found
+
+
+class _Search:
+    """The search among the points of a free variable, which is unbounded, for some examples."""
+
+    def __init__(
+        self,
+        model: Model,
+        nearest: Nearest,
+        lead: Callable[[Tensor], Tensor],
+        kappa: float,
+        bounds: Box,
+        reach: float,
+    ) -> None:
+        self.model, self.nearest, self.lead, self.kappa = model, nearest, lead, kappa
+        self.bounds, self.origin = bounds, lift(nearest.inputs)
+        low, high = (lift(end) if isinstance(end, Tensor) else end for end in bounds)
+        self.middle, self.half = (low + high) / 2, (high - low) / 2
+        self.boxed = torch.full_like(self.origin, 1.0).mul(self.half).isfinite()
+        share = ((self.origin - self.middle) / self.half * _SHRINK).nan_to_num(0)
+        self.start = torch.where(self.boxed, torch.atanh(share).clamp(-reach, reach), 0.0)
+
+    def minimise(self, c: Tensor, steps: int, step_size: float) -> Tensor:
+        """Run Adam for one factor per example, keep the nearest successes, say who had one."""
+        w = self.start.clone().requires_grad_()
+        adam = torch.optim.Adam([w], lr=step_size)
+        ever = torch.zeros_like(c, dtype=torch.bool)
+        for _ in range(steps):
+            fooled, w.grad = self.step(w.detach(), c.to(w.dtype))
+            adam.step()
+            ever |= fooled
+        return ever | self.look(self.place(w.detach())[0])
+
+    def place(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points of a free variable and how fast they move with it."""
+        height = w.tanh()
+        points, rate = self.middle + self.half * height, self.half * (1 - height.square())
+        points = torch.where(self.boxed, points, self.origin + w / 2).clamp(*self.bounds)
+        return points, torch.where(self.boxed, rate, 0.5)
+
+    def step(self, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at the points of a variable; return which succeed, and the slope for Adam."""
+        points, rate = self.place(w)
+        there = points.to(self.nearest.inputs.dtype)
+        logits, lead, gradient = gradient_at(self.model, there, self.lead)
+        # c stays out of the model's own backward pass, which half precision may run.
+        pull = per_example(torch.where(lead < self.kappa, c, 0), points) * lift(gradient)
+        slope = (rate * (2 * (points - self.origin) - pull)).nan_to_num()
+        return self.keep(there, logits, lead), slope.clamp(-_STEEPEST, _STEEPEST)
+
+    def look(self, points: Tensor, rows: Tensor | bool = True) -> Tensor:
+        """Call the model, keep the points that succeed, in some rows, and return which do."""
+        there = points.to(self.nearest.inputs.dtype)
+        logits = logits_at(self.model, there)
+        return self.keep(there, logits, self.lead(logits), rows)
+
+    def keep(
+        self, points: Tensor, logits: Tensor, lead: Tensor, rows: Tensor | bool = True
+    ) -> Tensor:
+        right = (logits.argmax(dim=1) == self.nearest.labels) == self.nearest.targeted
+        fooled = right & (lead >= self.kappa)
+        self.nearest.keep(points, fooled & rows)
+        return fooled
+
+    def lead_back(self, rows: Tensor) -> None:
+        """Bisect between the inputs and the nearest successes, in some rows."""
+        offset = lift(self.nearest.points) - self.origin
+        short = torch.zeros_like(self.nearest.distance)
+        far = torch.ones_like(short)
+        for _ in range(_HALVINGS):
+            share = (short + far) / 2
+            there = self.origin + per_example(share.to(offset.dtype), offset) * offset
+            fooled = self.look(there.clamp(*self.bounds), rows)
+            short, far = torch.where(fooled, short, share), torch.where(fooled, share, far)

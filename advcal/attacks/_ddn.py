@@ -6,10 +6,10 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
-from advcal._typing import Model
+from advcal._typing import Bounds, Model
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, unit
+from advcal.attacks._nearest import Nearest, corner, cosine, free, unit
 
 
 def ddn(
@@ -21,14 +21,14 @@ def ddn(
     initial_eps: float = 1.0,
     gamma: float = 0.05,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
     r"""Find a small L2 perturbation that changes the prediction: direction and norm apart.
 
     $\delta \leftarrow \delta + \alpha_t\,g / \|g\|_2$ with $g$ the gradient of the cross-entropy
     and $\alpha_t$ annealed from 1 to .01 by a cosine; then $\delta$ is scaled to the norm
-    $\varepsilon$, which is multiplied by $1 - \gamma$ where the last point fooled the model and by
-    $1 + \gamma$ where it did not. Nothing is quantised. Returns, per example, the nearest of all
+    $\varepsilon$, which is multiplied by $1 - \gamma$ if the last point fooled the model and by
+    $1 + \gamma$ if it did not. Nothing is quantised. Returns, per example, the nearest of all
     points that fooled the model, the last one among them; an example that is never fooled comes
     back unchanged. Makes `steps + 1` forward and `steps` backward passes. Uses the labels that it
     is given: the true ones make it an attack on accuracy, the predicted ones measure the distance
@@ -42,7 +42,8 @@ def ddn(
         initial_eps: The first norm, in units of `inputs`.
         gamma: By which share the norm changes at each step, at most 1.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -61,25 +62,24 @@ def ddn(
         Rony et al., Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial
         Attacks and Defenses, CVPR 2019, algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.count("steps", steps)
-    _checks.number("initial_eps", initial_eps, above=0)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
+    _checks.arguments(steps=steps, initial_eps=initial_eps, targeted=targeted)
     _checks.number("gamma", gamma, above=0, most=1)
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
         objective = goal_of("cross_entropy", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, targeted=targeted)
         origin = lift(inputs)
-        furthest = norm(corner(origin, bounds))
+        furthest = norm(corner(origin, box))
         eps = torch.full_like(furthest, initial_eps)
         points = inputs
         for step in range(steps):
             logits, _, gradient = gradient_at(model, points, objective)
             fooled, _ = nearest.see(points, logits)
-            move = cosine(1.0, 0.01, step / steps) * unit(gradient)
+            move = cosine(1.0, 0.01, step / steps) * unit(free(gradient, box))
             eps = torch.minimum(eps * torch.where(fooled, 1 - gamma, 1 + gamma), furthest)
             offset = unit(lift(points) - origin + move)
             offset = per_example(eps, offset).to(offset.dtype) * offset
-            points = (origin + offset).clamp(*bounds).to(inputs.dtype)
+            points = (origin + offset).clamp(*box).to(inputs.dtype)
         nearest.see(points, logits_at(model, points))
         return nearest.points

@@ -1,20 +1,23 @@
 """DeepFool: step by step to the nearest boundary of the linearised model."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
-from advcal._logits import lift, without_label
-from advcal._typing import Model, Norm
+from advcal._logits import lift, masked, rivals
+from advcal._typing import Bounds, Model
 from advcal.attacks._balls import per_example
 from advcal.attacks._best import select
 from advcal.attacks._gradient import logits_at
-from advcal.attacks._nearest import dual_lengths, unit
+from advcal.attacks._nearest import Box, dual_lengths, free, lengths, of_rows, unit
 
-_BEYOND = 1e-4  # of the width of the bounds, so that steps that the box cuts do not creep
+# How much further than to the boundary, so that rounding does not keep a point before it and steps
+# that the box cuts do not creep: of the move and of the whole way so far, and of the numbers moved.
+_BEYOND, _ROUNDING, _LEAST = 5e-4, 4 * torch.finfo(torch.float32).eps, 1e-20
 
 
 def deepfool(
@@ -22,11 +25,11 @@ def deepfool(
     inputs: Tensor,
     labels: Tensor,
     *,
-    norm: Norm = "linf",
+    norm: Literal["linf", "l2"] = "linf",
     steps: int = 50,
-    candidates: int = 10,
+    candidates: int = 9,
     overshoot: float = 0.02,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
     r"""Find a small perturbation that changes the prediction by stepping to linearised boundaries.
 
@@ -34,9 +37,9 @@ def deepfool(
     $m_k = 0$ of the linearised model for the nearest class, that of the least
     $|m_k| / \|\nabla m_k\|_*$, and is clamped to `bounds`. An example is finished and leaves the
     batch at the first point that fools the model; one that is never fooled comes back unchanged. A
-    step makes one forward pass and a backward pass for each candidate but the
-    label. Fast and rough: `foot`, `ddn` and `fmn` come nearer. Uses the labels that it is given:
-    the true ones make it an attack on accuracy.
+    step makes one forward pass and a backward pass for each candidate. Fast and rough: `foot`,
+    `ddn` and `fmn` come nearer. Uses the labels that it is given: the true ones make it an attack
+    on accuracy.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -44,10 +47,11 @@ def deepfool(
         labels: Integer labels, shape `(n,)`.
         norm: `"linf"` or `"l2"`.
         steps: The most steps.
-        candidates: Of how many classes boundaries are tried, the label's own counted: those of the
-            highest logits at the inputs.
+        candidates: The boundaries of how many other classes are tried: those of the highest logits
+            at the inputs.
         overshoot: $\eta$, how much further to go than to the boundary.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -66,31 +70,34 @@ def deepfool(
         Moosavi-Dezfooli et al., DeepFool: a simple and accurate method to fool deep neural
         networks, CVPR 2016, algorithm 2 and section 3.3.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, _DIRECTIONS)
-    _checks.count("steps", steps)
-    _checks.count("candidates", candidates, least=2)
-    _checks.number("overshoot", overshoot, least=0)
+    _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot)
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
         found, points = inputs.clone(), inputs
         left = torch.arange(len(inputs), device=inputs.device)  # the examples in the batch
-        rivals, beyond = None, _BEYOND * (bounds[1] - bounds[0])
+        others = None
         for _ in range(steps):
             points = points.detach().requires_grad_()
             output = logits_of(model, points)
             logits = lift(output.detach())
-            if rivals is None:
+            if others is None:
                 _checks.label_range(labels, logits.shape[1])
-                ranking = without_label(logits, labels).argsort(dim=1, descending=True)
-                rivals = ranking[:, : min(candidates, logits.shape[1]) - 1]
+                others = rivals(logits, labels, candidates)
             missed = logits.argmax(dim=1) == labels[left]
             found[left[~missed]] = points.detach()[~missed]
             if not missed.any():
                 return found
             _checks.differentiable("logits", output, "the inputs")
-            move = _to_boundary(points, output, labels[left], rivals[left], norm, beyond)
-            moved = (lift(points.detach()) + (1 + overshoot) * move).clamp(*bounds)
+            here, walls = lift(points.detach()), of_rows(box, left)
+            distance, direction = _boundary(points, output, labels[left], others[left], norm, walls)
+            way = torch.maximum(distance, lengths(here - inputs[left], norm))
+            moving = lengths(here.masked_fill(direction == 0, 0.0), norm).clamp_min(_LEAST)
+            distance = distance + _BEYOND * way + _ROUNDING * moving
+            size = torch.where(distance < torch.finfo(here.dtype).max, distance, 0.0)
+            move = per_example(size, here).to(here.dtype) * direction
+            moved = (here + (1 + overshoot) * move).clamp(*walls)
             left, points = left[missed], moved.to(inputs.dtype)[missed]
         fooled = logits_at(model, points).argmax(dim=1) != labels[left]
         found[left[fooled]] = points[fooled]
@@ -100,24 +107,23 @@ def deepfool(
 _DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"linf": torch.sign, "l2": unit}
 
 
-def _to_boundary(
-    points: Tensor, output: Tensor, labels: Tensor, rivals: Tensor, norm: Norm, beyond: float
-) -> Tensor:
-    """Return the smallest moves to a boundary of the linearised model and a little beyond."""
+def _boundary(
+    points: Tensor, output: Tensor, labels: Tensor, others: Tensor, norm: str, bounds: Box
+) -> tuple[Tensor, Tensor]:
+    """Return how far the nearest boundary of the linearised model is, and the direction there."""
     logits = lift(output.detach())
     least = torch.full_like(labels, torch.inf, dtype=torch.float64)
     nearest = torch.zeros_like(lift(points.detach()))
-    last = rivals.shape[1] - 1
+    off, last = masked(logits).gather(1, others), others.shape[1] - 1
     for i in range(last + 1):
-        rival = rivals[:, i : i + 1]
+        rival = others[:, i : i + 1]
         upstream = torch.zeros_like(output).scatter_(1, rival, 1.0)
         upstream.scatter_(1, labels[:, None], -1.0)
         (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=i < last)
-        gradient = lift(gradient.nan_to_num())
+        gradient = free(lift(gradient.nan_to_num()), bounds)
         gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival))[:, 0]
         distance = gap.abs() / dual_lengths(gradient, norm)
-        nearer = distance < least
+        nearer = (distance < least) & ~off[:, i]
         least = torch.where(nearer, distance, least)
         nearest = select(nearer, gradient, nearest)
-    least = torch.where(least < torch.finfo(nearest.dtype).max, least + beyond, 0.0)
-    return per_example(least, nearest).to(nearest.dtype) * _DIRECTIONS[norm](nearest)
+    return least, _DIRECTIONS[norm](nearest)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import attacked, frozen
-from advcal._typing import Attack, Model
+from advcal._typing import Attack, Bounds, Model
 from advcal.attacks._balls import norm
 from advcal.attacks._foot import foot
 from advcal.attacks._gradient import logits_at
@@ -30,7 +30,7 @@ def adversarial_distance(
     inputs: Tensor,
     *,
     attack: Attack | Literal["linear", "quick", "fast", "precise"] = "precise",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
     r"""Measure the L2 norm of the perturbation by which an attack changes each prediction.
 
@@ -54,11 +54,12 @@ def adversarial_distance(
         attack: `"precise"`, `"fast"`, `"quick"`, `"linear"`, or an attack that looks for small
             perturbations: `ddn`, `cw_l2` or another, with the budget and the bounds that it is to
             have.
-        bounds: The lowest and the highest valid value of an input, for the settings by name.
+        bounds: The lowest and the highest valid value of an input, for the settings by name:
+            numbers, tensors that broadcast to `inputs`, or None for no bounds.
 
     Returns:
-        Distances in units of `inputs`, float64, shape `(n,)`; infinite where the attack failed, and
-        where an estimate finds no boundary within `bounds`.
+        Distances in units of `inputs`, float64, shape `(n,)`; infinite if the attack failed, and
+        if an estimate finds no boundary within `bounds`.
 
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.

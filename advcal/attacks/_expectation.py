@@ -13,7 +13,8 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
 
     $f_n(x) = \log \frac1n \sum_i \mathrm{softmax}(f(x; \omega_i))$. What comes back is a model
     again: every attack on it follows the gradient of the mean probability, and every call costs `n`
-    passes. It is a module that holds the model, so that an attack guards the model as ever.
+    passes. It is a module that holds the model, so that an attack guards the model as ever, and its
+    mode is the model's: `model.eval()` and then `model.drop.train()` keep the noise of a dropout.
 
     The noise is the model's own. If it draws from the global random state, so does an attack on it,
     which is then the one thing that an attack does not leave as it was; its result is reproducible
@@ -41,14 +42,27 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
         Athalye et al., Synthesizing Robust Adversarial Examples, ICML 2018; Athalye et al.,
         Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 4.2.
     """
-    _checks.function("model", model)
-    return _Expectation(model, _checks.count("n", n))
+    _checks.arguments(model=model, n=n)
+    return _Expectation(model, n)
 
 
 class _Expectation(nn.Module):
     def __init__(self, model: Model, n: int) -> None:
         super().__init__()
         self.model, self.n = model, n
+
+    def __repr__(self) -> str:
+        model = getattr(self.model, "__qualname__", self.model)
+        return f"expectation({model}, n={self.n})"
+
+    @property
+    def training(self) -> bool:
+        """Whether the model trains at its root: this module has no mode of its own."""
+        return getattr(vars(self).get("_modules", {}).get("model"), "training", False)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        pass
 
     def forward(self, inputs: Tensor) -> Tensor:
         return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])

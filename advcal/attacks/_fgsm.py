@@ -6,9 +6,10 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Loss, Model, Norm
+from advcal._typing import Bounds, Loss, Model, Norm
 from advcal.attacks._balls import ball
-from advcal.attacks._gradient import goal_of, gradient_at
+from advcal.attacks._gradient import climb, goal_of
+from advcal.attacks._pgd import Steepest, first_step
 
 
 def fgsm(
@@ -16,13 +17,13 @@ def fgsm(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     step_size: float | None = None,
     random_start: bool = False,
     loss: str | Loss = "cross_entropy",
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Take one step along the steepest direction of the loss.
@@ -66,19 +67,15 @@ def fgsm(
         Wong et al., Fast is Better than Free: Revisiting Adversarial Training, ICLR 2020 (FGSM-RS).
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    eps = _checks.number("eps", eps, least=0)
-    if step_size is None:
-        step_size = (1.25 if random_start else 1) * eps
-    else:
-        step_size = _checks.number("step_size", step_size, above=0)
-    _checks.generator(generator)
+    _checks.arguments(norm=norm, step_size=step_size, random_start=random_start)
+    _checks.arguments(targeted=targeted, generator=generator)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
-        region = ball(norm, inputs, eps, bounds)
+        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
+        inputs = region.centre
         goal = goal_of(loss, model, inputs, labels, targeted)
         start = region.random_point(resolve(generator, inputs.device)) if random_start else inputs
-        gradient = gradient_at(model, start, goal).gradient
-        return region.project(region.ascend(start, gradient, step_size))
+        size = first_step(step_size, region, 1, spans=1.25 if random_start else 1.0)
+        return climb(model, start, goal, Steepest(region, size), 1)
 
 
 def n_fgsm(
@@ -86,11 +83,11 @@ def n_fgsm(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     noise: float = 2.0,
     step_size: float | None = None,
     loss: str | Loss = "cross_entropy",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Take one step from a noisy input and do not project: for training, not for evaluation.
@@ -132,17 +129,14 @@ def n_fgsm(
         NeurIPS 2022, algorithm 1.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    eps = _checks.number("eps", eps, least=0)
-    noise = _checks.number("noise", noise, least=0)
-    step_size = eps if step_size is None else _checks.number("step_size", step_size, above=0)
-    _checks.generator(generator)
+    eps = _checks.radius(eps, inputs)
+    _checks.number("noise", noise, least=0)
+    _checks.arguments(step_size=step_size, generator=generator)
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
-        reach = noise * eps + step_size
-        start = ball("linf", inputs, noise * eps, bounds).random_point(
-            resolve(generator, inputs.device)
-        )
+        size = eps if step_size is None else float(step_size)
+        region = ball("linf", inputs, noise * eps + size, bounds)
+        noisy = ball("linf", inputs, noise * eps, bounds)
+        start = noisy.random_point(resolve(generator, inputs.device))
         goal = goal_of(loss, model, inputs, labels)
-        region = ball("linf", inputs, reach, bounds)
-        gradient = gradient_at(model, start, goal).gradient
-        return region.project(region.ascend(start, gradient, step_size))
+        return climb(model, start, goal, Steepest(region, size), 1)

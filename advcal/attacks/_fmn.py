@@ -1,15 +1,17 @@
 """The fast minimum-norm attack: gradient steps in a ball that follows the decision boundary."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
-from advcal._typing import Model, Norm
+from advcal._typing import Bounds, Model
 from advcal.attacks._balls import per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, dual_lengths, lengths, unit
+from advcal.attacks._nearest import Nearest, corner, cosine, dual_lengths, free, lengths, unit
 
 
 def fmn(
@@ -17,19 +19,19 @@ def fmn(
     inputs: Tensor,
     labels: Tensor,
     *,
-    norm: Norm = "linf",
+    norm: Literal["linf", "l2"] = "linf",
     steps: int = 100,
     step_size: float = 1.0,
     gamma: float = 0.05,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
     r"""Find a small perturbation that changes the prediction, in L2 or linf.
 
     $\delta \leftarrow \Pi_\varepsilon(\delta + \alpha_t\,g / \|g\|_2)$ with $g$ the gradient of the
     margin $m = \max_{k \ne y} z_k - z_y$. The radius $\varepsilon$ is multiplied by $1 - \gamma_t$
-    where the last point fooled the model, and is then never above the smallest norm found, and by
-    $1 + \gamma_t$ where it did not; until a first success it is at least the linear estimate of the
+    if the last point fooled the model, and is then never above the smallest norm found, and by
+    $1 + \gamma_t$ if it did not; until a first success it is at least the linear estimate of the
     distance, $\|\delta\| + |m| / \|g\|_*$. (Published is the estimate alone, which can stand still
     short of the boundary where the box cuts the steps.) $\alpha_t$ is annealed to a hundredth of
     `step_size` and $\gamma_t$ from `gamma` to a fiftieth of it, by cosines.
@@ -48,7 +50,8 @@ def fmn(
         step_size: The first length of a step in L2, whatever the norm.
         gamma: By which share the radius changes at first, at most 1.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -67,9 +70,9 @@ def fmn(
         Pintor et al., Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints,
         NeurIPS 2021, algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, PROJECTIONS)
-    _checks.count("steps", steps)
+    _checks.arguments(steps=steps, targeted=targeted)
     _checks.number("step_size", step_size, above=0)
     _checks.number("gamma", gamma, above=0, most=1)
     with frozen(model, grad=True):
@@ -77,11 +80,12 @@ def fmn(
         objective = goal_of("margin", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
         origin = lift(inputs)
-        furthest = lengths(corner(origin, bounds), norm)
+        furthest = lengths(corner(origin, box), norm)
         eps = torch.zeros_like(furthest)
         points = inputs
         for step in range(steps):
             logits, leads, gradient = gradient_at(model, points, objective)
+            gradient = free(gradient, box)
             fooled, _ = nearest.see(points, logits)
             offset = lift(points) - origin
             share = cosine(gamma, gamma / 50, step / steps)
@@ -93,7 +97,7 @@ def fmn(
             eps = torch.where(fooled, shrunk, grown).minimum(furthest)
             offset = offset + cosine(step_size, step_size / 100, step / steps) * unit(gradient)
             offset = PROJECTIONS[norm](offset, eps)
-            points = (origin + offset).clamp(*bounds).to(inputs.dtype)
+            points = (origin + offset).clamp(*box).to(inputs.dtype)
         nearest.see(points, logits_at(model, points))
         return nearest.points
 

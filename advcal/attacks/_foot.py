@@ -1,21 +1,24 @@
 """The foot of the perpendicular: the nearest point of the decision boundary in few passes."""
 
+import sys
+
 import torch
 from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import lift, without_label
-from advcal._typing import Model
+from advcal._logits import lift, masked, rivals
+from advcal._typing import Bounds, Model
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._best import select
 from advcal.attacks._gradient import gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, unit
+from advcal.attacks._nearest import Box, Nearest, corner, free, unit
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
 _SETTLED = 3e-3  # the overshoot to go on with where an example has been fooled
 _RELAXATION = 0.01  # the least
 _NEWTON = 3  # iterations of Newton along a ray that the box may bend: no pass of the model
+_FAR = 1e3  # how far a ray goes at most where there are no bounds, in units of the distance sought
 
 
 def foot(
@@ -26,7 +29,7 @@ def foot(
     steps: int = 40,
     candidates: int = 3,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
     r"""Find the nearest L2 point beyond the decision boundary, in tens of passes.
 
@@ -56,7 +59,8 @@ def foot(
         steps: The number of steps.
         candidates: How many classes have a search of their own; of no use if `targeted`.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -76,21 +80,18 @@ def foot(
         & Structures 1978. Irons & Tuck, A version of the Aitken accelerator for computer iteration,
         International Journal for Numerical Methods in Engineering 1969.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.count("steps", steps)
-    _checks.count("candidates", candidates)
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
+    _checks.arguments(steps=steps, candidates=candidates, targeted=targeted)
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
-        search = _Search(model, inputs, labels, targeted, bounds)
-        share = 0 if targeted else steps // (candidates + 1)
-        for rank in range(candidates if share else 0):
-            if rank and rank >= search.n_others:
-                break
-            search.begin(rank)
+        search = _Search(model, inputs, labels, targeted, box)
+        share, begun = 0 if targeted else steps // (candidates + 1), 0
+        while share and begun < min(candidates, search.most_others):
+            search.begin(begun)
             for _ in range(share):
                 search.step()
-            steps -= share
-        search.resume()
+            steps, begun = steps - share, begun + 1
+        search.resume(search.n_others >= begun)
         for _ in range(steps):
             search.step()
         search.nearest.see(search.points, logits_at(model, search.points))
@@ -103,7 +104,8 @@ class _Search:
     points: Tensor  # where the model is looked at next
     direction: Tensor  # the unit vectors from the inputs to them; zero if there is none yet
     rivals: Tensor  # the classes whose boundary is sought; -1 for that of the rank
-    rank: int
+    rank: Tensor  # among the other classes, 0 the highest; less than the width
+    width: int
     overshoot: Tensor  # relative to the distance
     relaxation: Tensor
     residual: Tensor  # the last normal less the last direction; NaN if there is none yet
@@ -114,7 +116,7 @@ class _Search:
         inputs: Tensor,
         labels: Tensor,
         targeted: bool,
-        bounds: tuple[float, float],
+        bounds: Box,
     ) -> None:
         self.model, self.inputs, self.labels = model, inputs, labels
         self.targeted, self.bounds = targeted, bounds
@@ -123,31 +125,49 @@ class _Search:
         self.furthest = norm(corner(self.origin, bounds)).to(self.origin.dtype)
         self.best_direction = torch.zeros_like(self.origin)
         self.best_rivals = torch.full_like(labels, -1)
-        self.n_others = 0
+        self.most_others = sys.maxsize
+        self.n_others = torch.full_like(labels, sys.maxsize)  # than the label, not masked
+        self.points, self.direction = inputs, self.best_direction
+        self.rivals, self.rank = self.best_rivals, torch.zeros_like(labels)
+        self.overshoot = self.relaxation = torch.ones_like(self.furthest)
+        self.residual = self.origin
 
     def begin(self, rank: int) -> None:
-        """Set out from the inputs to the class of the highest other logit but `rank`."""
-        self.points, self.direction = self.inputs, torch.zeros_like(self.origin)
-        self.rivals, self.rank = torch.full_like(self.labels, -1), rank
-        self.overshoot = torch.full_like(self.furthest, _OVERSHOOT[1])
-        self.relaxation = torch.ones_like(self.furthest)
-        self.residual = torch.full_like(self.origin, torch.nan)
+        """Search for the class of the highest other logit but `rank`; resume if there is none."""
+        self.resume(self.n_others == rank)
+        self._set_out(self.n_others > rank, rank)
 
-    def resume(self) -> None:
-        """Go on from the nearest points, or set out where there is none."""
-        self.begin(0)
-        found = self.nearest.distance.isfinite()
-        self.points, self.direction = self.nearest.points, self.best_direction
-        self.rivals = self.best_rivals
-        self.overshoot[found] = _SETTLED
-        self.relaxation[found] = 0.5
+    def resume(self, rows: Tensor) -> None:
+        """Go on from the nearest points, or set out if there is none."""
+        self._set_out(rows, 0)
+        found = rows & self.nearest.distance.isfinite()
+        self.points = select(found, self.nearest.points, self.points)
+        self.direction = select(found, self.best_direction, self.direction)
+        self.rivals = torch.where(found, self.best_rivals, self.rivals)
+        self.overshoot = torch.where(found, _SETTLED, self.overshoot)
+        self.relaxation = torch.where(found, 0.5, self.relaxation)
+
+    def _set_out(self, rows: Tensor, rank: int) -> None:
+        each, self.width = per_example(rows, self.origin), rank + 1
+        self.points = torch.where(each, self.inputs, self.points)
+        self.direction = self.direction.masked_fill(each, 0.0)
+        self.residual = self.residual.masked_fill(each, torch.nan)
+        self.rivals, self.rank = (
+            self.rivals.masked_fill(rows, -1),
+            self.rank.masked_fill(rows, rank),
+        )
+        self.overshoot = self.overshoot.masked_fill(rows, _OVERSHOOT[1])
+        self.relaxation = self.relaxation.masked_fill(rows, 1.0)
 
     def step(self) -> None:
         """Look at the points, turn towards the normal there and go to the boundary."""
         logits, lead, gradient = gradient_at(self.model, self.points, self._lead)
-        self.n_others = logits.shape[1] - 1
+        if self.most_others == sys.maxsize:
+            self.most_others = logits.shape[1] - 1
+            others = ~masked(logits).scatter(1, self.labels[:, None], True)
+            self.n_others = others.sum(dim=1).clamp_min(1)
         fooled, nearer = self.nearest.see(self.points, logits)
-        gradient = lift(gradient)
+        gradient = free(lift(gradient), self.bounds)
         normal, slope = unit(gradient), norm(gradient)
         self._turn(normal)
         self.best_direction = select(nearer, self.direction, self.best_direction)
@@ -164,8 +184,7 @@ class _Search:
     def _lead(self, logits: Tensor) -> Tensor:
         """Return by how much the logits of the rivals lead, or those of the targets."""
         _checks.label_range(self.labels, logits.shape[1])
-        others = without_label(logits.detach(), self.labels)
-        ranked = others.topk(self.rank + 1, dim=1).indices[:, -1]
+        ranked = rivals(logits, self.labels, self.width).gather(1, self.rank[:, None])[:, 0]
         self.rivals = torch.where((self.rivals < 0) | self.targeted, ranked, self.rivals)
         pair = torch.stack([self.rivals, self.labels], dim=1)
         rival, label = logits.gather(1, pair).unbind(dim=1)
@@ -186,6 +205,10 @@ class _Search:
     def _go(self, normal: Tensor, goal: Tensor) -> None:
         """Go along the direction, bent at the bounds, until the normal measures the goal."""
         low, high = self.bounds
+        # Without bounds there is no corner to end at: then a ray that hardly climbs goes so far.
+        limit = torch.where(
+            self.furthest.isfinite(), self.furthest, _FAR * goal.nan_to_num(0, 0).clamp_min(0)
+        )
         blocked = torch.where(self.direction > 0, self.origin >= high, self.origin <= low)
         ray = self.direction.masked_fill(blocked, 0)
         length = torch.zeros_like(goal)
@@ -195,7 +218,7 @@ class _Search:
             slope = _dot(normal * (bent == straight), ray)
             short = goal - _dot(normal, bent - self.origin)
             length = length + short / slope.clamp_min(torch.finfo(slope.dtype).tiny)
-            length = length.nan_to_num(0).clamp_min(0).minimum(self.furthest)
+            length = length.nan_to_num(0).clamp_min(0).minimum(limit)
         straight = self.origin + per_example(length, ray) * ray
         self.points = straight.clamp(low, high).to(self.inputs.dtype)
 

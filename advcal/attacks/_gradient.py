@@ -1,31 +1,49 @@
-"""One forward and one backward pass: what a step of every gradient attack costs."""
+"""Looks at points, with a gradient and without, and the climb: looks and steps in turn."""
 
-import functools
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div
 
-from advcal import _checks
+from advcal import _checks, losses
 from advcal._frozen import logits_of
-from advcal._logits import lift, log_odds
+from advcal._logits import divergence, lift, log_odds
 from advcal._typing import Loss, Model
-from advcal.attacks._best import at
-from advcal.losses import dlr, margin
+from advcal.attacks._balls import of_rows
 
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": log_odds,
-    "margin": functools.partial(margin, reduction="none"),
-    "dlr": functools.partial(dlr, reduction="none"),
-}
+LOSSES = ("cross_entropy", "margin", "dlr")
 
 
-class Goal(Protocol):
-    """A loss to raise, of logits `(m, classes)` of the examples `rows`; of all if None."""
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """A loss to raise, or to lower if targeted.
 
-    def __call__(self, logits: Tensor, rows: Tensor | None = None) -> Tensor: ...
+    Attributes:
+        loss: Logits and what is given to one value per example.
+        labels: The labels, shape `(n,)`.
+        given: What the loss compares the logits with, one row per example.
+        targeted: Whether to reach the labels instead of leaving them.
+    """
+
+    loss: Callable[[Tensor, Any], Tensor]
+    labels: Tensor
+    given: Any
+    targeted: bool = False
+
+    def __call__(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return what to raise of logits `(m, classes)` of the examples `rows`; of all if None."""
+        _checks.label_range(at(self.labels, rows), logits.shape[1])
+        values = self.loss(logits, self.given if rows is None else of_rows(self.given, rows))
+        values = _checks.losses(values, len(logits))
+        return -values if self.targeted else values
+
+    def reached(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Tell which of the examples are fooled."""
+        return (logits.argmax(dim=1) == at(self.labels, rows)) == self.targeted
 
 
 def goal_of(
@@ -33,25 +51,23 @@ def goal_of(
 ) -> Goal:
     """Make what an attack raises of a loss, by name or a callable.
 
-    `"kl"` compares with what the model says of the inputs, which takes a forward pass.
+    `"kl"` compares with what the model says of the inputs, which takes a forward pass. A callable
+    that has a `reduction` is asked for `"none"`.
     """
     if loss == "kl":
         clean = logits_at(model, inputs).log_softmax(dim=1)
-    elif not callable(loss):
+        return Goal(_from_clean, labels, clean, targeted)
+    if not callable(loss):
         _checks.choice("loss", loss, [*LOSSES, "kl"])
+        loss = log_odds if loss == "cross_entropy" else getattr(losses, loss)
+    each: Callable[..., Tensor] = loss
+    if "reduction" in inspect.signature(each).parameters:
+        each = partial(each, reduction="none")
+    return Goal(each, labels, labels, targeted)
 
-    def goal(logits: Tensor, rows: Tensor | None = None) -> Tensor:
-        given = at(labels, rows)
-        _checks.label_range(given, logits.shape[1])
-        if loss == "kl":
-            values = logits.log_softmax(dim=1)
-            losses = kl_div(values, at(clean, rows), reduction="none", log_target=True).sum(dim=1)
-        else:
-            losses = (loss if callable(loss) else LOSSES[loss])(logits, given)
-        losses = _checks.losses(losses, len(given))
-        return -losses if targeted else losses
 
-    return goal
+def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:
+    return divergence(clean, logits.log_softmax(dim=1))
 
 
 class Point(NamedTuple):
@@ -79,16 +95,109 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
         output = logits_of(model, inputs)
         _checks.differentiable("logits", output, "the inputs")
         logits = lift(output.detach()).requires_grad_()
-        losses = _checks.losses(objective(logits), len(inputs))
-        _checks.differentiable("losses", losses, "the logits")
-        (upstream,) = torch.autograd.grad(losses.sum(), logits)
+        values = _checks.losses(objective(logits), len(inputs))
+        _checks.differentiable("losses", values, "the logits")
+        (upstream,) = torch.autograd.grad(values.sum(), logits)
         largest = upstream.abs().amax(dim=1, keepdim=True)
         upstream = upstream / torch.where(largest > 0, largest, 1.0)
         (gradient,) = torch.autograd.grad(output, inputs, upstream.to(output.dtype))
-    return Point(logits.detach(), losses.detach(), gradient.nan_to_num())
+    return Point(logits.detach(), values.detach(), gradient.nan_to_num())
 
 
 def logits_at(model: Model, inputs: Tensor) -> Tensor:
     """Run the model forward without a gradient."""
     with torch.no_grad():
         return lift(logits_of(model, inputs))
+
+
+class Best:
+    """Keep, for each example, the points of the highest score.
+
+    A score is a pair: `first` decides and `second` breaks ties. NaN never wins.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = points.clone()
+        self.first = torch.full(
+            (len(points),), -torch.inf, dtype=torch.float64, device=points.device
+        )
+        self.second = self.first.clone()
+
+    def offer(
+        self, points: Tensor, first: Tensor, second: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Take the points that score higher and return which did, shape `(n,)`.
+
+        Args:
+            points: One point for each example, or for each of `rows`.
+            first: What decides, one value per point.
+            second: What breaks ties.
+            rows: The indices of the examples that the points belong to; all if None.
+        """
+        first, second = first.double(), second.double().nan_to_num(nan=-torch.inf, posinf=torch.inf)
+        held, held_second = at(self.first, rows), at(self.second, rows)
+        better = (first > held) | ((first == held) & (second > held_second))
+        if rows is None:
+            self.first = torch.where(better, first, self.first)
+            self.second = torch.where(better, second, self.second)
+            self.points = select(better, points, self.points)
+        else:
+            won = rows[better]
+            self.first[won], self.second[won] = first[better], second[better]
+            self.points[won] = points[better]
+        return better
+
+
+class Rule(Protocol):
+    """How a climb steps: a frozen dataclass whose tensors have one row per example."""
+
+    def step(self, points: Tensor, seen: Point) -> tuple[Tensor, Self]:
+        """Return the next points, and the rule for the step after."""
+        ...
+
+
+def climb(
+    model: Model,
+    points: Tensor,
+    goal: Goal,
+    rule: Rule,
+    steps: int,
+    best: Best | None = None,
+    *,
+    stop_early: bool = False,
+) -> Tensor:
+    """Look and step by a rule, in turn, and return the last points.
+
+    The best is offered all points, the last too, which takes one more look. With `stop_early` only
+    what has not fooled the model yet climbs.
+    """
+    rows = None
+    if best is not None and stop_early:
+        rows = (best.first < 1).nonzero()[:, 0]
+        points, rule = points[rows], of_rows(rule, rows)
+    for _ in range(steps if len(points) else 0):
+        seen = gradient_at(model, points, partial(goal, rows=rows))
+        reached, rule = rule.step(points, seen)
+        if best is not None:
+            fooled = goal.reached(seen.logits, rows)
+            best.offer(points, fooled, seen.losses, rows)
+            if rows is not None and fooled.any():
+                left = (~fooled).nonzero()[:, 0]
+                rows, reached, rule = rows[left], reached[left], of_rows(rule, left)
+        points = reached
+        if not len(points):
+            return points
+    if best is not None and len(points):
+        logits = logits_at(model, points)
+        best.offer(points, goal.reached(logits, rows), goal(logits, rows), rows)
+    return points
+
+
+def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Choose per example: `condition` has shape `(n,)`, the rest `(n, ...)`."""
+    return torch.where(condition.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
+
+
+def at(values: Tensor, rows: Tensor | None) -> Tensor:
+    """Take the values of some examples; all of them if `rows` is None."""
+    return values if rows is None else values[rows]

@@ -1,7 +1,8 @@
 """The inverse adversarial attack: same answer, lost confidence."""
 
-from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -9,12 +10,12 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Model, Norm
+from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
-from advcal.attacks._gradient import gradient_at, logits_at
+from advcal.attacks._gradient import Goal, Point, climb, logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
-from advcal.attacks._search import Method, check_method, search_keeping
+from advcal.attacks._search import Method, search_keeping
 from advcal.losses import inverse_adversarial, margin
 
 
@@ -23,16 +24,16 @@ def iaa(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     lam: float = 5.0,
     steps: int = 10,
     step_size: float | None = None,
     random_start: bool = False,
     label: Literal["true", "predicted"] = "true",
-    schedule: Literal["accept", "published"] = "accept",
+    variant: Literal["accept", "published"] = "accept",
     method: Method = "gradient",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Lower the confidence and keep the label: an attack on calibration, not on accuracy.
@@ -47,7 +48,7 @@ def iaa(
     clean. With `label="predicted"` $G$ is the model's clean prediction: no prediction changes and
     accuracy is exactly the clean one, which a last forward pass makes sure of.
 
-    `schedule="published"` is the authors' algorithm, for comparison: radius $t\varepsilon/T$ and
+    `variant="published"` is the authors' algorithm, for comparison: radius $t\varepsilon/T$ and
     step $\varepsilon/T$ at step $t$, always a random start, which this radius crushes, every step
     accepted and the last point returned. Added are the clamp to `bounds` and the last of the $T$
     updates, which their loop leaves out. It has no use for `step_size` and `random_start`.
@@ -64,9 +65,9 @@ def iaa(
             no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         label: Which label is kept, `"true"` or `"predicted"`.
-        schedule: `"accept"` or `"published"`.
+        variant: `"accept"` or `"published"`.
         method: `"gradient"`, or `"random_search"` to use the logits only; not with the published
-            schedule.
+            variant.
         bounds: The lowest and the highest valid value of an input.
         generator: Where random numbers come from; a copy of the global one if None.
 
@@ -90,61 +91,50 @@ def iaa(
         arXiv 2504.06358, eq. 3 and algorithm 1.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.number("lam", lam, least=0)
-    _checks.count("steps", steps)
-    _checks.choice("label", label, ("true", "predicted"))
-    _checks.choice("schedule", schedule, ("accept", "published"))
-    check_method(method)
-    if method == "random_search" and schedule == "published":
-        raise ValueError("expected method 'gradient' with the published schedule, got another")
-    _checks.generator(generator)
-    step_size = first_step(step_size, eps, steps, spans=1)
+    _checks.arguments(norm=norm, lam=lam, steps=steps, step_size=step_size, label=label)
+    _checks.arguments(random_start=random_start, method=method, generator=generator)
+    _checks.choice("variant", variant, ("accept", "published"))
+    if method == "random_search" and variant == "published":
+        raise ValueError("expected method 'gradient' with the published variant, got another")
     with frozen(model, grad=True):
         inputs, labels = inputs.detach().clone(), labels.clone()
         if label == "predicted":
             clean = logits_at(model, inputs)
             _checks.label_range(labels, clean.shape[1])
             labels = clean.argmax(dim=1)
-
-        def objective(logits: Tensor) -> Tensor:
-            _checks.label_range(labels, logits.shape[1])
-            return inverse_adversarial(logits, labels, lam=lam, reduction="none")
-
-        region = ball(norm, inputs, eps, bounds)
-        source = resolve(generator, inputs.device)
+        region, source = ball(norm, inputs, eps, bounds), resolve(generator, inputs.device)
+        loss = partial(inverse_adversarial, lam=lam, reduction="none")
+        goal = Goal(loss, labels, labels, targeted=True)
         start = inputs
-        if random_start or schedule == "published":
+        if random_start or variant == "published":
             start = region.random_point(source)
-        if schedule == "published":
-            radii = [eps * (t + 1) / steps for t in range(steps)]
-            regions = [ball(norm, inputs, radius, bounds) for radius in radii]
-            points = _descend(model, start, objective, regions, eps / steps)
+        if variant == "published":
+            points = climb(model, start, goal, _Growing(region, steps), steps)
         elif method == "random_search":
 
             def score(logits: Tensor) -> Tensor:
-                behind = margin(logits, labels, reduction="none")
                 kept = logits.argmax(dim=1) == labels
-                return -torch.where(kept, objective(logits), behind)
+                return torch.where(kept, goal(logits), -margin(logits, labels, reduction="none"))
 
-            points = search_keeping(
-                model, start, labels, score, inputs, region, eps, norm, steps, source
-            )
+            points = search_keeping(model, start, labels, score, region, steps, source)
         else:
-            aim = Aim(lambda logits, _: objective(logits), lambda logits: -objective(logits))
-            points = descend_keeping(model, start, labels, aim, region, steps, step_size)
-        if label == "predicted":
-            points = unchanged_or(model, points, labels, inputs)
-        return points
+            aim = Aim(lambda logits, _: -goal(logits), goal)
+            size = first_step(step_size, region, steps, spans=1)
+            points = descend_keeping(model, start, labels, aim, region, steps, size)
+        return unchanged_or(model, points, labels, inputs) if label == "predicted" else points
 
 
-def _descend(
-    model: Model,
-    points: Tensor,
-    objective: Callable[[Tensor], Tensor],
-    regions: list[Ball],
-    step_size: float,
-) -> Tensor:
-    for region in regions:
-        gradient = gradient_at(model, points, objective).gradient
-        points = region.project(region.ascend(points, -gradient, step_size))
-    return points
+@dataclass(frozen=True, eq=False)
+class _Growing:
+    """The rule of the authors: steps of one length in a ball that grows by as much."""
+
+    region: Ball
+    steps: int
+    taken: int = 0
+
+    def step(self, points: Tensor, seen: Point) -> tuple[Tensor, Self]:
+        """Step to the edge of the next larger ball."""
+        eps, taken = self.region.radius, self.taken + 1
+        region = replace(self.region, radius=eps * taken / self.steps)
+        points = region.project(region.ascend(points, seen.gradient, eps / self.steps))
+        return points, replace(self, taken=taken)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from advcal._typing import Model
 from advcal.attacks._balls import Ball
-from advcal.attacks._best import Best, select
-from advcal.attacks._gradient import gradient_at, logits_at
+from advcal.attacks._gradient import Best, gradient_at, logits_at, select
 from advcal.losses import margin
 
 _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
@@ -46,7 +45,7 @@ def descend_keeping(
     the one of higher score. Costs `steps + 1` forward and `steps` backward passes.
     """
     best, here = Best(start), start
-    size = torch.as_tensor(step_size, device=start.device).expand(len(start))
+    size = torch.as_tensor(step_size, dtype=torch.float32, device=start.device).expand(len(start))
     least_lead: Tensor | float = -torch.inf
     last, ever_kept = None, torch.zeros_like(labels, dtype=torch.bool)
 

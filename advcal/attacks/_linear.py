@@ -5,11 +5,11 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
-from advcal._logits import lift, without_label
-from advcal._typing import Model
+from advcal._logits import lift, rivals
+from advcal._typing import Bounds, Model
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._best import select
-from advcal.attacks._nearest import unit
+from advcal.attacks._nearest import Box, free, unit
 
 _NEWTON = 10  # iterations at most along a ray that the box bends: no pass of the model
 _TOLERANCE = 1e-4  # of the goal, by which a bent ray may fall short
@@ -21,7 +21,7 @@ def linear_distance(
     *,
     candidates: int,
     steps: int,
-    bounds: tuple[float, float],
+    bounds: Bounds,
 ) -> Tensor:
     r"""Estimate the L2 distance to the decision boundary, shape `(n,)`, without crossing it.
 
@@ -31,28 +31,28 @@ def linear_distance(
     the way. Each of the further `steps`, a forward and a backward pass, linearises anew where the
     last move led and goes half of the way from that move to the new one.
     """
-    inputs, _, bounds = _checks.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
+    inputs, _, box = _checks.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
     origin = lift(inputs.detach())
     with frozen(model, grad=True):
         points, logits, output = _forward(model, inputs)
         predicted = logits.argmax(dim=1)
-        ranked = without_label(logits, predicted).topk(min(candidates, logits.shape[1] - 1)).indices
-        rivals, move = ranked[:, 0], torch.zeros_like(origin)
+        ranked = rivals(logits, predicted, candidates)
+        ahead, move = ranked[:, 0], torch.zeros_like(origin)
         distance = torch.full_like(predicted, torch.inf, dtype=torch.float64)
         for rank, rival in enumerate(ranked.unbind(dim=1)):
             last = rank == ranked.shape[1] - 1
             behind, gradient = _behind(points, logits, output, rival, predicted, retain=not last)
-            found, reached = _to_plane(origin, gradient, behind, move * 0, bounds)
+            found, reached = _to_plane(origin, gradient, behind, move * 0, box)
             length = torch.where(reached, norm(found), torch.inf)
             nearer = (length < distance) | (rank == 0)
             distance = torch.where(nearer, length, distance)
-            move, rivals = select(nearer, found, move), torch.where(nearer, rival, rivals)
+            move, ahead = select(nearer, found, move), torch.where(nearer, rival, ahead)
         for _ in range(steps):
             points, logits, output = _forward(model, (origin + move).to(inputs.dtype))
             top = logits.argmax(dim=1)
-            rivals = torch.where(top != predicted, top, rivals)
-            behind, gradient = _behind(points, logits, output, rivals, predicted, retain=False)
-            found, reached = _to_plane(origin, gradient, behind, move, bounds)
+            ahead = torch.where(top != predicted, top, ahead)
+            behind, gradient = _behind(points, logits, output, ahead, predicted, retain=False)
+            found, reached = _to_plane(origin, gradient, behind, move, box)
             move = select(gradient.flatten(1).any(dim=1), (move + found) / 2, move)
             distance = torch.where(reached | distance.isfinite(), norm(move), distance)
     return distance
@@ -83,13 +83,14 @@ def _to_plane(
     gradient: Tensor,
     behind: Tensor,
     offset: Tensor,
-    bounds: tuple[float, float],
+    bounds: Box,
 ) -> tuple[Tensor, Tensor]:
     """Return the shortest moves within bounds to where a linearised lead is 0, and which get there.
 
     The lead is `-behind` at the offset. The shortest move is a multiple of the gradient, cut at the
     bounds: what it gains is concave and piecewise linear in the multiple, so Newton climbs to it.
     """
+    gradient = free(gradient, bounds)
     normal, slope = unit(gradient), norm(gradient)
     low, high = bounds[0] - origin, bounds[1] - origin
     goal = (behind / slope).to(origin.dtype) + _dot(normal, offset)
@@ -100,8 +101,8 @@ def _to_plane(
         move = straight.clamp(low, high)
         short = goal - _dot(normal, move)
         reached = short <= _TOLERANCE * goal
-        free = torch.where(normal > 0, straight < high, straight > low)
-        gain = _dot(normal * free, normal)
+        moving = torch.where(normal > 0, straight < high, straight > low)
+        gain = _dot(normal * moving, normal)
         going = ~reached & goal.isfinite() & (gain > 0)
         if not bool(going.any()):
             break

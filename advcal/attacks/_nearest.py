@@ -1,6 +1,7 @@
 """What the attacks for the smallest perturbation share."""
 
 import math
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -8,6 +9,9 @@ from torch import Tensor
 from advcal._logits import lift
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._best import select
+
+Box: TypeAlias = tuple[Any, Any]
+"""Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""
 
 ORDERS = {"linf": torch.inf, "l2": 2}
 DUAL_ORDERS = {"linf": 1, "l2": 2}
@@ -65,9 +69,21 @@ def unit(gradient: Tensor) -> Tensor:
     return gradient / per_example(torch.where(length > 0, length, 1.0), gradient)
 
 
-def corner(inputs: Tensor, bounds: tuple[float, float]) -> Tensor:
+def corner(inputs: Tensor, bounds: Box) -> Tensor:
     """Return the offsets from the inputs to the corners of the box that are furthest off."""
     return torch.maximum(inputs - bounds[0], bounds[1] - inputs)
+
+
+def free(gradient: Tensor, bounds: Box) -> Tensor:
+    """Put the gradient to zero in entries whose bounds meet: they cannot move."""
+    low, high = bounds
+    return torch.where(low < high, gradient, 0.0) if isinstance(low, Tensor) else gradient
+
+
+def of_rows(bounds: Box, rows: Tensor) -> Box:
+    """Take the bounds of some examples."""
+    low, high = bounds
+    return (low[rows], high[rows]) if isinstance(low, Tensor) else bounds
 
 
 def cosine(first: float, last: float, fraction: float) -> float:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._random import resolve
-from advcal._typing import Model, Norm
+from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import ball
 
 
@@ -14,9 +14,9 @@ def uniform_noise(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Draw a point uniformly from the ball, $x' = \Pi(x + U)$; it attacks nothing.
@@ -47,8 +47,7 @@ def uniform_noise(
         >>> bool((noisy - inputs).abs().max() <= 0.1)
         True
     """
-    _checks.function("model", model)
+    _checks.arguments(model=model, norm=norm, generator=generator)
     inputs, _, bounds = _checks.attack_inputs(inputs, labels, bounds)
     with torch.inference_mode(False), torch.no_grad():
-        inputs = inputs.detach().clone()
         return ball(norm, inputs, eps, bounds).random_point(resolve(generator, inputs.device))

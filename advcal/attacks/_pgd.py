@@ -1,6 +1,7 @@
 """Projected gradient descent."""
 
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -8,10 +9,9 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Loss, Model, Norm
-from advcal.attacks._balls import ball, per_example
-from advcal.attacks._best import Best, at
-from advcal.attacks._gradient import goal_of, gradient_at, logits_at
+from advcal._typing import Bounds, Loss, Model, Norm
+from advcal.attacks._balls import Ball, ball, per_example
+from advcal.attacks._gradient import Best, Point, climb, goal_of
 
 
 def pgd(
@@ -19,7 +19,7 @@ def pgd(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 10,
     step_size: float | None = None,
@@ -29,7 +29,7 @@ def pgd(
     loss: str | Loss = "cross_entropy",
     targeted: bool = False,
     stop_early: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Climb the loss by steepest steps, projected back into the ball.
@@ -83,59 +83,47 @@ def pgd(
         Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    steps = _checks.count("steps", steps)
-    restarts = _checks.count("restarts", restarts)
-    momentum = _checks.number("momentum", momentum, least=0)
+    _checks.arguments(norm=norm, steps=steps, step_size=step_size, momentum=momentum)
+    _checks.arguments(restarts=restarts, random_start=random_start, targeted=targeted)
+    _checks.arguments(stop_early=stop_early, generator=generator)
     if restarts > 1 and not random_start:
         raise ValueError(f"expected random_start with restarts > 1, got restarts={restarts}")
-    step_size = first_step(step_size, eps, steps, spans=2.5)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
-        whole = ball(norm, inputs, eps, bounds)
+        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
+        inputs = region.centre
         goal = goal_of(loss, model, inputs, labels, targeted)
+        rule = Steepest(region, first_step(step_size, region, steps, spans=2.5), momentum)
         generator = resolve(generator, inputs.device)
         best = Best(inputs)
-
-        def climb(points: Tensor, rows: Tensor | None) -> None:
-            region = whole if rows is None else ball(norm, inputs[rows], eps, bounds)
-            velocity = torch.zeros_like(points) if momentum else None
-            for step in range(steps + 1):
-                objective = partial(goal, rows=rows)
-                if step < steps:
-                    logits, losses, gradient = gradient_at(model, points, objective)
-                else:
-                    logits = logits_at(model, points)
-                    losses = objective(logits)
-                fooled = (logits.argmax(dim=1) == at(labels, rows)) == targeted
-                best.offer(points, fooled, losses, rows)
-                if step == steps:
-                    return
-                if velocity is not None:
-                    length = per_example(gradient.flatten(1).abs().sum(dim=1), gradient)
-                    unit = gradient / torch.where(length > 0, length, 1.0)
-                    gradient = velocity = momentum * velocity + unit
-                if stop_early and fooled.any():
-                    left = (~fooled).nonzero()[:, 0]
-                    if not len(left):
-                        return
-                    rows = left if rows is None else rows[left]
-                    points, gradient = points[left], gradient[left]
-                    velocity = None if velocity is None else velocity[left]
-                    region = ball(norm, inputs[rows], eps, bounds)
-                points = region.project(region.ascend(points, gradient, step_size))
-
         for _ in range(restarts):
-            points = whole.random_point(generator) if random_start else inputs
-            if not stop_early:
-                climb(points, None)
-            elif len(rows := (best.first < 1).nonzero()[:, 0]):
-                climb(points[rows], rows)
+            start = region.random_point(generator) if random_start else inputs
+            climb(model, start, goal, rule, steps, best, stop_early=stop_early)
         return best.points
 
 
-def first_step(step_size: float | None, eps: float, steps: int, *, spans: float) -> float:
-    """Check a step size; by default the steps together are `spans` radii long."""
-    eps = _checks.number("eps", eps, least=0)
-    if step_size is None:
-        return spans * eps / steps
-    return _checks.number("step_size", step_size, above=0)
+@dataclass(frozen=True, eq=False)
+class Steepest:
+    """The rule of steepest steps, of the gradient or of its momentum."""
+
+    region: Ball
+    size: float | Tensor
+    momentum: float = 0.0
+    velocity: float | Tensor = 0.0
+
+    def step(self, points: Tensor, seen: Point) -> tuple[Tensor, Self]:
+        """Take a step of the size and project."""
+        gradient, rule = seen.gradient, self
+        if self.momentum:
+            length = gradient.flatten(1).abs().sum(dim=1).clamp_max(torch.finfo(gradient.dtype).max)
+            length = per_example(length, gradient)
+            unit = gradient / torch.where(length > 0, length, 1.0)
+            gradient = self.momentum * self.velocity + unit
+            rule = replace(self, velocity=gradient)
+        return self.region.project(self.region.ascend(points, gradient, self.size)), rule
+
+
+def first_step(
+    step_size: float | None, region: Ball, steps: int, *, spans: float
+) -> float | Tensor:
+    """Return a step size; by default the steps together are `spans` radii long."""
+    return spans * region.radius / steps if step_size is None else float(step_size)

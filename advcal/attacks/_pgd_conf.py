@@ -7,10 +7,9 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, without_label
 from advcal._random import resolve
-from advcal._typing import Model, Norm
+from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import ball, per_example
-from advcal.attacks._best import select
-from advcal.attacks._gradient import gradient_at, logits_at
+from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._pgd import first_step
 
 _LR_FACTOR = 1.5
@@ -21,13 +20,13 @@ def pgd_conf(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm = "linf",
     steps: int = 40,
     step_size: float | None = None,
     momentum: float = 0.9,
     random_start: bool = True,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Raise the highest probability of a class other than the label, step by step accepted.
@@ -75,11 +74,10 @@ def pgd_conf(
         Attacks, ICML 2020, section 4 and the appendix on attacks.
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    steps = _checks.count("steps", steps)
-    step_size = first_step(step_size, eps, steps, spans=steps / 6)
-    if _checks.number("momentum", momentum, least=0) >= 1:
+    _checks.arguments(norm=norm, steps=steps, step_size=step_size, momentum=momentum)
+    _checks.arguments(random_start=random_start, generator=generator)
+    if momentum >= 1:
         raise ValueError(f"expected momentum < 1, got {momentum}")
-    _checks.generator(generator)
 
     def confidence(logits: Tensor) -> Tensor:
         """Log-odds of the likeliest class other than the label."""
@@ -88,8 +86,8 @@ def pgd_conf(
         return -log_odds(logits, rivals)
 
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
-        region = ball(norm, inputs, eps, bounds)
+        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
+        inputs = region.centre
         here = inputs
         if random_start:
             generator = resolve(generator, inputs.device)
@@ -97,11 +95,12 @@ def pgd_conf(
             share = torch.rand(len(inputs), generator=generator, device=generator.device)
             share = per_example(share.to(inputs.device), inputs)
             here = region.project((inputs + share * offset).to(inputs.dtype))
-        size = torch.full((len(inputs),), step_size, dtype=torch.float64, device=inputs.device)
+        size = first_step(step_size, region, steps, spans=steps / 6)
+        size = torch.as_tensor(size, dtype=torch.float64, device=inputs.device).expand(len(inputs))
         _, losses, gradient = gradient_at(model, here, confidence)
         value, velocity = _comparable(losses), torch.zeros_like(here)
         for step in range(1, steps + 1):
-            velocity = momentum * velocity + (1 - momentum) * region.steepest(gradient)
+            velocity = momentum * velocity + (1 - momentum) * region.steepest(gradient, here)
             tried = region.project((here + per_example(size, here) * velocity).to(here.dtype))
             if step < steps:
                 _, losses, slope = gradient_at(model, tried, confidence)

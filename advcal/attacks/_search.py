@@ -1,4 +1,4 @@
-"""Random search while a label is kept: what the engine does where there is no gradient."""
+"""Random search while a label is kept: what the engine does when there is no gradient."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,20 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advcal import _checks
 from advcal._typing import Model
-from advcal.attacks._balls import Ball, per_example
-from advcal.attacks._best import Best
-from advcal.attacks._gradient import logits_at
+from advcal.attacks._balls import Ball, per_example, times
+from advcal.attacks._gradient import Best, logits_at
 
 Method = Literal["gradient", "random_search"]
 
 _FIRST_SHARE = 0.3  # of the coordinates that the first proposal changes
-
-
-def check_method(method: str) -> None:
-    """Check the name of a method."""
-    _checks.choice("method", method, ("gradient", "random_search"))
 
 
 def search_keeping(
@@ -27,10 +20,7 @@ def search_keeping(
     start: Tensor,
     labels: Tensor,
     score: Callable[[Tensor], Tensor],
-    inputs: Tensor,
     region: Ball,
-    eps: float,
-    norm: str,
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -38,25 +28,24 @@ def search_keeping(
 
     Patches are squares over the last two axes of images, runs over the last axis of other inputs,
     each other axis having its own sign; they shrink from 0.3 of the area to one coordinate. The
-    patch is put at the ends of the ball for `linf` and added to the best point for `l2`. Costs
-    `steps + 1` forward passes.
+    patch is put at the ends of the ball for `linf` and added to the best point for `l2` and `l1`.
+    Costs `steps + 1` forward passes.
     """
-
-    def offer(points: Tensor) -> None:
+    inputs, points = region.centre, start
+    best = Best(inputs)
+    for step in range(steps + 1):
         logits = logits_at(model, points)
         best.offer(points, logits.argmax(dim=1) == labels, score(logits))
-
-    best = Best(inputs)
-    offer(start)
-    for step in range(steps):
-        share = _FIRST_SHARE * (1 - step / steps) ** 2
-        inside, signs = _patch(inputs, share, generator)
-        if norm == "linf":
-            moved = torch.where(inside, inputs + eps * signs, best.points)
+        if step == steps:
+            break
+        inside, signs = _patch(inputs, _FIRST_SHARE * (1 - step / steps) ** 2, generator)
+        inside = region.free(inside)
+        if region.order == torch.inf:
+            moved = torch.where(inside, inputs + times(region.radius, signs), best.points)
         else:
-            area = inside.flatten(1).sum(dim=1).double() ** (0.5 if norm == "l2" else 1.0)
-            moved = best.points + inside * signs * per_example(eps / area, inputs)
-        offer(region.project(moved.to(inputs.dtype)))
+            area = inside.flatten(1).sum(dim=1).clamp_min(1).double() ** (1 / region.order)
+            moved = best.points + inside * signs * per_example(region.radius / area, inputs)
+        points = region.project(moved.to(inputs.dtype))
     return best.points
 
 

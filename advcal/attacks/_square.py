@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,12 +11,10 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import resolve
-from advcal._typing import Model, Norm
+from advcal._typing import Bounds, Model
 from advcal.attacks._balls import Ball, ball, per_example
 from advcal.attacks._balls import norm as length_of
-from advcal.attacks._best import Best
-from advcal.attacks._gradient import logits_at
-from advcal.losses import margin
+from advcal.attacks._gradient import Best, goal_of, logits_at
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 
@@ -25,12 +24,12 @@ def square(
     inputs: Tensor,
     labels: Tensor,
     *,
-    eps: float,
-    norm: Norm = "linf",
-    queries: int = 5000,
-    p_init: float = 0.8,
+    eps: float | Tensor,
+    norm: Literal["linf", "l2"] = "linf",
+    steps: int = 5000,
+    initial_p: float = 0.8,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Raise the margin by random patches, without a gradient.
@@ -38,11 +37,11 @@ def square(
     Starts from stripes (`linf`) or tiles (`l2`) on the surface of the ball. Each query then tries
     to set a random square, every channel to one end of its range (`linf`), or to move the
     perturbation of one random square to another (`l2`), and keeps what raises the margin
-    $\max_{k \ne y} z_k - z_y$ or fools the model. The square covers a share `p_init` of the image
-    at first and less and less later on, the published schedule stretched to `queries`. An example
-    that is fooled leaves the batch at once, so that `queries` is the most that one takes. The model
-    need not be differentiable. Uses the labels that it is given: the true ones make it an attack on
-    accuracy.
+    $\max_{k \ne y} z_k - z_y$ or fools the model. The square covers a share `initial_p` of the
+    image at first and less and less later on, the published schedule stretched to `steps`. An
+    example that is fooled leaves the batch at once, so that `steps` is the most queries that one
+    takes. The model need not be differentiable. Uses the labels that it is given: the true ones
+    make it an attack on accuracy.
 
     Inputs of another shape than `(n, channels, height, width)` are taken as one row of values, and
     squares are then intervals. What is drawn for an example depends on `generator`, on its place in
@@ -54,8 +53,8 @@ def square(
         labels: Integer labels, shape `(n,)`; the classes to reach if `targeted`.
         eps: The radius, in units of `inputs`.
         norm: `"linf"` or `"l2"`.
-        queries: How often to call the model, at most.
-        p_init: The share of the image that the first squares cover, above 0 and at most 1.
+        steps: How often to call the model, at most.
+        initial_p: The share of the image that the first squares cover, above 0 and at most 1.
         targeted: Whether to move towards `labels` instead of away from them.
         bounds: The lowest and the highest valid value of an input.
         generator: Where the squares come from; a copy of the global one if None, so that two calls
@@ -71,7 +70,7 @@ def square(
     Example:
         >>> model = lambda inputs: (inputs.round() - 0.5) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> inputs, labels = torch.tensor([[0.625, 0.5]]), torch.tensor([0])
-        >>> adversarial = square(model, inputs, labels, eps=0.25, queries=20)
+        >>> adversarial = square(model, inputs, labels, eps=0.25, steps=20)
         >>> model(adversarial).argmax(dim=1)
         tensor([1])
 
@@ -81,38 +80,34 @@ def square(
     """
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, ("linf", "l2"))
-    queries = _checks.count("queries", queries)
-    p_init = _checks.number("p_init", p_init, above=0, most=1)
-    eps = _checks.number("eps", eps, least=0)
+    _checks.arguments(steps=steps, initial_p=initial_p, targeted=targeted, generator=generator)
     with frozen(model, grad=False):
-        inputs, labels = inputs.detach().clone(), labels.clone()
-        images = inputs if inputs.ndim == 4 else inputs.reshape(len(inputs), 1, 1, -1)
+        n, shape = len(inputs), inputs.shape if inputs.ndim == 4 else (len(inputs), 1, 1, -1)
+        low, high = (e.reshape(shape) if isinstance(e, Tensor) else e for e in bounds)
+        whole = ball(norm, inputs.reshape(shape), eps, (low, high))
+        goal = goal_of("margin", model, inputs, labels.clone(), targeted)
         generator = resolve(generator, inputs.device)
 
         def draw(rows: Tensor, *shape: int) -> Tensor:
-            sample = torch.rand(len(inputs), *shape, generator=generator, device=generator.device)
+            sample = torch.rand(n, *shape, generator=generator, device=generator.device)
             return sample.to(inputs.device)[rows]
 
         search: type[_Linf | _L2] = _Linf if norm == "linf" else _L2
-        best = Best(images)
-        rows = torch.arange(len(images), device=images.device)
-        here = search(images, ball(norm, images, eps, bounds), eps)
+        best, here, rows = Best(whole.centre), search(whole), torch.arange(n, device=inputs.device)
         points = here.start(partial(draw, rows))
-        for query in range(queries):
-            if query:
-                share = p_init / 2 ** sum(query * 10_000 // queries > n for n in _HALVED_AFTER)
+        for step in range(steps):
+            if step:
+                halvings = sum(step * 10_000 // steps > after for after in _HALVED_AFTER)
+                share = initial_p / 2**halvings
                 points = here.proposal(best.points[rows], share, partial(draw, rows))
             logits = logits_at(model, points.reshape(len(rows), *inputs.shape[1:]))
-            given = labels[rows]
-            _checks.label_range(given, logits.shape[1])
-            fooled = (logits.argmax(dim=1) == given) == targeted
-            lead = margin(logits, given, reduction="none")
-            best.offer(points, fooled, -lead if targeted else lead, rows)
+            lead, fooled = goal(logits, rows), goal.reached(logits, rows)
+            best.offer(points, fooled, lead, rows)
             if fooled.any():
                 rows = rows[~fooled]
                 if not len(rows):
                     break
-                here = search(images[rows], ball(norm, images[rows], eps, bounds), eps)
+                here = search(whole.of(rows))
         return best.points.reshape(inputs.shape)
 
 
@@ -122,9 +117,9 @@ Draw = Callable[..., Tensor]  # a shape to numbers in [0, 1), one such array for
 class _Linf:
     """Points whose every value is at one end of its range, as far as patches have reached."""
 
-    def __init__(self, images: Tensor, region: Ball, eps: float) -> None:
-        self.low = region.project(torch.full_like(images, -torch.inf))
-        self.high = region.project(torch.full_like(images, torch.inf))
+    def __init__(self, region: Ball) -> None:
+        self.low = region.project(torch.full_like(region.centre, -torch.inf))
+        self.high = region.project(torch.full_like(region.centre, torch.inf))
 
     def start(self, draw: Draw) -> Tensor:
         """Stripe each channel."""
@@ -144,8 +139,8 @@ class _Linf:
 class _L2:
     """Points on the sphere, cut with the box, whose perturbation lies in a few bumps."""
 
-    def __init__(self, images: Tensor, region: Ball, eps: float) -> None:
-        self.images, self.region, self.eps = images, region, eps
+    def __init__(self, region: Ball) -> None:
+        self.images, self.region = region.centre, region
 
     def start(self, draw: Draw) -> Tensor:
         """Tile the image with bumps, five to a side."""
@@ -171,7 +166,9 @@ class _L2:
         emptied = offset.scatter(2, to, 0.0).scatter(2, other, 0.0)
         squared = offset.square().sum(dim=2, keepdim=True)
         freed = squared - emptied.square().sum(dim=2, keepdim=True)
-        unused = (self.eps**2 - squared.sum(dim=1, keepdim=True)).clamp_min(0) / channels
+        whole = torch.as_tensor(self.region.radius**2, dtype=squared.dtype, device=squared.device)
+        unused = per_example(whole, squared) - squared.sum(dim=1, keepdim=True)
+        unused = unused.clamp_min(0) / channels
         signs = draw(channels, 1).sub(0.5).sign()
         bump = signs * self._bumps(a, b, draw(1, 1, 1)).flatten(2) + _unit(held, 2)
         bump = _unit(bump, 2) * (freed.clamp_min(0) + unused).sqrt()
@@ -185,8 +182,9 @@ class _L2:
         return (bump if a > b else bump.T) * torch.ones_like(turn)
 
     def _on_the_sphere(self, offset: Tensor) -> Tensor:
+        offset = self.region.free(offset)
         length = length_of(offset)
-        factor = self.eps / torch.where(length > 0, length, 1.0)
+        factor = self.region.radius / torch.where(length > 0, length, 1.0)
         moved = self.images + offset * per_example(factor, offset).to(offset.dtype)
         return self.region.project(moved.to(self.images.dtype))
 

@@ -133,7 +133,7 @@ def attacks(
     def search(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         return square(
             model, inputs, labels,
-            eps=eps, norm=norm, queries=queries, bounds=bounds, generator=generator,
+            eps=eps, norm=norm, steps=queries, bounds=bounds, generator=generator,
         )  # fmt: skip
 
     correct = logits_at(model, inputs).argmax(dim=1) == labels

@@ -4,7 +4,8 @@ Soft labels need no loss of their own: `torch.nn.functional.cross_entropy` takes
 wherever the logits are.
 """
 
-from advcal.losses._adaptive import AdaptiveSmoothing, adaptive_smoothing
+from advcal._typing import Loss
+from advcal.losses._adaptive import SmoothingState, adaptive_smoothing
 from advcal.losses._dlr import dlr
 from advcal.losses._focal import flsd53, focal
 from advcal.losses._inverse import inverse_adversarial
@@ -17,7 +18,8 @@ from advcal.losses._smoothing import smooth_labels
 from advcal.losses._trades import trades
 
 __all__ = [
-    "AdaptiveSmoothing",
+    "Loss",
+    "SmoothingState",
     "adaptive_smoothing",
     "confidence_penalty",
     "dlr",

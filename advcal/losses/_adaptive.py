@@ -12,7 +12,7 @@ from advcal.losses._smoothing import smooth_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AdaptiveSmoothing:
+class SmoothingState:
     r"""Soft labels that follow the calibration of validation data; an immutable state.
 
     After each epoch the probability $p_r$ that the labels of level $r$ get moves against the gap
@@ -63,7 +63,7 @@ class AdaptiveSmoothing:
         accuracy: float | Tensor,
         *,
         n: Tensor | None = None,
-    ) -> AdaptiveSmoothing:
+    ) -> SmoothingState:
         r"""Return the state after one epoch.
 
         Given the sizes `n`, the gaps are first shrunk to their common mean by what the sampling
@@ -152,7 +152,7 @@ def _shrunk(gap: Tensor, accuracy: Tensor, n: Tensor) -> Tensor:
 
 def adaptive_smoothing(
     n_classes: int, *, n_levels: int = 1, step_size: float = 0.01
-) -> AdaptiveSmoothing:
+) -> SmoothingState:
     r"""Start adaptive label smoothing from hard labels.
 
     Args:
@@ -172,7 +172,6 @@ def adaptive_smoothing(
         >>> adaptive_smoothing(10).label_probs
         tensor([1.], dtype=torch.float64)
     """
-    _checks.count("n_classes", n_classes, least=2)
-    _checks.count("n_levels", n_levels)
+    _checks.arguments(n_classes=n_classes, n_levels=n_levels)
     _checks.number("step_size", step_size, above=0)
-    return AdaptiveSmoothing(n_classes, step_size, torch.ones(n_levels, dtype=torch.float64))
+    return SmoothingState(n_classes, step_size, torch.ones(n_levels, dtype=torch.float64))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._logits import without_label
+from advcal._logits import masked, without_label
 from advcal.losses._reduce import Reduction, checked, reduced
 
 
@@ -20,8 +20,8 @@ def dlr(
     With $z_{\pi_1} \ge z_{\pi_2} \ge \dots$ the sorted logits,
     $-(z_y - \max_{k \ne y} z_k) / (z_{\pi_1} - z_{\pi_3})$, and towards targets $t$
     $-(z_y - z_t) / (z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2)$. Neither a shift nor a scale of the
-    logits changes it, so it does not go flat where cross-entropy does. It is 0 where all the
-    logits that it looks at are equal.
+    logits changes it, so it does not go flat where cross-entropy does. It is 0 if all the
+    logits that it looks at are equal, and the bare difference if masks leave fewer of them.
 
     Args:
         logits: Logits, shape `(n, classes)`, of 3 classes or more, 4 with `targets`.
@@ -44,6 +44,7 @@ def dlr(
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
         Parameter-free Attacks, ICML 2020, eq. 6 and 7.
     """
+    _checks.arguments(reduction=reduction)
     logits, labels = checked(logits, labels)
     needed = 3 if targets is None else 4
     if logits.shape[1] < needed:
@@ -62,4 +63,5 @@ def dlr(
         base = (top[:, 2] + top[:, 3]) / 2
     scale = top[:, 0] - base
     lead = logits.gather(1, labels[:, None])[:, 0] - rival
-    return reduced(-lead / torch.where(scale > 0, scale, 1.0), reduction)
+    usable = (scale > 0) & ~masked(top)[:, -1]
+    return reduced(-lead / torch.where(usable, scale, 1.0), reduction)

@@ -1,4 +1,4 @@
-"""The focal loss: cross-entropy that counts for less where the model is already sure."""
+"""The focal loss: cross-entropy that counts for less when the model is already sure."""
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def focal(
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, eq. 4; Mukhoti et al.,
         Calibrating Deep Neural Networks using Focal Loss, NeurIPS 2020.
     """
-    gamma = _checks.number("gamma", gamma, least=0)
+    _checks.arguments(gamma=gamma, reduction=reduction)
     return _focal(*checked(logits, labels), gamma, gamma, reduction)
 
 
@@ -71,6 +71,7 @@ def flsd53(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> 
     References:
         Mukhoti et al., Calibrating Deep Neural Networks using Focal Loss, NeurIPS 2020.
     """
+    _checks.arguments(reduction=reduction)
     return _focal(*checked(logits, labels), 5.0, 3.0, reduction)
 
 

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from advcal import _checks
+from advcal._logits import mean_of_unmasked
 from advcal.losses._reduce import Reduction, checked, reduced
 
 
@@ -15,7 +16,7 @@ def inverse_adversarial(
     Its minimiser over the logits keeps the label and gives up the confidence: the label has
     probability $(1 + \lambda/K)/(1 + \lambda)$, each other class $\lambda/(K(1 + \lambda))$. It is
     convex in the logits and equals $(1 + \lambda)$ times the cross-entropy to the label smoothed
-    by $\lambda/(1 + \lambda)$.
+    by $\lambda/(1 + \lambda)$. Masked classes do not count in $K$.
 
     Args:
         logits: Logits, shape `(n, classes)`.
@@ -39,9 +40,8 @@ def inverse_adversarial(
         Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack,
         arXiv 2504.06358, eq. 3.
     """
+    _checks.arguments(lam=lam, reduction=reduction)
     logits, labels = checked(logits, labels)
-    _checks.number("lam", lam, least=0)
     log_p = log_softmax(logits, dim=1)
     label = log_p.gather(1, labels[:, None])[:, 0]
-    uniform = lam * log_p.mean(dim=1) if lam > 0 else 0.0  # 0 also where a logit is -inf
-    return reduced(-label - uniform, reduction)
+    return reduced(-label - lam * mean_of_unmasked(log_p, logits), reduction)

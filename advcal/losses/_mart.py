@@ -49,7 +49,7 @@ def mart(
         Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
         ICLR 2020.
     """
-    lam = _checks.number("lam", lam, least=0)
+    _checks.arguments(lam=lam, reduction=reduction)
     logits, labels = checked(logits, labels)
     wide, other = lift(logits), checked_attacked(attacked, logits)
     log_p, log_q = wide.log_softmax(dim=1), other.log_softmax(dim=1)

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal._logits import lift
+from advcal._logits import lift, mean_of_unmasked
 from advcal.losses._reduce import Reduction, checked, reduced
 
 
@@ -20,6 +20,7 @@ def mbls(
 
     Margin-based label smoothing: only distances of the logits beyond the margin are penalised. The
     penalty is the mean over the classes, as in the authors' code; their equation has the sum.
+    Masked classes do not count in it.
 
     Args:
         logits: Logits, shape `(n, classes)`.
@@ -45,10 +46,10 @@ def mbls(
         Liu et al., The Devil is in the Margin: Margin-based Label Smoothing for Network
         Calibration, CVPR 2022.
     """
-    margin = _checks.number("margin", margin, least=0)
-    alpha = _checks.number("alpha", alpha, least=0)
+    _checks.arguments(margin=margin, alpha=alpha, reduction=reduction)
     logits, labels = checked(logits, labels)
     wide = lift(logits)
-    beyond = (wide.amax(dim=1, keepdim=True) - wide - margin).relu().mean(dim=1)
-    losses = cross_entropy(wide, labels, reduction="none") + alpha * beyond
+    beyond = (wide.amax(dim=1, keepdim=True) - wide - margin).relu()
+    penalty = alpha * mean_of_unmasked(beyond, wide)
+    losses = cross_entropy(wide, labels, reduction="none") + penalty
     return reduced(losses, reduction, logits.dtype)

@@ -40,7 +40,7 @@ def confidence_penalty(
         Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output Distributions,
         ICLR 2017 workshop.
     """
-    beta = _checks.number("beta", beta, least=0)
+    _checks.arguments(beta=beta, reduction=reduction)
     logits, labels = checked(logits, labels)
     wide = lift(logits)
     losses = cross_entropy(wide, labels, reduction="none")

@@ -12,8 +12,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def reduced(losses: Tensor, reduction: Reduction, dtype: torch.dtype | None = None) -> Tensor:
-    """Reduce losses `(n,)` by name, and give them the dtype of the logits where it is named."""
-    _checks.choice("reduction", reduction, ("mean", "sum", "none"))
+    """Reduce losses `(n,)` by name, and give them the dtype of the logits if it is named."""
     if reduction != "none":
         losses = losses.mean() if reduction == "mean" else losses.sum()
     return losses.to(dtype)

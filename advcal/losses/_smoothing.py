@@ -32,7 +32,7 @@ def smooth_labels(labels: Tensor, n_classes: int, smoothing: float | Tensor) -> 
     References:
         Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7.
     """
-    n_classes = _checks.count("n_classes", n_classes, least=2)
+    _checks.arguments(n_classes=n_classes)
     n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
     labels = _checks.labels(labels, n, n_classes)
     s = _smoothing(smoothing, labels, n_classes / (n_classes - 1))

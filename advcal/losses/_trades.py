@@ -45,7 +45,7 @@ def trades(
         Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML
         2019.
     """
-    beta = _checks.number("beta", beta, least=0)
+    _checks.arguments(beta=beta, reduction=reduction)
     logits, labels = checked(logits, labels)
     wide, other = lift(logits), checked_attacked(attacked, logits)
     apart = divergence(wide.log_softmax(dim=1), other.log_softmax(dim=1))

@@ -14,7 +14,7 @@ from advcal._frozen import frozen, logits_of
 from advcal._typing import Attack, Batch, Loss, Model
 from advcal.attacks import adversarial_distance
 from advcal.losses import adaptive_smoothing as initial_state
-from advcal.losses._adaptive import AdaptiveSmoothing as State
+from advcal.losses._adaptive import SmoothingState as State
 from advcal.metrics import robustness_levels
 
 Source = TypeVar("Source", bound=Iterable[Batch])
@@ -29,7 +29,7 @@ class AdaptiveSmoothing:
     example of both splits looks like, so `unseen` can refuse a report on data that were spent.
 
     Attributes:
-        state: The smoothing of each level, an immutable `losses.AdaptiveSmoothing`.
+        state: The smoothing of each level, an immutable `losses.SmoothingState`.
         levels: The level of each training example, int64, shape `(n_train,)`; all 0 until ranked.
         validation_levels: The level of each validation example, likewise.
     """

@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy
 
 from advcal.attacks import (
     ace,
-    anti_adversary,
     apgd,
     autoattack,
     autocast,
@@ -150,10 +149,10 @@ ROWS = {
         5,
         fewer=True,
     ),
-    "square": Row(configured(square, queries=6), "linf", True, 6, 0, fewer=True),
-    "square-l2": Row(configured(square, queries=6, norm="l2"), "l2", True, 6, 0, fewer=True),
+    "square": Row(configured(square, steps=6), "linf", True, 6, 0, fewer=True),
+    "square-l2": Row(configured(square, steps=6, norm="l2"), "l2", True, 6, 0, fewer=True),
     "square-targeted": Row(
-        configured(square, queries=6, targeted=True), "linf", True, 6, 0, fewer=True
+        configured(square, steps=6, targeted=True), "linf", True, 6, 0, fewer=True
     ),
     "autoattack": Row(
         configured(autoattack, steps=3, queries=3, norm="l2"),
@@ -165,7 +164,7 @@ ROWS = {
     ),
     "iaa": Row(configured(iaa, steps=4), "linf", False, 5, 4),
     "iaa-predicted": Row(configured(iaa, steps=4, label="predicted"), "linf", False, 7, 4),
-    "iaa-published": Row(configured(iaa, steps=4, schedule="published"), "linf", True, 4, 4),
+    "iaa-published": Row(configured(iaa, steps=4, variant="published"), "linf", True, 4, 4),
     "iaa-search": Row(configured(iaa, steps=6, method="random_search"), "linf", True, 7, 0),
     "iaa-l2": Row(configured(iaa, steps=4, norm="l2"), "l2", False, 5, 4),
     "iaa-random": Row(configured(iaa, steps=4, random_start=True), "linf", True, 5, 4),
@@ -188,13 +187,6 @@ ROWS = {
             generalised_ace, steps=6, eta=-1.0, omega=UNIFORM, method="random_search", norm="l2"
         ),
         *("l2", True, 9, 0),
-    ),
-    "anti_adversary": Row(configured(anti_adversary, steps=3), "linf", False, 4, 3),
-    "anti_adversary-predicted": Row(
-        configured(anti_adversary, steps=3, label="predicted"), "linf", False, 5, 3
-    ),
-    "anti_adversary-l2": Row(
-        configured(anti_adversary, steps=3, norm="l2", random_start=True), "l2", True, 4, 3
     ),
     "pgd_conf": Row(configured(pgd_conf, steps=3), "linf", True, 4, 3),
     "pgd_conf-zero": Row(configured(pgd_conf, steps=3, random_start=False), "linf", False, 4, 3),

@@ -121,7 +121,7 @@ def test_square_needs_no_gradient_and_gains_with_queries(digits, norm, eps):
     leads = []
     for queries in (1, 20, 200):
         found = square(
-            counted, inputs, labels, eps=eps, norm=norm, queries=queries, generator=seeded()
+            counted, inputs, labels, eps=eps, norm=norm, steps=queries, generator=seeded()
         )
         leads.append(accuracy(model, (found * 20).round() / 20, labels))
     assert leads[0] > leads[1] > leads[2]
@@ -139,7 +139,7 @@ def test_square_keeps_only_what_is_better(norm):
         seen.append(margin(model(points), labels, reduction="none"))
         return model(points) + 1e6 * one_hot(labels, 3)
 
-    found = square(spied, inputs, labels, eps=0.1, norm=norm, queries=30, generator=seeded())
+    found = square(spied, inputs, labels, eps=0.1, norm=norm, steps=30, generator=seeded())
     best = torch.stack(seen).amax(dim=0)
     assert len(seen) == 30
     torch.testing.assert_close(margin(model(found), labels, reduction="none"), best)
@@ -147,7 +147,7 @@ def test_square_keeps_only_what_is_better(norm):
 
 def test_square_draws_for_an_example_whatever_its_neighbours_are():
     model, (inputs, labels) = mlp(), examples(6)
-    attack = partial(square, model, eps=0.15, queries=40)
+    attack = partial(square, model, eps=0.15, steps=40)
     wanted = attack(inputs, labels, generator=seeded())
     others, their_labels = inputs.clone(), labels.clone()
     others[1:], their_labels[1:] = inputs[0] / 2, (labels[0] + 1) % 3

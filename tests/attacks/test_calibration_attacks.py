@@ -224,7 +224,7 @@ def test_in_order_of_confidence(trained, eps, steps):
 def test_uca_is_stronger_than_the_published_schedule(trained, eps):
     """For the same labels: given the true ones, that schedule corrects mistakes as well."""
     model, inputs, labels = trained
-    published = partial(iaa, schedule="published", label="predicted", generator=seeded())
+    published = partial(iaa, variant="published", label="predicted", generator=seeded())
     theirs, ours = (attack(model, inputs, labels, eps=eps) for attack in (published, uca))
     assert confidences(model, ours).mean() < confidences(model, theirs).mean() - 0.005
 
@@ -274,8 +274,8 @@ def test_random_search_of_iaa_wins_true_labels_too(trained):
     was, now = answers(model, inputs) == labels, answers(model, found) == labels
     assert now[was].all()
     assert now.sum() > was.sum()
-    with pytest.raises(ValueError, match="published schedule"):
-        iaa(model, inputs, labels, eps=0.1, method="random_search", schedule="published")
+    with pytest.raises(ValueError, match="published variant"):
+        iaa(model, inputs, labels, eps=0.1, method="random_search", variant="published")
 
 
 def test_confident_models_are_attacked_too():

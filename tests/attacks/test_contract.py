@@ -15,7 +15,6 @@ from advcal import attacks
 from advcal.attacks import (
     ace,
     adversarial_distance,
-    anti_adversary,
     apgd,
     autoattack,
     batched,
@@ -63,7 +62,6 @@ from tests.attacks.cases import (
 
 ATTACKS = {
     "ace": ace,
-    "anti_adversary": anti_adversary,
     "apgd": apgd,
     "autoattack": autoattack,
     "cw_l2": cw_l2,
@@ -489,7 +487,17 @@ def test_a_model_that_is_not_callable_is_refused(row):
 
 
 BAD_OPTIONS = {
-    "eps": [-0.1, float("nan"), float("inf"), "0.1", True, None, (0.1,), torch.tensor(0.1)],
+    "eps": [
+        -0.1,
+        float("nan"),
+        float("inf"),
+        "0.1",
+        True,
+        None,
+        (0.1,),
+        torch.tensor(0.1),
+        torch.ones(2),
+    ],
     "step_size": [0, -0.1, float("nan"), float("inf"), "0.1", True],
     "lam": [-1, float("nan"), float("inf"), "5", True, None],
     "kappa": [-1, float("nan"), float("inf"), "0", True, None],
@@ -504,7 +512,7 @@ BAD_OPTIONS = {
     "rho": [-0.1, 1.1, float("nan"), "0.5", True, None],
     "n_targets": [-1, 1.5, True, "3", None],
     "queries": [-1, 1.5, True, "3", None],
-    "p_init": [0, -0.1, 1.1, float("nan"), "0.5", True, None],
+    "initial_p": [0, -0.1, 1.1, float("nan"), "0.5", True, None],
     "noise": [-1, float("nan"), float("inf"), "2", True, None],
     "momentum": [-1, float("nan"), float("inf"), "1", True, None],
     "norm": ["l0", "Linf", "inf", 2, None, ["l2"], float("inf")],
@@ -517,11 +525,15 @@ BAD_OPTIONS = {
     ],
     "method": ["square", None, 0, True],
     "label": ["clean", "True", None, True, 0],
-    "schedule": ["paper", None, 0, True],
+    "variant": ["paper", None, 0, True],
     "bounds": [
-        *[(1, 0), (0, 0), (0, float("inf")), (float("nan"), 1), ("0", "1"), (False, True)],
-        *[(0,), (0, 1, 2), 1, None, "01"],
+        *[(1, 0), (0, 0), (float("inf"), 1), (float("nan"), 1), ("0", "1"), (False, True)],
+        *[(0,), (0, 1, 2), 1, "01", (None, 1), (torch.ones(5), 2), (torch.tensor(torch.nan), 1)],
+        *[(torch.ones(4), torch.zeros(4)), (torch.zeros(4, dtype=torch.bool), 1)],
     ],
+    "targeted": ["no", "yes", None, 0, 1],
+    "random_start": ["no", "yes", None, 0, 1],
+    "stop_early": ["no", "yes", None, 0, 1],
     "generator": [0, 1, "seed", torch.manual_seed, np.random.default_rng(0)],
 }
 
@@ -547,15 +559,14 @@ def test_every_option_is_in_the_table_of_bad_ones():
     taken = {
         option for attack in ATTACKS.values() for option in inspect.signature(attack).parameters
     }
-    switches = {"targeted", "random_start", "stop_early"}
-    assert taken - {"model", "inputs", "labels"} == set(BAD_OPTIONS) | switches
+    assert taken - {"model", "inputs", "labels"} == set(BAD_OPTIONS)
 
 
 @pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=2)], ids=["fgsm", "pgd"])
 @pytest.mark.parametrize(
     "loss",
     [
-        torch.nn.functional.cross_entropy,
+        lambda logits, labels: torch.nn.functional.cross_entropy(logits, labels),
         lambda logits, labels: each_cross_entropy(logits, labels)[:, None],
         lambda logits, labels: 1.0,
     ],

@@ -208,7 +208,7 @@ def test_iaa(norm, lam, label):
 def test_iaa_published(norm):
     """Its steps reach the surface at the last one, but for what the random start took away."""
     model, inputs, labels = linear_problem(n=20)
-    attack = partial(iaa, eps=0.2, norm=norm, schedule="published", bounds=WIDE)
+    attack = partial(iaa, eps=0.2, norm=norm, variant="published", bounds=WIDE)
     found = attack(model, inputs, labels, generator=seeded())
     nearest = -highest_margins(model, inputs, labels, norm, 0.2)
     far = nearest > 0.4
@@ -579,7 +579,7 @@ def test_batched_equals_unbatched(row, size):
     eps=st.sampled_from([0.01, 0.1, 1.0]),
     gain=st.sampled_from([0.3, 1.0, 5.0]),
     options=st.sampled_from([{}, {"norm": "l2"}, {"random_start": True}, {"lam": 50.0}])
-    | st.just({"schedule": "published"}),
+    | st.just({"variant": "published"}),
 )
 def test_iaa_changes_no_prediction(seed, eps, gain, options):
     model = mlp(seed, gain=gain)
@@ -626,7 +626,7 @@ def confidence_and_accuracy(model, inputs, labels):
 def test_iaa_miscalibrates_more_than_the_published_schedule(trained, eps):
     model, inputs, labels = trained
     kept = iaa(model, inputs, labels, eps=eps)
-    published = iaa(model, inputs, labels, eps=eps, schedule="published", generator=seeded())
+    published = iaa(model, inputs, labels, eps=eps, variant="published", generator=seeded())
     confidence, accuracy = confidence_and_accuracy(model, kept, labels)
     published_confidence, published_accuracy = confidence_and_accuracy(model, published, labels)
     assert accuracy > published_accuracy

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advcal.losses import AdaptiveSmoothing, adaptive_smoothing
+from advcal.losses import SmoothingState, adaptive_smoothing
 
 
 def float64(*values):
@@ -17,7 +17,7 @@ def float64(*values):
 
 def test_starts_from_hard_labels():
     state = adaptive_smoothing(4, n_levels=3)
-    assert isinstance(state, AdaptiveSmoothing)
+    assert isinstance(state, SmoothingState)
     assert (state.n_classes, state.n_levels) == (4, 3)
     assert state.label_probs.tolist() == [1, 1, 1]
     assert state.label_probs.dtype == torch.float64

@@ -1,6 +1,7 @@
 """What holds for every loss `(logits, labels) -> loss`, one table over all of them."""
 
 import inspect
+from functools import partial, wraps
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ LOSSES = [
     *["confidence_penalty", "dlr", "flsd53", "focal", "inverse_adversarial", "label_relaxation"],
     *["margin", "mart", "mbls", "trades"],
 ]
-NO_LOSSES = ["AdaptiveSmoothing", "adaptive_smoothing", "smooth_labels"]
+NO_LOSSES = ["Loss", "SmoothingState", "adaptive_smoothing", "smooth_labels"]
 
 
 def beside_attacked(loss):
     """Give a loss of two predictions the logits of other classes as those of attacked inputs."""
 
+    @wraps(loss)
     def of_one(logits, labels, **options):
         good = isinstance(logits, torch.Tensor) and logits.ndim == 2
         attacked = 0.7 * logits.roll(1, dims=1) if good and logits.is_floating_point() else logits
@@ -129,6 +131,81 @@ def test_saturated_logits_have_finite_gradients(loss, dtype):
         (gradient,) = torch.autograd.grad(each.sum(), logits)
         assert gradient.isfinite().all()
         assert each.isfinite().all() or dtype == torch.float16  # whose largest number is 65504
+
+
+MASKS = [-torch.inf, -1e4, -1e30]
+
+
+def with_masks(logits, mask, at):
+    """Put masked classes at the places `at`; return where the others are, too."""
+    wide = torch.full((len(logits), logits.shape[1] + len(at)), mask, dtype=logits.dtype)
+    others = torch.tensor([k for k in range(wide.shape[1]) if k not in at])
+    return wide.index_copy(1, others, logits), others
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("at", [(0,), (2, 5), (0, 1, 2, 5, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masked_classes_are_as_if_sliced_off(name, mask, at, dtype):
+    loss = getattr(losses, name)
+    logits, labels = example(40, dtype=dtype)
+    logits[:4] *= 30  # as of a model that is sure of itself
+    attacked = example(40, dtype=dtype)[0].flip(0)
+    options = [{"attacked": attacked}] if name in OF_TWO else [{}]
+    options += [{"targets": (labels + 1) % 4}] if name == "dlr" else []
+    for each in options:
+        results = []
+        for mask_at in ((), at):
+            z, others = with_masks(logits, mask, mask_at)
+            z.requires_grad_()
+            given = dict(each)
+            if name in OF_TWO:
+                given["attacked"] = with_masks(attacked, mask, mask_at)[0]
+            if given.get("targets") is not None:
+                given["targets"] = others[given["targets"]]
+            values = loss(z, others[labels], reduction="none", **given)
+            (gradient,) = torch.autograd.grad(values.sum(), z)
+            assert not gradient[:, list(mask_at)].any()
+            results.append((values.detach(), gradient[:, others]))
+        torch.testing.assert_close(results[1], results[0])
+
+
+@every_loss
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_masks_of_one_example_are_not_those_of_another(loss, mask):
+    logits, labels = example(4, 6)
+    labels[:] = 5
+    for i in range(4):
+        logits[i, : i + 1] = mask
+    if loss in OF_TWO.values():
+        loss = partial(getattr(losses, loss.__name__), attacked=logits.clone())
+    if loss is losses.dlr:
+        logits = logits[:3]  # the last has two classes left, which are too few
+    each = loss(logits, labels[: len(logits)], reduction="none")
+    for i in range(len(logits)):
+        z, y = logits[i : i + 1, i + 1 :], torch.tensor([4 - i])
+        alone = partial(loss.func, attacked=z.clone()) if isinstance(loss, partial) else loss
+        torch.testing.assert_close(alone(z, y, reduction="none"), each[i : i + 1])
+
+
+def test_dlr_with_too_few_classes_left_is_the_bare_difference():
+    for mask in MASKS:
+        logits = torch.tensor([[1.0, 3.0, mask, mask]], requires_grad=True)
+        for targets in (None, torch.tensor([1])):
+            loss = losses.dlr(logits, torch.tensor([0]), targets=targets)
+            (gradient,) = torch.autograd.grad(loss, logits)
+            assert float(loss.detach()) == 2
+            assert gradient.tolist() == [[-1, 1, 0, 0]]
+
+
+def test_a_saturated_model_has_no_masks():
+    """However far the logits are apart, if they are far from 0 at both ends."""
+    for scale in (1e3, 1e4, 1e6, 1e12):
+        logits, labels = scale * torch.tensor([[1.0, 0.0, -3.0]]).double(), torch.tensor([0])
+        assert float(losses.inverse_adversarial(logits, labels, lam=3.0)) == 5 * scale
+    distances = -torch.tensor([[3000.0, 3500.0, 9000.0, 40_000.0]])  # log-likelihoods, say
+    assert float(losses.mbls(distances, torch.tensor([0]), alpha=4.0)) > 43_000
 
 
 GOOD = torch.zeros(2, 3)

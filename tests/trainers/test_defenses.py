@@ -91,21 +91,23 @@ def test_anti_adversarial():
     close(objective(model, (x, y)), wanted)
 
 
-def test_entropy_adversarial():
+def test_adversarial_training_with_a_reward_for_entropy():
     model, (x, y) = setting()
     p = model(x / 2).softmax(dim=1)
     wanted = cross_entropy(model(x / 2), y) + 0.5 * (p * p.log()).sum(dim=1).mean()
-    close(trainers.entropy_adversarial(halve, beta=0.5)(model, (x, y)), wanted)
-    zero = trainers.entropy_adversarial(halve, beta=0.0)(model, (x, y))
+    penalty = partial(losses.confidence_penalty, beta=0.5)
+    close(trainers.adversarial(halve, loss=penalty)(model, (x, y)), wanted)
+    zero = trainers.adversarial(halve, loss=partial(penalty, beta=0.0))(model, (x, y))
     close(zero, trainers.adversarial(halve)(model, (x, y)))
 
 
-def test_caat():
+def test_training_on_attacks_on_confidence():
     model, (x, y) = setting()
     under, over = partial(uca, eps=0.1), partial(oca, eps=0.1)
     points = under(model, x, y), over(model, x, y)
     wanted = sum(cross_entropy(model(each), y) for each in points)
-    close(trainers.caat(under, over)(model, (x, y)), wanted)
+    both = trainers.adversarial(under), trainers.adversarial(over)
+    close(trainers.mixed(*both, weights=[1, 1])(model, (x, y)), wanted)
 
 
 # --- CCAT ------------------------------------------------------------------------------------
@@ -496,9 +498,6 @@ BAD = {
     "ccat-eps": (lambda: trainers.ccat(eps=0), ValueError, "eps > 0, got 0"),
     "ccat-rho": (lambda: trainers.ccat(eps=0.1, rho=0), ValueError, "rho > 0, got 0"),
     "ccat-generator": (lambda: trainers.ccat(eps=0.1, generator=1), TypeError, "generator .*got"),
-    "caat-under": (lambda: trainers.caat(None, PGD), TypeError, "under as a callable, got None"),
-    "caat-over": (lambda: trainers.caat(PGD, 0.1), TypeError, "over as a callable, got float"),
-    "caat-loss": (lambda: trainers.caat(PGD, PGD, loss=1), TypeError, "loss as a callable"),
     "anti-attack": (
         lambda: trainers.anti_adversarial(None, reference=PGD),
         TypeError,
@@ -511,12 +510,6 @@ BAD = {
     ),
     "anti-beta": (
         lambda: trainers.anti_adversarial(PGD, reference=PGD, beta=-1),
-        ValueError,
-        "beta >= 0, got -1",
-    ),
-    "entropy-attack": (lambda: trainers.entropy_adversarial(1), TypeError, "attack as a callable"),
-    "entropy-beta": (
-        lambda: trainers.entropy_adversarial(PGD, beta=-1),
         ValueError,
         "beta >= 0, got -1",
     ),
