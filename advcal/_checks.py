@@ -87,6 +87,26 @@ def generator(value: object) -> None:
         raise TypeError(f"expected generator as a torch.Generator or None, got {kind(value)}")
 
 
+def sequence(name: str, value: object) -> None:
+    """Check a list or a tuple."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"expected {name} as a list or tuple, got {kind(value)}")
+
+
+def precision(name: str, value: object) -> None:
+    """Check a floating dtype or None."""
+    if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
+        raise TypeError(f"expected {name} as a floating torch.dtype or None, got {value!r}")
+
+
+def device(name: str, value: Any) -> None:
+    """Check what torch takes for a device."""
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"expected {name} as a torch.device, got {value!r}") from error
+
+
 def optional(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
     """Let None pass a check."""
     return lambda name, value: None if value is None else check(name, value)
@@ -100,9 +120,14 @@ def one_of(*options: str) -> Callable[[str, Any], object]:
 # What an argument of each name must be, in whatever function it stands. What is narrower in one
 # function than in the others is checked there.
 _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
+    "all_reduce": switch,
     "attack": function,
+    "autocast": precision,
     "beta": partial(number, least=0),
     "candidates": count,
+    "channels_last": switch,
+    "device": optional(device),
+    "forward": optional(function),
     "generator": lambda _, value: generator(value),
     "initial_c": partial(number, above=0),
     "initial_eps": partial(number, above=0),

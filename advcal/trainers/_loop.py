@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from advcal import _checks
-from advcal._batches import casting, check_source, prepared
 from advcal._frozen import bare, device_of, parallel
+from advcal._pass import casting, check_source, prepared
 from advcal._typing import Batch, Objective, Progress
 from advcal.trainers._checkpoint import (
     Checkpoint,

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from advcal._batches import whole
 from advcal._frozen import attacked
+from advcal._pass import whole
 from advcal._typing import Attack, Batch, Model
 
 _kept: ContextVar[list[Tensor] | None] = ContextVar("_kept", default=None)
