@@ -1,7 +1,7 @@
 """The one context manager that guards a model while it is attacked or evaluated."""
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -258,9 +258,11 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
 
 def bare(model: nn.Module) -> nn.Module:
     """Return the module inside all wrappers, whose names of weights are the plain ones."""
-    inner: nn.Module = unwrapped(model)
+    inner = unwrapped(model)
     inner = inner.module if isinstance(inner, DataParallel) else inner
-    return inner._modules.get("_orig_mod") or inner
+    compiled = "_orig_mod" in inner._modules
+    found: nn.Module = inner._modules["_orig_mod"] if compiled else inner
+    return found
 
 
 @contextmanager
@@ -271,6 +273,21 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _write_back(buffers)
+
+
+class Around(nn.Module):
+    """A module around models, in train mode exactly if one of them is at its root."""
+
+    _around: "Sequence[object]" = ()
+
+    @property
+    def training(self) -> bool:
+        """The mode."""
+        return any(getattr(model, "training", False) for model in self._around)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Leave the models as they are; `train` and `eval` go to them themselves."""
 
 
 def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:

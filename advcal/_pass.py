@@ -8,10 +8,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import attacked, device_of, frozen, logits_of, unwrapped
+from advcal._frozen import Around, attacked, device_of, frozen, logits_of, unwrapped
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 
 
@@ -80,12 +80,11 @@ class Part:
     """
 
     def __init__(self, batch: Batch, way: Way, labelled: bool) -> None:
-        self.inputs, *self._others = batch
+        self.inputs: Tensor = _ordinary(batch[0])
+        self._others = [_ordinary(part) for part in batch[1:]]
         if self.inputs.ndim == 0 or len(self.inputs) == 0:
             found = _checks.kind(self.inputs)
             raise ValueError(f"expected inputs of shape (n >= 1, ...), got {found}")
-        if self.inputs.is_inference():
-            self.inputs = self.inputs.clone()
         self._way = way
         self.labelled = labelled or (bool(self._others) and self._others[0] is not None)
 
@@ -139,20 +138,17 @@ class Part:
         return Bound(model, self._way.forward, _to(device, self._others))
 
 
-class Bound(nn.Module):
+class Bound(Around):
     """A model with all of a batch but the inputs, for attacks, which know of inputs alone.
 
     It takes the inputs of the whole batch, in its order, or any number of inputs if the batch is
     of one example; `rows` gives it for a part.
     """
 
-    training = property(
-        lambda self: getattr(self.model, "training", False), lambda self, mode: None
-    )
-
     def __init__(self, model: Model, forward: Forward, others: Sequence[Any]) -> None:
         super().__init__()
         self.model, self._forward, self._others = model, forward, list(others)
+        self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
         n = {len(part) for part in self._others if _is_rows(part)} or {len(inputs)}
@@ -176,6 +172,10 @@ class Bound(nn.Module):
 def rows_of(model: Model, rows: Tensor) -> Model:
     """Return a model for some rows of a batch, which is the model itself if it is not bound."""
     return model.rows(rows) if isinstance(model, Bound) else model
+
+
+def _ordinary(part: Any) -> Any:
+    return part.clone() if isinstance(part, Tensor) and part.is_inference() else part
 
 
 def _is_rows(part: object) -> bool:
@@ -236,8 +236,8 @@ def _moved(
     if not isinstance(batch, (tuple, list)) or len(batch) < least:
         length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
         raise TypeError(
-            f"expected batches as (inputs, {'labels, ' if least > 1 else ''}...), got "
-            f"{_checks.kind(batch)}{length} in batch {number}"
+            f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)}{length} "
+            f"in batch {number}"
         )
     if not isinstance(batch[0], Tensor):
         raise TypeError(

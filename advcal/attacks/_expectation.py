@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._frozen import logits_of
+from advcal._frozen import Around, logits_of
 from advcal._logits import log_mean_probs
 from advcal._typing import Model
 
@@ -15,9 +15,10 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
     again: every attack on it follows the gradient of the mean probability, and every call costs `n`
     passes. It is a module that holds the model, so that an attack guards the model as ever.
 
-    The noise is the model's own. If it draws from the global random state, so does an attack on it,
-    which is then the one thing that an attack does not leave as it was; its result is reproducible
-    after `torch.manual_seed`.
+    The noise is the model's own. Dropout makes some if the model is in eval mode and its dropout
+    layers are in train mode: `model.eval()`, then `.train()` of the layers. If the noise comes from
+    the global random state, an attack moves that, the one thing that it then does not leave as it
+    was; its result is reproducible after `torch.manual_seed`.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`, other ones at each call.
@@ -45,10 +46,11 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
     return _Expectation(model, _checks.count("n", n))
 
 
-class _Expectation(nn.Module):
+class _Expectation(Around):
     def __init__(self, model: Model, n: int) -> None:
         super().__init__()
         self.model, self.n = model, n
+        self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])

@@ -235,30 +235,27 @@ def _train_mode(model: Model) -> Finding:
     name = "train mode"
     if not isinstance(model, nn.Module):
         return Finding(name, "skip", "the model is not an nn.Module, so it shows no mode", {})
-    switched = getattr(bare(model), "training", False)
-    training = {
-        path or "the model": module
-        for path, module in model.named_modules()
-        if getattr(module, "training", False) and not next(module.children(), None)
-    }
     kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    norms, dropouts = (sum(isinstance(m, kind) for m in training.values()) for kind in kinds)
-    if switched:  # then only these two matter
-        training = {path: module for path, module in training.items() if isinstance(module, kinds)}
-    layers = [f"{path} ({type(module).__name__})" for path, module in training.items()]
+    switched = getattr(bare(model), "training", False)
+    layers = {  # in a model that is put in eval mode, of these kinds only
+        path or "the model": layer
+        for path, layer in model.named_modules()
+        if getattr(layer, "training", False) and not next(layer.children(), None)
+        if isinstance(layer, kinds) or not switched
+    }
+    norms, dropouts = (sum(isinstance(each, kind) for each in layers.values()) for kind in kinds)
+    words = [f"{path} ({type(layer).__name__})" for path, layer in layers.items()]
     found = f"{norms} BatchNorm and {dropouts} Dropout layers are in train mode"
-    if layers:
-        found = f"{len(layers)} layers are in train mode: {', '.join(layers)}"
+    if words:
+        found += f": {', '.join(words)}"
         found += (
             "; this diagnosis ran in eval mode, call model.eval() before other evaluations"
             if switched
-            else "; the model itself is in eval mode, so they ran as they are, here and elsewhere"
+            else "; the model is in eval mode itself, so they ran as they are"
         )
-    recurrent = [
-        isinstance(module, nn.RNNBase) and not module.dropout for module in training.values()
-    ]
-    numbers = {"batch_norms": norms, "dropouts": dropouts, "layers": layers}
-    return Finding(name, "pass" if all(recurrent) else "warn", found, numbers)
+    harmless = [isinstance(each, nn.RNNBase) and not each.dropout for each in layers.values()]
+    numbers = {"batch_norms": norms, "dropouts": dropouts, "layers": words}
+    return Finding(name, "pass" if all(harmless) else "warn", found, numbers)
 
 
 def _batch_dependence(seen: dict[str, Tensor]) -> Finding:

@@ -109,7 +109,9 @@ def sweep(
     if path is not None and not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"expected path as a str, a path or None, got {_checks.kind(path)}")
     if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-        raise ValueError(f"expected path of a file in a folder, got {os.fspath(path)!r}")
+        raise ValueError(
+            f"expected path of a file in a folder that exists, got {os.fspath(path)!r}"
+        )
     Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
     options: dict[str, Any] = {"n_bins": n_bins, "autocast": autocast}

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from advcal import _checks, _digest
 from advcal._pass import Part, Way, again, one_pass, sourced
-from advcal._typing import Attack, Batch, Loss, Model
+from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.losses import adaptive_smoothing as initial_state
 from advcal.losses._adaptive import AdaptiveSmoothing as State
@@ -107,8 +107,8 @@ class AdaptiveSmoothing:
         """
         measured = []
         for name, n in (("train", len(self.levels)), ("validation", len(self.validation_levels))):
-            distances = torch.full((n,), torch.nan, dtype=torch.float64)
             with self._pass(name, model) as parts:
+                distances = torch.full((n,), torch.nan, dtype=torch.float64)
                 for part, indices in parts:
                     with part.casting():
                         points = part.floats.detach().clone()
@@ -164,8 +164,8 @@ class AdaptiveSmoothing:
                 missing or comes twice.
         """
         self._check_ranked()
-        sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
         with self._pass("validation", model) as parts:
+            sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
             for part, indices in parts:
                 logits = part.logits(model)
                 self._check_classes(logits)
@@ -263,25 +263,21 @@ class AdaptiveSmoothing:
     @contextmanager
     def _pass(self, name: str, model: Model) -> Iterator[Iterator[tuple[Part, Tensor]]]:
         """Go through a split, each batch with the indices of its examples, each example once."""
-        batches, n = getattr(self, f"_{name}"), len(self._digests[name])
-        counts = torch.zeros(n, dtype=torch.int64)
-
-        def indexed(parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
-            position = 0
-            for part in parts:
-                size = len(part.inputs)
-                indices = torch.arange(position, position + size)
-                if self.state.n_levels > 1:
-                    indices = _indices(name, part.rest, size, n).cpu()
-                elif position + size > n:
-                    raise ValueError(f"expected {n} examples of {name} as before, got more")
-                position += size
-                counts.index_add_(0, indices, torch.ones_like(indices))
-                yield part, indices
-            _each_once(name, counts)
-
+        batches = getattr(self, f"_{name}")
         with torch.random.fork_rng(devices=[]), one_pass([model], batches, self._way) as parts:
-            yield indexed(parts)
+            yield self._indexed(name, parts)
+
+    def _indexed(self, name: str, parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
+        position, n = 0, len(self._digests[name])
+        counts = torch.zeros(n, dtype=torch.int64)
+        for part in parts:
+            size = len(part.inputs)
+            rest = part.rest if self.state.n_levels > 1 else [position + torch.arange(size)]
+            indices = _indices(name, rest, size, n).cpu()
+            counts.index_add_(0, indices, torch.ones_like(indices))
+            position += size
+            yield part, indices
+        _each_once(name, counts)
 
     def _check_classes(self, logits: Tensor) -> None:
         if logits.ndim != 2 or logits.shape[1] != self.state.n_classes:
@@ -308,6 +304,8 @@ def adaptive_smoothing(
     loss: Loss = cross_entropy,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
 ) -> AdaptiveSmoothing:
     r"""Pair an objective of soft labels with the validation split that steers them (AR-AdaLS).
 
@@ -338,6 +336,8 @@ def adaptive_smoothing(
         loss: `(logits, soft labels) -> scalar`.
         autocast: `torch.bfloat16` to rank and to validate in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last there.
+        device: Where batches go there; to the device of the model if None.
+        progress: A wrapper of an iterable that shows progress there, such as `tqdm.tqdm`.
 
     Returns:
         An objective with `rank`, `rank_by`, `update`, `unseen`, `state_dict`, `load_state_dict`.
@@ -373,7 +373,7 @@ def adaptive_smoothing(
     _checks.arguments(loss=loss)
     for batches in (train, validation):
         again(batches)
-    way = Way(autocast, channels_last)
+    way = Way(autocast, channels_last, device, progress=progress)
     return AdaptiveSmoothing(train, validation, state, variant=variant, loss=loss, way=way)
 
 

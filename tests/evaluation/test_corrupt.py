@@ -381,7 +381,7 @@ def test_a_folder_without_files_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected labels.npy and .* got none"):
         read_corruptions(tmp_path)
     folder_of(tmp_path)
-    with pytest.raises(ValueError, match=r"expected names to be one of .* got 'fog'"):
+    with pytest.raises(ValueError, match=r"expected kinds to be one of .* got 'fog'"):
         read_corruptions(tmp_path, kinds=["fog"])
     with pytest.raises(TypeError, match="expected path as a str or a path, got int"):
         read_corruptions(3)
@@ -430,10 +430,10 @@ def test_bad_arguments_are_refused(case):
     [
         ({"batches": iter([])}, TypeError, "batches that can be read again"),
         ({"batches": 3}, TypeError, "batches as an iterable, got int"),
-        ({"names": "fog"}, TypeError, "names as a list or tuple, got str"),
-        ({"names": ["frost"]}, ValueError, "names to be one of"),
-        ({"names": []}, ValueError, "one or more in names, got none"),
-        ({"names": ["fog", "fog"]}, ValueError, "each only once in names"),
+        ({"kinds": "fog"}, TypeError, "kinds as a list or tuple, got str"),
+        ({"kinds": ["frost"]}, ValueError, "kinds to be one of"),
+        ({"kinds": []}, ValueError, "one or more in kinds, got none"),
+        ({"kinds": ["fog", "fog"]}, ValueError, "each only once in kinds"),
         ({"severity": 3}, TypeError, "severity as a list or tuple, got int"),
         ({"severity": [0]}, ValueError, "severity >= 1, got 0"),
         ({"generator": 3}, TypeError, "generator as a torch.Generator"),

@@ -407,7 +407,7 @@ BAD = {
     "bare tensors": (
         lambda: adaptive_smoothing([TRAIN[0][0]], VALIDATION, 3),
         TypeError,
-        "train as batches",
+        "batches as",
     ),
     "more levels than examples": (
         lambda: made(n_levels=41),
