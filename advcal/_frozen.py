@@ -150,7 +150,7 @@ class _Hold:
         """Note what there is, then freeze. What is there already costs next to nothing."""
         if not self.ready:
             for key, before in _flags(self.model) if self.flags else _state(self.model):
-                _kept.setdefault(key, _Kept(set(), before)).holds.add(self)
+                _kept.setdefault(key, _Kept({self}, before)).holds.add(self)
         if self.flags and not self.ready:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and not parameter.is_inference():
