@@ -91,6 +91,26 @@ def generator(value: object) -> None:
         raise TypeError(f"expected generator as a torch.Generator or None, got {kind(value)}")
 
 
+def sequence(name: str, value: object) -> None:
+    """Check a list or a tuple."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"expected {name} as a list or tuple, got {kind(value)}")
+
+
+def precision(name: str, value: object) -> None:
+    """Check a floating dtype or None."""
+    if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
+        raise TypeError(f"expected {name} as a floating torch.dtype or None, got {value!r}")
+
+
+def device(name: str, value: Any) -> None:
+    """Check what torch takes for a device."""
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"expected {name} as a torch.device, got {value!r}") from error
+
+
 def optional(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
     """Let None pass a check."""
     return lambda name, value: None if value is None else check(name, value)
@@ -121,9 +141,9 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
         (optional(partial(number, above=0)), "max_norm step_size"),
         (optional(partial(number, least=2**-13)), "bandwidth"),
         (number, "threshold"),
-        (switch, "channels_last from_logits joint random_start stop_early targeted"),
+        (switch, "all_reduce channels_last from_logits joint random_start stop_early targeted"),
         (function, "attack loss metric model objective reference"),
-        (optional(function), "backward progress"),
+        (optional(function), "backward forward progress"),
         (text, "against figure"),
         (optional(text), "by title"),
         (one_of("uniform", "quantile"), "binning"),
@@ -131,6 +151,8 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
         (one_of("gradient", "random_search"), "method"),
         (one_of("linf", "l2", "l1"), "norm"),
         (one_of("mean", "sum", "none"), "reduction"),
+        (precision, "autocast"),
+        (optional(device), "device"),
         (lambda _, value: generator(value), "generator"),
     )
     for name in names.split()

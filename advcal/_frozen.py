@@ -1,13 +1,15 @@
 """The one context manager that guards a model while it is attacked or evaluated."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from advcal import _checks
 from advcal._typing import Attack, Model
@@ -50,87 +52,183 @@ def watching(*, warn: bool = True) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: object, *, grad: bool) -> Iterator[None]:
-    """Run a model in eval mode with frozen parameters and leave it exactly as it was found.
+    """Keep a model from changing, and leave it exactly as it was found.
 
-    Restored on the way out, also after an exception: the train/eval flag of each module, the
-    `requires_grad` of each parameter, and every buffer that a forward pass replaced or wrote to.
-    A model in DistributedDataParallel does not talk to other processes inside.
-    A model that is not an `nn.Module` is an opaque callable: nothing in it is touched.
+    A model that trains at its root is put in eval mode. One whose root is in eval mode runs as it
+    is, also if parts of it are in train mode: somebody meant that. With gradients, parameters
+    ask for none. Restored on the way out, also after an exception and Ctrl-C: the train/eval flag
+    of each module, the `requires_grad` of each parameter, and every buffer that a forward pass
+    replaced or wrote to. Threads may be inside at once; the last one out restores. A model in
+    DistributedDataParallel does not talk to other processes inside. A model that is not an
+    `nn.Module` is an opaque callable: nothing in it is touched.
 
     Args:
         model: The model.
         grad: Whether gradients flow inside, whatever the caller's grad mode is.
     """
     _checks.function("model", model)
-    with watching(), torch.inference_mode(False), torch.set_grad_enabled(grad):
-        if not isinstance(model, nn.Module):
-            yield
-            return
-        trainable = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
-        restore = [_modes(model), _flags(trainable), _buffers(model), _silenced(model)]
+    with torch.inference_mode(False), watching():
+        stay = _Stay(model, grad)
         try:
-            if any(module.training for module in model.modules()):
-                model.eval()
-            for parameter in trainable:
-                parameter.requires_grad_(False)
-            yield
+            try:
+                stay.begin()
+                yield
+            finally:
+                stay.end()
         finally:
-            for undo in restore:
-                undo()
+            stay.end()  # what is left to do, if Ctrl-C came into the first
 
 
-def _modes(model: nn.Module) -> Callable[[], None]:
-    modes = [(module, module.training) for module in model.modules()]
-
-    def undo() -> None:
-        if model.training != modes[0][1]:
-            model.train(modes[0][1])
-        for module, training in modes:
-            module.training = training
-
-    return undo
+# Who is inside, by model; and what is to be put back, by what it is, with the holds that it waits
+# for: models can share parts, as an ensemble and its members do.
+_holds: "dict[tuple[int, bool], _Hold]" = {}
+_kept: "dict[Hashable, _Kept]" = {}
+_lock = threading.RLock()
 
 
-def _flags(trainable: list[nn.Parameter]) -> Callable[[], None]:
-    def undo() -> None:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+def _alone(work: Callable[[], None]) -> None:
+    try:
+        with _lock:
+            work()
+    finally:
+        while _lock._is_owned():  # type: ignore[attr-defined]  # Ctrl-C came before the release
+            _lock.release()
 
-    return undo
+
+class _Buffer(NamedTuple):
+    module: nn.Module
+    name: str
+    tensor: Tensor
+    value: Tensor
 
 
-def _buffers(model: nn.Module) -> Callable[[], None]:
-    saved = [
-        (module, name, buffer, buffer.clone())
+class _Kept(NamedTuple):
+    holds: "set[_Hold]"
+    before: Callable[[], object] | _Buffer  # what puts it back
+
+
+class _Stay:
+    """One use of `frozen`. Ending it twice is ending it once."""
+
+    def __init__(self, model: object, grad: bool) -> None:
+        self.model, self.grad, self.before = model, grad, torch.is_grad_enabled()
+
+    def begin(self) -> None:
+        if isinstance(self.model, nn.Module):
+            _alone(self._enter)
+        torch.set_grad_enabled(self.grad)
+
+    def end(self) -> None:
+        _alone(self._leave)
+        torch.set_grad_enabled(self.before)
+
+    def _enter(self) -> None:
+        for flags in (False, True) if self.grad else (False,):
+            key = id(self.model), flags
+            hold = _holds.setdefault(key, _Hold(self.model, flags))
+            hold.stays.add(self)
+            hold.take()
+
+    def _leave(self) -> None:
+        for key, hold in list(_holds.items()):
+            if self in hold.stays or not hold.stays:
+                hold.stays.discard(self)
+                if not hold.stays:
+                    hold.drop()
+                    _holds.pop(key, None)
+
+
+class _Hold:
+    """What is kept of one model for all who are inside: its parameters' flags, or all else."""
+
+    def __init__(self, model: Any, flags: bool) -> None:
+        self.model, self.flags = model, flags
+        self.stays: set[_Stay] = set()
+        self.ready = self.switched = False
+
+    def take(self) -> None:
+        """Note what there is, then freeze. What is there already costs next to nothing."""
+        if not self.ready:
+            for key, before in _flags(self.model) if self.flags else _state(self.model):
+                _kept.setdefault(key, _Kept({self}, before)).holds.add(self)
+        if self.flags and not self.ready:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and not parameter.is_inference():
+                    parameter.requires_grad_(False)
+        elif not self.flags:
+            for module, name in () if self.ready else _synchronised(self.model):
+                setattr(module, name, False)
+            if getattr(bare(self.model), "training", False):
+                self._switch()
+        self.ready = True
+
+    def _switch(self) -> None:
+        self.switched = True
+        try:
+            self.model.eval()
+        except NotImplementedError:  # an exported program stays in the mode of its export
+            self.switched = False
+            for module in self.model.modules():
+                module.training = False
+
+    def drop(self) -> None:
+        """Put back what nobody else holds; stopped anywhere, it can be begun again."""
+        self.ready = False
+        mine = [(key, kept) for key, kept in _kept.items() if self in kept.holds]
+        last = [(key, kept) for key, kept in mine if len(kept.holds) == 1]
+        if self.switched and len(last) == len(mine):
+            self.model.train()  # which may do more than set the flags
+        self.switched = False
+        for _, kept in last:
+            if not isinstance(kept.before, _Buffer):
+                kept.before()
+        _write_back([kept.before for _, kept in last if isinstance(kept.before, _Buffer)])
+        for key, _ in last:
+            _kept.pop(key, None)
+        for _, kept in mine:
+            kept.holds.discard(self)
+
+
+def _flags(model: nn.Module) -> Iterator[tuple[Hashable, Callable[[], object]]]:
+    for parameter in model.parameters():
+        key = "flag", id(parameter)
+        if (parameter.requires_grad or key in _kept) and not parameter.is_inference():
+            yield key, partial(parameter.requires_grad_, True)
+
+
+def _state(model: nn.Module) -> Iterator[tuple[Hashable, Callable[[], object] | _Buffer]]:
+    for module in model.modules():
+        if hasattr(module, "training"):  # what torch.jit.freeze made has none
+            yield ("mode", id(module)), partial(setattr, module, "training", module.training)
+    for module, name in _synchronised(model):
+        yield ("sync", id(module), name), partial(setattr, module, name, getattr(module, name))
+    for buffer in _buffers(model):
+        yield ("buffer", id(buffer.module), buffer.name), buffer
+
+
+def _synchronised(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    names = ("require_backward_grad_sync", "require_forward_param_sync")
+    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+    return [(module, name) for module in wrappers for name in names]
+
+
+def _buffers(model: nn.Module) -> list[_Buffer]:
+    return [
+        _Buffer(module, name, tensor, tensor.clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+        for name, tensor in module._buffers.items()
+        if tensor is not None
     ]
 
-    def undo() -> None:
-        with torch.no_grad():
-            for module, name, buffer, value in saved:
-                # By value: batch_norm writes its statistics without a new version of the tensor.
-                # And only then: a copy would spoil a graph of the caller's that has the buffer.
-                if not (buffer.is_inference() or torch.equal(buffer, value)):
-                    buffer.copy_(value)
-                module._buffers[name] = buffer
 
-    return undo
-
-
-def _silenced(model: nn.Module) -> Callable[[], None]:
-    names = ("require_backward_grad_sync", "require_forward_param_sync")
-    parallel = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
-    flags = [(module, name, getattr(module, name)) for module in parallel for name in names]
-    for module, name, _ in flags:
-        setattr(module, name, False)
-
-    def undo() -> None:
-        for module, name, flag in flags:
-            setattr(module, name, flag)
-
-    return undo
+def _write_back(buffers: list[_Buffer]) -> None:
+    with torch.no_grad():
+        for module, name, tensor, value in buffers:
+            # By value: batch_norm writes its statistics without a new version of the tensor.
+            # And only then: a copy would spoil a graph of the caller's that has the buffer.
+            if not (tensor.is_inference() or torch.equal(tensor, value)):
+                tensor.copy_(value)
+            module._buffers[name] = tensor
 
 
 def unwrapped(model: Any) -> Any:
@@ -160,28 +258,47 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
 
 def bare(model: nn.Module) -> nn.Module:
     """Return the module inside all wrappers, whose names of weights are the plain ones."""
-    inner: nn.Module = unwrapped(model)
-    return inner._modules.get("_orig_mod") or inner
+    inner = unwrapped(model)
+    inner = inner.module if isinstance(inner, DataParallel) else inner
+    compiled = "_orig_mod" in inner._modules
+    found: nn.Module = inner._modules["_orig_mod"] if compiled else inner
+    return found
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Undo on the way out what forward passes do to the buffers of a model."""
-    undo = _buffers(model)
+    buffers = _buffers(model)
     try:
         yield
     finally:
-        undo()
+        _write_back(buffers)
+
+
+class Around(nn.Module):
+    """A module around models, in train mode exactly if one of them is at its root."""
+
+    _around: "Sequence[object]" = ()
+
+    @property
+    def training(self) -> bool:
+        """The mode."""
+        return any(getattr(model, "training", False) for model in self._around)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Leave the models as they are; `train` and `eval` go to them themselves."""
 
 
 def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
     """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked.
 
-    It gets the module inside what wraps it for several processes, and inputs that it may overwrite.
+    It gets the module inside what wraps it for several processes, and inputs and labels that it may
+    overwrite.
     """
     model = unwrapped(model)
     with frozen(model, grad=True):
-        return _checks.attacked(attack(model, inputs.clone(), labels), inputs)
+        return _checks.attacked(attack(model, inputs.clone(), labels.clone()), inputs)
 
 
 def device_of(model: object) -> torch.device | None:

@@ -23,6 +23,9 @@ it with `reduction="none"` if the loss has that argument; an objective takes the
 Batch: TypeAlias = tuple[Any, ...] | list[Any]
 """`(inputs, labels, *rest)`."""
 
+Forward: TypeAlias = Callable[[Any, Batch], Tensor]
+"""`forward(model, batch) -> logits`, for a model that takes more of a batch than its inputs."""
+
 Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 """A tensor or a NumPy array: what comes out is of the kind that went in."""
 

@@ -305,7 +305,7 @@ def measure(
     batches = Batches(*test, size=500)
     shifted = evaluation.corruptions(
         batches,
-        names=SHIFTS,
+        kinds=SHIFTS,
         severity=[SEVERITY],
         generator=torch.Generator().manual_seed(seed),
     )

@@ -157,7 +157,7 @@ def measure(networks: dict[str, Any], test: cifar10_data.Batches, under: dict[st
 
 def report(title: str, records: Records, *names: str) -> dict[str, dict[str, float]]:
     """Print a table and return its figures."""
-    print(f"\n{title}\n\n{evaluation.table(records, names=names, figures=FIGURES)}", flush=True)
+    print(f"\n{title}\n\n{evaluation.table(records, columns=names, figures=FIGURES)}", flush=True)
     return {
         " / ".join(key): {figure: getattr(record, figure) for figure in FIGURES}
         for key, record in records.items()

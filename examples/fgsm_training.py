@@ -54,7 +54,7 @@ def main() -> None:
             record = evaluation.evaluate(model, test, attack, n_bins=N_BINS, channels_last=True)
             records[name, attack_name] = record
             study["results"][f"{name} / {attack_name}"] = record.as_dict()
-        print(evaluation.table(records, names=("training", "attack")), flush=True)
+        print(evaluation.table(records, columns=("training", "attack")), flush=True)
         (args.out / f"{args.model}.json").write_text(json.dumps(study, indent=1) + "\n")
 
 

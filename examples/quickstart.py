@@ -191,7 +191,7 @@ def table(records: dict[tuple[str, str], evaluation.Evaluation], eps: float) -> 
         (model, attack, "0" if attack == "none" else f"{eps:.4g}"): record
         for (model, attack), record in records.items()
     }
-    return evaluation.table(rows, names=("model", "attack", "eps"))
+    return evaluation.table(rows, columns=("model", "attack", "eps"))
 
 
 def main() -> None:

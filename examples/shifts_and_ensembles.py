@@ -53,7 +53,7 @@ def main() -> None:
     clean = predicted(networks, scalings, Batches(*splits.test, size=500))
     found = {name: {"clean": figures(runs, splits.test[1])} for name, runs in clean.items()}
     shifted = evaluation.corruptions(
-        Batches(*few, size=500), names=args.names, generator=torch.Generator().manual_seed(0)
+        Batches(*few, size=500), kinds=args.names, generator=torch.Generator().manual_seed(0)
     )
     for key, batches in shifted.items():
         for name, runs in predicted(networks, scalings, batches).items():

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._frozen import logits_of
+from advcal._frozen import Around, logits_of
 from advcal._logits import log_mean_probs
 from advcal._typing import Model
 
@@ -16,9 +16,10 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
     passes. It is a module that holds the model, so that an attack guards the model as ever, and its
     mode is the model's: `model.eval()` and then `model.drop.train()` keep the noise of a dropout.
 
-    The noise is the model's own. If it draws from the global random state, so does an attack on it,
-    which is then the one thing that an attack does not leave as it was; its result is reproducible
-    after `torch.manual_seed`.
+    The noise is the model's own. Dropout makes some if the model is in eval mode and its dropout
+    layers are in train mode: `model.eval()`, then `.train()` of the layers. If the noise comes from
+    the global random state, an attack moves that, the one thing that it then does not leave as it
+    was; its result is reproducible after `torch.manual_seed`.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`, other ones at each call.
@@ -46,10 +47,11 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
     return _Expectation(model, n)
 
 
-class _Expectation(nn.Module):
+class _Expectation(Around):
     def __init__(self, model: Model, n: int) -> None:
         super().__init__()
         self.model, self.n = model, n
+        self._around = (model,)
 
     def __repr__(self) -> str:
         model = getattr(self.model, "__qualname__", self.model)

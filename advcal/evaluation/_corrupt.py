@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._batches import again
+from advcal._pass import again
 from advcal._random import resolve
 from advcal._typing import Batch
 from advcal.evaluation import _shifts
@@ -114,7 +114,7 @@ def corrupt(
 def corruptions(
     batches: Iterable[Batch],
     *,
-    names: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
     severity: Sequence[int] = SEVERITIES,
     generator: torch.Generator | None = None,
 ) -> dict[str, Iterable[Batch]]:
@@ -124,7 +124,7 @@ def corruptions(
 
     Args:
         batches: A list, a `DataLoader` or the like of `(inputs, labels, *rest)`; see `corrupt`.
-        names: The corruptions; all if None.
+        kinds: The corruptions; all if None.
         severity: The severities.
         generator: Where one seed per set comes from; a copy of the global one by default.
 
@@ -137,11 +137,11 @@ def corruptions(
 
     Example:
         >>> batches = [(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))]
-        >>> list(corruptions(batches, names=["fog"], severity=[1, 5]))
+        >>> list(corruptions(batches, kinds=["fog"], severity=[1, 5]))
         ['fog 1', 'fog 5']
     """
     again(batches)
-    chosen = known_names(names, CORRUPTIONS)
+    chosen = known_kinds(kinds, CORRUPTIONS)
     levels = [_severity(each) for each in listed("severity", severity)]
     source = resolve(generator, torch.device("cpu"))
     keys = [(name, level) for name in chosen for level in levels]
@@ -178,14 +178,14 @@ def listed(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def known_names(names: Any, known: Iterable[str]) -> list[str]:
-    """Check names among those known; all if None."""
+def known_kinds(kinds: Any, known: Iterable[str]) -> list[str]:
+    """Check kinds of corruptions among those known; all if None."""
     options = list(known)
-    if names is None:
+    if kinds is None:
         return options
-    for name in listed("names", names):
-        _checks.choice("names", name, options)
-    return list(names)
+    for kind in listed("kinds", kinds):
+        _checks.choice("kinds", kind, options)
+    return list(kinds)
 
 
 def _severity(value: Any) -> int:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _probs
-from advcal._batches import check_source, prepared
-from advcal._frozen import frozen
-from advcal._typing import Batch, Model, Progress
+from advcal._pass import Way, check_source, one_pass
+from advcal._typing import Batch, Forward, Model, Progress
 from advcal.metrics import aupr, auroc, entropy, fpr95
 
 Score = Callable[[Tensor], Tensor]
@@ -59,20 +58,28 @@ def detection(
     out_batches: Iterable[Batch],
     *,
     score: str | Score = "entropy",
+    autocast: torch.dtype | None = None,
+    channels_last: bool = False,
+    device: torch.device | str | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> Detection:
     r"""Score a data set from within the distribution and one from outside, and tell them apart.
 
     Scores are the predictive entropy, $-\max_k p_k$ (`"confidence"`), the energy
     $-\log \sum_k e^{z_k}$, or a function of your own, higher for what looks out of distribution.
-    The model runs in eval mode and is left as it was found. What is kept is one score per example.
+    The model runs as in `evaluate`. What is kept is one score per example.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
-        in_batches: An iterable of `(inputs, labels, *rest)`; nothing but the inputs is used.
+        in_batches: An iterable of `(inputs,)` or `(inputs, labels, *rest)`; labels are not used.
         out_batches: The same from outside.
         score: `"entropy"`, `"confidence"`, `"energy"` or a function of logits `(n, classes)` to
             finite scores `(n,)`.
+        autocast: `torch.bfloat16` to run the model in mixed precision.
+        channels_last: Whether to lay out four-dimensional inputs channels last.
+        device: Where batches go; to the device of the model if None.
+        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; used once for
             each data set.
 
@@ -85,30 +92,23 @@ def detection(
 
     Example:
         >>> within, outside = 5 * torch.eye(3), torch.tensor([[1.0, 0.0, 0.0]])
-        >>> nothing = torch.zeros(3)
-        >>> detection(torch.nn.Identity(), [(within, nothing)], [(outside, nothing[:1])]).auroc
+        >>> detection(torch.nn.Identity(), [(within,)], [(outside,)]).auroc
         1.0
 
     References:
         Hendrycks & Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples,
         ICLR 2017; Liu et al., Energy-based Out-of-distribution Detection, NeurIPS 2020.
     """
-    _checks.function("model", model)
-    if callable(score):
-        function = score
-    else:
+    way = Way(autocast, channels_last, device, forward, progress)
+    if not callable(score):
         _checks.choice("score", score, _SCORES)
-        function = _SCORES[score]
+        score = _SCORES[score]
     for batches in (in_batches, out_batches):
         check_source(batches, progress)
     parts = []
-    with frozen(model, grad=False):
-        for source in (in_batches, out_batches):
-            batches = prepared(source, model, channels_last=False, progress=progress)
-            found = [_scores(function, model(batch[0]), len(batch[0])) for batch in batches]
-            if not found:
-                raise ValueError("expected one batch or more of each data set, got none")
-            parts.append(torch.cat(found))
+    for batches in (in_batches, out_batches):
+        with one_pass([model], batches, way, labelled=False) as each:
+            parts.append(torch.cat([_scores(score, part.logits(model)) for part in each]))
     scores = torch.cat(parts)
     labels = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
     return Detection(
@@ -121,8 +121,8 @@ def detection(
     )
 
 
-def _scores(function: Score, logits: Any, n: int) -> Tensor:
-    scores = function(_checks.logits(logits, n))
-    if not isinstance(scores, Tensor) or scores.shape != (n,):
-        raise ValueError(f"expected scores of shape ({n},), got {_checks.kind(scores)}")
+def _scores(function: Score, logits: Tensor) -> Tensor:
+    scores = function(logits)
+    if not isinstance(scores, Tensor) or scores.shape != (len(logits),):
+        raise ValueError(f"expected scores of shape ({len(logits)},), got {_checks.kind(scores)}")
     return _probs.vector("scores", scores)[0].cpu()

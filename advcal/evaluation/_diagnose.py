@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._batches import prepared
-from advcal._frozen import frozen, watching
+from advcal._frozen import bare, watching
+from advcal._pass import Part, Way, one_pass
 from advcal._random import resolve
-from advcal._typing import Batch, Model, Progress
+from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
 from advcal.evaluation._table import aligned
 from advcal.evaluation._transfer import named
@@ -89,8 +88,13 @@ def diagnose(
     norm: _probe.Norm = "linf",
     bounds: tuple[float, float] = (0.0, 1.0),
     sources: Mapping[str, Model] | None = None,
-    queries: int = 300,
+    attacks: Mapping[str, Callable[..., Tensor]] | None = None,
+    steps: int = 300,
     generator: torch.Generator | None = None,
+    autocast: torch.dtype | None = None,
+    channels_last: bool = False,
+    device: torch.device | str | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     r"""Look for the signs that an attack fails for another reason than that a model is robust.
@@ -99,29 +103,37 @@ def diagnose(
     on the other examples of a batch; random outputs; outputs that are probabilities; logits so
     large that float32 cross-entropy has no gradient (defensive distillation); gradients that are
     zero, explode, or do not foretell what a step along them does; logits that are piecewise
-    constant (quantisation, rounding); one step, random search or transfer that fools where many
-    steps do not; accuracy that stays above 0 as `eps` grows to the whole box.
+    constant (quantisation, rounding); one step, random search, transfer or an attack of yours that
+    fools where many steps do not; accuracy that stays above 0 as `eps` grows to the whole box.
 
     A check warns from 2 % of the examples on and fails from 10 %; where two attacks are compared it
     warns from 5 % on, since none finds all there is. A hundred examples are enough; of many
     thousands take a part. A verdict is evidence, not proof: a model that passes can still be beaten
     by an attack made for it.
 
-    The model runs in eval mode, whatever mode it is in, and is left as it was found. It makes 35
-    forward and 23 backward passes over all examples; over those that 20 steps of PGD do not fool,
-    up to `queries` + 45 forward and 40 backward passes, and for each larger radius (factors of 4)
-    22 and 20. A source makes 22 and 21.
+    A model that is in train mode runs in eval mode, one in eval mode runs as it is, and the second
+    check names the layers in train mode. The model is left as it was found. It makes 35 forward
+    and 23 backward passes over all examples; over those that 20 steps of PGD do not fool, up to
+    `steps` + 45 forward and 40 backward passes, and for each larger radius (factors of 4) 22 and
+    20. A source makes 22 and 21.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
-        batches: An iterable of `(inputs, labels, *rest)`, the inputs float32 or float64.
+        batches: An iterable of `(inputs, labels, *rest)`, the inputs float32 or float64, or 8-bit
+            images, which are taken as float32 of the same values.
         eps: The radius, in units of `inputs`, at which the model is evaluated.
         norm: `"linf"` or `"l2"`.
         bounds: The lowest and the highest valid value of an input. Where inputs exceed them, the
             first check fails and the others take the range of the batch.
         sources: Names to models on which to craft examples for transfer, best trained differently.
-        queries: The number of steps of the random search.
+        attacks: Names to attacks of yours, `(model, inputs, labels, eps=...) -> inputs`.
+        steps: The number of steps of the random search.
         generator: Where random points come from; a copy of the global one if None.
+        autocast: `torch.bfloat16` to look at the model in mixed precision, if it is evaluated so.
+        channels_last: Whether to lay out four-dimensional inputs channels last.
+        device: Where batches go; to the device of the model if None.
+        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs;
+            batches must then be of one example.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
@@ -144,58 +156,62 @@ def diagnose(
         Carlini & Wagner, Defensive Distillation is Not Robust to Adversarial Examples, 2016;
         Pintor et al., Indicators of Attack Failure, NeurIPS 2022.
     """
-    _checks.function("model", model)
+    way = Way(autocast, channels_last, device, forward, progress)
+    _checks.arguments(steps=steps, generator=generator)
     eps = _checks.number("eps", eps, above=0)
     _checks.choice("norm", norm, ("linf", "l2"))
     bounds = _checks.bounds_pair(bounds)
-    queries = _checks.count("queries", queries)
-    _checks.generator(generator)
     sources = {} if sources is None else named("sources", sources)
+    attacks = {} if attacks is None else named("attacks", attacks, "attack")
+    tried = _probe.Tried(sources, attacks, steps)
     modes = _train_mode(model)
     parts = []
-    with watching(warn=False), ExitStack() as guards:
-        for each in (model, *sources.values()):
-            guards.enter_context(frozen(each, grad=False))
-        for batch in prepared(batches, model, channels_last=False, progress=progress):
-            inputs, labels = _checks.examples(*batch[:2])
-            if inputs.dtype.itemsize < 4:
-                raise TypeError(
-                    f"expected inputs of float32 or float64, got {_checks.kind(inputs)}"
-                )
-            inputs = inputs.detach()
+    with watching(warn=False), one_pass([model, *sources.values()], batches, way) as batch_parts:
+        for part in batch_parts:
+            inputs, labels = _examples(part)
             least, most = (float(end) for end in inputs.aminmax())
-            if not math.isfinite(least + most):
-                raise ValueError(f"expected finite inputs, got values from {least:g} to {most:g}")
             box = (min(bounds[0], least), max(bounds[1], most))
             generator = resolve(generator, inputs.device)
             common: Any = {"eps": eps, "norm": norm, "bounds": box, "generator": generator}
-            part = _probe.outputs(model, inputs, labels)
-            part |= _probe.gradients(model, inputs, labels, **common)
-            part |= _probe.attacks(
-                model, inputs, labels, queries=queries, sources=sources, **common
-            )
-            parts.append(part)
-    if not parts:
-        raise ValueError("expected one batch or more, got none")
+            with part.casting():
+                bound = part.taking(model)
+                found = _probe.outputs(bound, inputs, labels)
+                found |= _probe.gradients(bound, inputs, labels, **common)
+                found |= _probe.attacks(bound, inputs, labels, tried.within(part), **common)
+            parts.append(found)
     seen = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    return Diagnosis(
-        n=len(seen["correct"]),
-        findings=(
-            _input_bounds(seen, bounds),
-            modes,
-            _batch_dependence(seen),
-            _random_outputs(seen),
-            _probabilities(seen),
-            _logit_scale(seen),
-            _zero_gradients(seen),
-            _exploding_gradients(seen),
-            _misleading_gradients(seen),
-            _piecewise_constant(seen),
-            _one_step(seen),
-            _beaten("random search", ["search"], seen),
-            _beaten("transfer", [name for name in seen if name.startswith("transfer: ")], seen),
-            _growing_eps(seen),
-        ),
+    return Diagnosis(n=len(seen["correct"]), findings=_findings(seen, bounds, modes))
+
+
+def _examples(part: Part) -> tuple[Tensor, Tensor]:
+    inputs, labels = _checks.examples(part.floats.detach().clone(), part.labels)
+    if inputs.dtype.itemsize < 4:
+        raise TypeError(f"expected inputs of float32 or float64, got {_checks.kind(inputs)}")
+    return inputs, labels
+
+
+def _findings(
+    seen: dict[str, Tensor], bounds: tuple[float, float], modes: Finding
+) -> tuple[Finding, ...]:
+    transferred, yours = (
+        [name for name in seen if name.startswith(kind)] for kind in ("transfer: ", "yours: ")
+    )
+    return (
+        _input_bounds(seen, bounds),
+        modes,
+        _batch_dependence(seen),
+        _random_outputs(seen),
+        _probabilities(seen),
+        _logit_scale(seen),
+        _zero_gradients(seen),
+        _exploding_gradients(seen),
+        _misleading_gradients(seen),
+        _piecewise_constant(seen),
+        _one_step(seen),
+        _beaten("random search", ["search"], seen),
+        _beaten("transfer", transferred, seen, "no other model to craft on; pass sources="),
+        _beaten("another attack", yours, seen, "no other attack; pass attacks="),
+        _growing_eps(seen),
     )
 
 
@@ -219,15 +235,27 @@ def _train_mode(model: Model) -> Finding:
     name = "train mode"
     if not isinstance(model, nn.Module):
         return Finding(name, "skip", "the model is not an nn.Module, so it shows no mode", {})
-    norms, dropouts = (
-        sum(isinstance(module, kind) and module.training for module in model.modules())
-        for kind in (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    )
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    switched = getattr(bare(model), "training", False)
+    layers = {  # in a model that is put in eval mode, of these kinds only
+        path or "the model": layer
+        for path, layer in model.named_modules()
+        if getattr(layer, "training", False) and not next(layer.children(), None)
+        if isinstance(layer, kinds) or not switched
+    }
+    norms, dropouts = (sum(isinstance(each, kind) for each in layers.values()) for kind in kinds)
+    words = [f"{path} ({type(layer).__name__})" for path, layer in layers.items()]
     found = f"{norms} BatchNorm and {dropouts} Dropout layers are in train mode"
-    if norms or dropouts:
-        found += "; this diagnosis ran in eval mode, call model.eval() before other evaluations"
-    numbers = {"batch_norms": norms, "dropouts": dropouts}
-    return Finding(name, "warn" if norms or dropouts else "pass", found, numbers)
+    if words:
+        found += f": {', '.join(words)}"
+        found += (
+            "; this diagnosis ran in eval mode, call model.eval() before other evaluations"
+            if switched
+            else "; the model is in eval mode itself, so they ran as they are"
+        )
+    harmless = [isinstance(each, nn.RNNBase) and not each.dropout for each in layers.values()]
+    numbers = {"batch_norms": norms, "dropouts": dropouts, "layers": words}
+    return Finding(name, "pass" if all(harmless) else "warn", found, numbers)
 
 
 def _batch_dependence(seen: dict[str, Tensor]) -> Finding:
@@ -343,10 +371,10 @@ def _one_step(seen: dict[str, Tensor]) -> Finding:
     )  # fmt: skip
 
 
-def _beaten(by: str, keys: list[str], seen: dict[str, Tensor]) -> Finding:
+def _beaten(by: str, keys: list[str], seen: dict[str, Tensor], without: str = "") -> Finding:
     name, correct = f"{by} beats gradients", seen["correct"]
     if not keys:
-        return Finding(name, "skip", "no other model to craft on; pass sources=", {})
+        return Finding(name, "skip", without, {})
     if _is_random(seen):
         return Finding(name, "skip", _RANDOM, {})
     if not correct.any():
@@ -358,7 +386,7 @@ def _beaten(by: str, keys: list[str], seen: dict[str, Tensor]) -> Finding:
         "pass" if int(fooled.sum()) < 2 else _graded(float(fooled.double().mean()), few=_BEATEN),
         f"{by} fools {int(fooled.sum())} of the {survivors} examples that FGSM and PGD do not",
         {"fooled": int(fooled.sum()), "survivors": survivors}
-        | {key: int(seen[key].sum()) for key in keys if by == "transfer"},
+        | {key: int(seen[key].sum()) for key in keys if ": " in key},
     )
 
 

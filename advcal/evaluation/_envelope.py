@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._batches import prepared
-from advcal._frozen import attacked, frozen, logits_of
-from advcal._typing import Batch, Model, Norm, Progress
+from advcal._pass import Part, Way, one_pass
+from advcal._typing import Batch, Forward, Model, Norm, Progress
 from advcal.attacks import ace, iaa, oca, uca
 
 
@@ -47,6 +46,13 @@ class Envelope:
         """Highest mean confidence minus accuracy, at each radius."""
         return tuple(confidence - self.accuracy for confidence in self.highest)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers and lists, ready for JSON."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+        }
+
 
 def confidence_envelope(
     model: Model,
@@ -56,7 +62,12 @@ def confidence_envelope(
     norm: Norm = "linf",
     steps: int = 10,
     bounds: tuple[float, float] = (0.0, 1.0),
+    attacks: Sequence[Callable[..., Tensor]] = (),
+    generator: torch.Generator | None = None,
+    autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    device: torch.device | str | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> Envelope:
     """Find the lowest and the highest miscalibration score at unchanged predictions.
@@ -67,17 +78,22 @@ def confidence_envelope(
     radius, or that the input has: the envelope opens monotonically. It is what these attacks find,
     not a certificate. `mma` and `rca` go the ways of `uca` and `oca` and add nothing.
 
-    Labels are used for the accuracy only; the attacks use the predicted ones. The random searches
-    draw from a copy of the global generator.
+    Labels are used for the accuracy only; the attacks use the predicted ones.
 
     Args:
-        model: Inputs `(n, ...)` to logits `(n, classes)`.
-        batches: An iterable of `(inputs, labels, *rest)`; they go to the device of the model.
+        model: Inputs `(n, ...)` to logits `(n, classes)`; it runs as in `evaluate`.
+        batches: An iterable of `(inputs, labels, *rest)`, as in `evaluate`.
         eps: The radii, in units of the inputs, in any order.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps of each attack.
         bounds: The lowest and the highest valid value of an input.
+        attacks: Others beside these, `(model, inputs, predicted labels, eps=...) -> inputs`. What
+            changes a prediction does not count.
+        generator: Where the random searches draw from; each from a copy of the global one if None.
+        autocast: `torch.bfloat16` to run model and attacks in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
+        device: Where batches go; to the device of the model if None.
+        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
@@ -99,45 +115,58 @@ def confidence_envelope(
         ... )
         ['0.32 to 0.42', '0.23 to 0.45']
     """
-    _checks.function("model", model)
     radii = _radii(eps)
-    _checks.count("steps", steps)
-
-    common: dict[str, Any] = {"norm": norm, "steps": steps, "bounds": bounds}
-    attacks = (
-        partial(uca, **common),
-        partial(iaa, label="predicted", **common),
-        partial(oca, **common),
-        partial(uca, method="random_search", **common),
-        partial(oca, method="random_search", **common),
-        partial(ace, norm=norm, bounds=bounds),  # down, as it is told the predicted labels
-        partial(_ace_up, norm=norm, bounds=bounds),
-    )
-
-    n, sums = 0, None
-    with frozen(model, grad=False):
-        for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
-            inputs = batch[0]
-            labels = _checks.labels(batch[1], len(inputs))
-            logits = logits_of(model, inputs)
-            _checks.label_range(labels, logits.shape[1])
-            clean, predicted = _confidence(logits)
-            lowest = highest = clean
-            columns = [(predicted == labels).double(), clean]
-            for radius in radii:
-                for attack in attacks:
-                    points = attacked(partial(attack, eps=radius), model, inputs, predicted)
-                    confidence, answer = _confidence(logits_of(model, points))
-                    confidence = torch.where(answer == predicted, confidence, clean)
-                    lowest = torch.minimum(lowest, confidence)
-                    highest = torch.maximum(highest, confidence)
-                columns += [lowest, highest]
-            part = torch.stack(columns).sum(dim=1)
-            n, sums = n + len(inputs), part if sums is None else sums + part
-    if sums is None:
-        raise ValueError("expected one batch or more, got none")
+    way = Way(autocast, channels_last, device, forward, progress)
+    _checks.arguments(steps=steps, norm=norm, generator=generator)
+    _checks.bounds_pair(bounds)
+    _checks.sequence("attacks", attacks)
+    for attack in attacks:
+        _checks.arguments(attack=attack)
+    ours = _attacks({"norm": norm, "bounds": bounds}, steps, generator)
+    n, sums = 0, torch.zeros(2 + 2 * len(radii), dtype=torch.float64)
+    with one_pass([model], batches, way) as parts:
+        for part in parts:
+            columns = torch.stack(_columns(part, model, radii, [*ours, *attacks]))
+            n, sums = n + len(part.inputs), sums + columns.sum(dim=1).cpu()
     accuracy, clean_confidence, *ends = (sums / n).tolist()
     return Envelope(n, radii, accuracy, clean_confidence, tuple(ends[::2]), tuple(ends[1::2]))
+
+
+def _attacks(
+    common: dict[str, Any], steps: int, generator: torch.Generator | None
+) -> list[Callable[..., Tensor]]:
+    stepping: dict[str, Any] = {**common, "steps": steps}
+    searching: dict[str, Any] = {**stepping, "method": "random_search", "generator": generator}
+    return [
+        partial(uca, **stepping),
+        partial(iaa, label="predicted", **stepping),
+        partial(oca, **stepping),
+        partial(uca, **searching),
+        partial(oca, **searching),
+        partial(ace, **common),  # down, as it is told the predicted labels
+        partial(_ace_up, **common),
+    ]
+
+
+def _columns(
+    part: Part, model: Model, radii: Sequence[float], attacks: Sequence[Callable[..., Tensor]]
+) -> list[Tensor]:
+    """Return what is to be summed over the examples of a batch, float64 `(n,)` each."""
+    logits = part.logits(model)
+    labels = part.labels.to(logits.device)
+    _checks.label_range(labels, logits.shape[1])
+    clean, predicted = _confidence(logits)
+    lowest = highest = clean
+    columns = [(predicted == labels).double(), clean]
+    for radius in radii:
+        for attack in attacks:
+            points = part.attacked(partial(attack, eps=radius), model, predicted)
+            confidence, answer = _confidence(part.logits(model, points))
+            confidence = torch.where(answer == predicted, confidence, clean)
+            lowest = torch.minimum(lowest, confidence)
+            highest = torch.maximum(highest, confidence)
+        columns += [lowest, highest]
+    return columns
 
 
 def _ace_up(model: Model, inputs: Tensor, predicted: Tensor, **options: Any) -> Tensor:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, distributed
 
 from advcal import _checks
-from advcal._batches import casting, prepared
-from advcal._frozen import attacked, device_of, frozen, logits_of
-from advcal._typing import Attack, Batch, Model, Progress
+from advcal._pass import Way, one_pass
+from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.metrics import ReliabilityBins, brier, reliability_bins
 from advcal.metrics._bins import uniform_edges
 
@@ -73,21 +72,32 @@ def evaluate(
     n_bins: int = 15,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    device: torch.device | str | None = None,
+    forward: Forward | None = None,
     all_reduce: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Attack each batch once, predict before and after, and sum up every figure.
 
-    The model runs in eval mode and is left as it was found. Memory does not grow with the data.
-    The probabilities are the softmax of the logits in float64.
+    A model that is in train mode runs in eval mode. One that is in eval mode runs as it is, parts
+    of it in train mode included: dropout that samples, BatchNorm that takes the statistics of the
+    batch. The model is left as it was found, and so are the batches. Memory does not grow with the
+    data. The probabilities are the softmax of the logits in float64.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
-        batches: An iterable of `(inputs, labels, *rest)`; they go to the device of the model.
+        batches: An iterable of `(inputs, labels, *rest)`. The model gets inputs of whatever dtype
+            they are, an attack gets 8-bit images as float32 of the same values, 0 to 255.
         attack: `(model, inputs, labels) -> inputs`, or None for the inputs as they are.
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
+        device: Where batches go; if None to the device of the model, and for a model that is a
+            plain function nowhere.
+        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs;
+            if None what comes after the labels is not used. An attack gets a model of inputs alone
+            that knows the rest of the batch. If the attack leaves out examples that are done, as
+            `square` does, the batches must be of one example.
         all_reduce: Whether to sum over all processes of `torch.distributed`, so that each returns
             the record of all data; without a process group there is this process alone. Give each
             process its own part, which may be empty: `DistributedSampler` repeats examples to make
@@ -106,25 +116,20 @@ def evaluate(
         >>> evaluate(torch.nn.Identity(), batches).accuracy
         1.0
     """
-    _checks.function("model", model)
-    casts = casting(model, autocast)
-    n_bins = _checks.count("n_bins", n_bins)
+    way = Way(autocast, channels_last, device, forward, progress)
+    _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
     if attack is not None:
-        _checks.function("attack", attack)
+        _checks.arguments(attack=attack)
     tallies: Tally | None = None
-    with frozen(model, grad=False):
-        for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
-            inputs, labels = batch[:2]
-            labels = _checks.labels(labels, len(inputs))
-            with casts():
-                clean = logits = logits_of(model, inputs)
-                if attack is not None:
-                    points = attacked(attack, model, inputs, labels)
-                    logits = logits_of(model, points)
-            part = tally(clean, logits, labels, n_bins)
-            tallies = part if tallies is None else tallies.plus(part)
+    with one_pass([model], batches, way, empty=all_reduce) as parts:
+        for part in parts:
+            labels, clean = part.labels, part.logits(model)
+            points = None if attack is None else part.attacked(attack, model)
+            logits = clean if points is None else part.logits(model, points)
+            counted = tally(clean, logits, labels, n_bins)
+            tallies = counted if tallies is None else tallies.plus(counted)
     if all_reduce:
-        tallies = _over_processes(tallies, n_bins, device_of(model))
+        tallies = _over_processes(tallies, n_bins, way.place(model))
     if tallies is None:
         raise ValueError("expected one batch or more, got none")
     return tallies.evaluation()
@@ -184,11 +189,12 @@ def _over_processes(
 
 
 def tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:
-    """Count one batch, from the logits before and after an attack."""
-    log_probs = _checks.with_softmax(logits).double().log_softmax(dim=1)
+    """Count one batch, from the logits before and after an attack, which have a softmax."""
+    labels = labels.to(logits.device)
+    log_probs = logits.double().log_softmax(dim=1)
     probs = log_probs.exp()
     table = reliability_bins(probs, labels, n_bins=n_bins)
-    predicted = _checks.with_softmax(clean).double().softmax(dim=1).argmax(dim=1)
+    predicted = clean.double().softmax(dim=1).argmax(dim=1)
     per_example = [
         -log_probs.gather(1, labels[:, None])[:, 0],
         brier(probs, labels, reduction="none"),

@@ -13,13 +13,13 @@ import torch
 
 from advcal import _checks
 from advcal._typing import Batch
-from advcal.evaluation._corrupt import SEVERITIES, known_names
+from advcal.evaluation._corrupt import SEVERITIES, known_kinds
 
 _LABELS = "labels"
 
 
 def read_corruptions(
-    path: str | os.PathLike[str], size: int = 500, *, names: Sequence[str] | None = None
+    path: str | os.PathLike[str], size: int = 500, *, kinds: Sequence[str] | None = None
 ) -> dict[str, Iterable[Batch]]:
     """Open a folder in the layout of CIFAR-10-C as a data set per corruption and severity.
 
@@ -30,7 +30,7 @@ def read_corruptions(
     Args:
         path: The folder.
         size: The number of examples of a batch.
-        names: The corruptions; all that are there, in alphabetical order, if None.
+        kinds: The corruptions; all that are there, in alphabetical order, if None.
 
     Returns:
         `"fog 3"` and the like, by corruption and then severity, to iterables of `(inputs, labels)`:
@@ -69,7 +69,7 @@ def read_corruptions(
         raise ValueError(
             f"expected integers of shape (5 n,) in labels.npy, got {_checks.kind(labels)}"
         )
-    chosen = known_names(names, found)
+    chosen = known_kinds(kinds, found)
     for name in chosen:
         images = _mapped(folder / f"{name}.npy")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[::3] != (len(labels), 3):

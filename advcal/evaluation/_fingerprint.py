@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import logging
 import os
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advcal import _digest
 from advcal._frozen import bare
 
 _ATOMS = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
@@ -49,7 +49,7 @@ class _Reader:
 
     def _read(self, value: Any) -> str:
         if isinstance(value, (Tensor, np.ndarray)):
-            return f"array {_digest(_bytes(torch.as_tensor(value)))}"
+            return f"array {_digest.of(_digest.content(torch.as_tensor(value)))}"
         if isinstance(value, nn.Module):
             return self._module(bare(value))
         if isinstance(value, functools.partial):
@@ -83,25 +83,25 @@ class _Reader:
         code = function.__code__
         if not installed:
             kept += [function.__globals__.get(word) for word in _names(code)]
-        return f"{name} {self._code(code)} of {_digest([self.described(kept).encode()])}"
+        return f"{name} {self._code(code)} of {_digest.of([self.described(kept).encode()])}"
 
     def _code(self, code: CodeType) -> str:
         inner = [
             self._code(each) if inspect.iscode(each) else self.described(each)
             for each in code.co_consts
         ]
-        return _digest([code.co_code, repr(code.co_names).encode(), repr(inner).encode()])
+        return _digest.of([code.co_code, repr(code.co_names).encode(), repr(inner).encode()])
 
     def _module(self, module: nn.Module) -> str:
         parts = [repr(module).encode()]
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             parts.append(f"{name} {tuple(tensor.shape)}".encode())
-            parts += _bytes(tensor)
+            parts += _digest.content(tensor)
         for name, each in module.named_modules():
             own = {key: own for key, own in vars(each).items() if key not in _INTERNAL}
             parts.append(f"{name} {self.described(own)}".encode())
             parts.append(self.described(type(each).forward).encode())
-        return f"{type(module).__qualname__} {_digest(parts)}"
+        return f"{type(module).__qualname__} {_digest.of(parts)}"
 
     def _object(self, value: Any) -> str:
         """Describe an object by its attributes, else by what it prints without its address."""
@@ -127,15 +127,3 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # a name that is bound later
         return None
-
-
-def _bytes(tensor: Tensor) -> list[bytes]:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return [str(tensor.dtype).encode(), flat.view(torch.uint8).numpy().tobytes()]
-
-
-def _digest(parts: list[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]

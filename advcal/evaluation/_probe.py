@@ -1,7 +1,8 @@
 """What `diagnose` measures of a model on one batch, a number per example each."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import attacked, logits_of
 from advcal._logits import lift, log_odds
+from advcal._pass import Part, rows_of
 from advcal._typing import Attack, Model
 from advcal.attacks import fgsm, pgd, square
 from advcal.attacks._balls import ball
@@ -21,17 +23,35 @@ SMALL, LARGE = 0.01, 0.25  # of eps: the steps by which gradients are checked
 COORDINATES = 16  # how many of an input change, about, to see whether logits follow
 
 
+class Tried(NamedTuple):
+    """What is tried on the examples that many steps do not fool.
+
+    Attributes:
+        sources: Models to craft on, by name.
+        attacks: Attacks of the caller's, by name.
+        steps: The number of steps of the random search.
+    """
+
+    sources: Mapping[str, Model]
+    attacks: Mapping[str, Callable[..., Tensor]]
+    steps: int
+
+    def within(self, part: Part) -> "Tried":
+        """Return the same for the models bound to a batch."""
+        return self._replace(sources={name: part.taking(m) for name, m in self.sources.items()})
+
+
 def outputs(model: Model, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Measure what the model returns, in 3 forward passes.
 
     `gap` is the lead of the first class over the second; `random` and `context` are the largest
     changes of a logit, relative to the largest one, at a second pass and with other neighbours.
     """
-    logits = logits_at(model, inputs)
+    logits = _checks.with_softmax(logits_at(model, inputs))
     _checks.label_range(labels, logits.shape[1])
     half = (len(inputs) + 1) // 2
-    paired = torch.cat([inputs[:half], inputs[: len(inputs) - half]])
-    context = _deviation(logits_at(model, paired)[:half], logits[:half])
+    paired = torch.arange(len(inputs), device=inputs.device) % half
+    context = _deviation(logits_at(rows_of(model, paired), inputs[paired])[:half], logits[:half])
     top = logits.topk(2, dim=1).values
     return {
         "low": inputs.flatten(1).amin(dim=1),
@@ -97,55 +117,55 @@ def attacks(
     model: Model,
     inputs: Tensor,
     labels: Tensor,
+    tried: Tried,
     *,
     eps: float,
     norm: Norm,
     bounds: tuple[float, float],
-    queries: int,
-    sources: Mapping[str, Model],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Measure which examples one step, many steps, random search and transfer fool.
+    """Measure which examples one step, many steps, random search and other attacks fool.
 
-    Search, transfer and larger radii are tried only on examples that many steps do not fool;
-    `radius` is the least of the radii tried that does.
+    What is tried and larger radii are only for examples that many steps do not fool; `radius` is
+    the least of the radii that does.
     """
-    model = _differentiable(model, inputs)
+    target = _differentiable(model, inputs)
 
-    def fooled(attack: Attack, chosen: Tensor, crafted_on: Model = model) -> Tensor:
+    def fooled(
+        attack: Attack, chosen: Tensor, source: Callable[[Tensor], Model] = target
+    ) -> Tensor:
         """Attack the examples that are chosen and tell which of all examples are fooled."""
         result = torch.zeros_like(chosen)
         if chosen.any():
-            points = attacked(attack, crafted_on, inputs[chosen], labels[chosen])
-            result[chosen] = logits_at(model, points).argmax(dim=1) != labels[chosen]
+            points = attacked(attack, source(chosen), inputs[chosen], labels[chosen])
+            answers = logits_at(target(chosen), points).argmax(dim=1)
+            result[chosen] = answers != labels[chosen]
         return result
 
-    def many(radius: float, *, restarts: int = 0) -> Attack:
-        return lambda model, inputs, labels: pgd(
-            model, inputs, labels, eps=radius, norm=norm, steps=STEPS, bounds=bounds,
-            random_start=restarts > 0, restarts=max(1, restarts), generator=generator,
-            loss="margin" if restarts else "cross_entropy",
-        )  # fmt: skip
-
-    def one(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
-        return fgsm(model, inputs, labels, eps=eps, norm=norm, bounds=bounds)
-
-    def search(model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
-        return square(
-            model, inputs, labels,
-            eps=eps, norm=norm, steps=queries, bounds=bounds, generator=generator,
-        )  # fmt: skip
+    within: dict[str, Any] = {"norm": norm, "bounds": bounds}
+    many = partial(pgd, **within, steps=STEPS, random_start=False)
+    again = partial(
+        pgd, **within, steps=STEPS, eps=eps, restarts=2, loss="margin", generator=generator
+    )
+    search = partial(square, **within, eps=eps, steps=tried.steps, generator=generator)
 
     correct = logits_at(model, inputs).argmax(dim=1) == labels
-    found = {"one": fooled(one, correct), "many": fooled(many(eps), correct)}
-    found["again"] = fooled(many(eps, restarts=2), correct & ~found["many"] & ~found["one"])
+    found = {
+        "one": fooled(partial(fgsm, **within, eps=eps), correct),
+        "many": fooled(partial(many, eps=eps), correct),
+    }
+    found["again"] = fooled(again, correct & ~found["many"] & ~found["one"])
     survivors = correct & ~found["many"] & ~found["one"] & ~found["again"]
     found["search"] = fooled(search, survivors)
-    for name, source in sources.items():
-        found[f"transfer: {name}"] = fooled(many(eps), survivors, _differentiable(source, inputs))
+    for name, source in tried.sources.items():
+        crafting = _differentiable(source, inputs)
+        found[f"transfer: {name}"] = fooled(partial(many, eps=eps), survivors, crafting)
+    for name, attack in tried.attacks.items():
+        found[f"yours: {name}"] = fooled(partial(attack, eps=eps), survivors)
     least = torch.where(correct & ~survivors, eps, torch.inf)
     for radius in radii(eps, norm, bounds, inputs[0].numel())[1:]:
-        least = torch.where(fooled(many(radius), correct & (least == torch.inf)), radius, least)
+        withstood = correct & (least == torch.inf)
+        least = torch.where(fooled(partial(many, eps=radius), withstood), radius, least)
     return found | {"radius": least}
 
 
@@ -167,11 +187,17 @@ def _gradient(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tensor
         return torch.autograd.grad(losses.sum(), points, allow_unused=True)[0]
 
 
-def _differentiable(model: Model, inputs: Tensor) -> Model:
-    """Give a model without any gradient the gradient zero, so that attacks can run on it."""
-    if _gradient(model, inputs, lambda logits: logits.sum(dim=1)) is not None:
-        return model
-    return lambda points: model(points) + 0 * points.flatten(1).sum(dim=1, keepdim=True)
+def _differentiable(model: Model, inputs: Tensor) -> Callable[[Tensor], Model]:
+    """Return the model for some rows, with the gradient zero if it has none, for attacks to run."""
+    has_one = _gradient(model, inputs, lambda logits: logits.sum(dim=1)) is not None
+
+    def of(rows: Tensor) -> Model:
+        part = rows_of(model, rows)
+        if has_one:
+            return part
+        return lambda points: part(points) + 0 * points.flatten(1).sum(dim=1, keepdim=True)
+
+    return of
 
 
 def _deviation(found: Tensor, wanted: Tensor) -> Tensor:

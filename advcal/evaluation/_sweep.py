@@ -13,8 +13,8 @@ import torch
 from torch import distributed
 
 from advcal import _checks
-from advcal._batches import again, casting
-from advcal._typing import Attack, Batch, Model, Progress
+from advcal._pass import Way, again
+from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.evaluation._corrupt import listed
 from advcal.evaluation._evaluate import evaluate
 from advcal.evaluation._fingerprint import fingerprint
@@ -45,6 +45,8 @@ def sweep(
     n_bins: int = 15,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    device: torch.device | str | None = None,
+    forward: Forward | None = None,
     all_reduce: bool = False,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
@@ -69,6 +71,8 @@ def sweep(
         n_bins: The number of equal-width bins of the reliability tables.
         autocast: `torch.bfloat16` to run models and attacks in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
+        device: Where batches go; to the device of each model if None.
+        forward: `(model, batch) -> logits` for models that take more of a batch than the inputs.
         all_reduce: Whether to sum over all processes of `torch.distributed`, as in `evaluate`; the
             first process reads and writes the file.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the
@@ -104,18 +108,22 @@ def sweep(
     radii = [None] if eps is None else [_radius(each) for each in listed("eps", eps)]
     if path is not None:
         _checks.path("path", path)
-    if progress is not None:
-        _checks.function("progress", progress)
-    casting(None, autocast)
-    options: dict[str, Any] = {"n_bins": _checks.count("n_bins", n_bins), "autocast": autocast}
-    cells = _cells(models, batches, attacks, radii, options)
+    Way(autocast, channels_last, device, forward, progress)
+    _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
+    options: dict[str, Any] = {"n_bins": n_bins, "autocast": autocast}
+    settings = {name: str(value) for name, value in options.items()}
+    if forward is not None:
+        settings["forward"] = fingerprint(forward)
+    cells = _cells(models, batches, attacks, radii, settings)
+    options |= {"channels_last": channels_last, "device": device, "forward": forward}
+    options["all_reduce"] = all_reduce
     first = not _distributed(all_reduce) or distributed.get_rank() == 0
     file = None if path is None else Path(path)
     done: dict[str, Record] = _agreed(lambda: _read(file, cells), all_reduce)
     todo: Iterable[_Cell] = [cell for cell in cells if _name(cell.key) not in done]
     sizes = {record["data"]: record["n"] for record in done.values()}
     for cell in todo if progress is None else progress(todo):
-        record = _record(cell, options | {"channels_last": channels_last, "all_reduce": all_reduce})
+        record = _record(cell, options)
         data, n = record["data"], record["n"]
         if sizes.setdefault(data, n) != n:
             raise ValueError(f"expected {sizes[data]} examples of {data!r} as before, got {n}")
@@ -130,9 +138,8 @@ def _cells(
     batches: Mapping[str, Iterable[Batch]],
     attacks: Mapping[str, Any],
     radii: Sequence[float | None],
-    options: Mapping[str, Any],
+    common: Mapping[str, str],
 ) -> list[_Cell]:
-    common = {name: str(value) for name, value in options.items()}
     known = {name: fingerprint(attack) for name, attack in attacks.items()}
     cells = []
     for model_name, model in models.items():

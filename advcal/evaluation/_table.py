@@ -25,7 +25,7 @@ _LATEX |= {
 def table(
     records: Mapping[Key, Evaluation | Sequence[Evaluation]] | Sequence[Mapping[str, Any]],
     *,
-    names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     figures: Sequence[str] = ("n", "clean_accuracy", *FIGURES),
     format: str = "markdown",
 ) -> str:
@@ -34,8 +34,9 @@ def table(
     Args:
         records: From the words that name a row to its record, or to a list of records of
             independent runs, shown as mean ± standard deviation; or what `sweep` returns.
-        names: The heading of each of these words, `("model", "attack")` by default; of what `sweep`
-            returns the keys that name a row, `("model", "data", "attack", "eps")` by default.
+        columns: The heading of each of these words, `("model", "attack")` by default; of what
+            `sweep` returns the keys that name a row, by default
+            `("model", "data", "attack", "eps")`.
         figures: The attributes of `Evaluation` to show, in order.
         format: `"markdown"`; `"latex"`, a `tabular` with the rules of the package booktabs; or
             `"csv"`, with all digits and the figures' own names; of runs the standard deviation has
@@ -64,28 +65,28 @@ def table(
     for figure in figures:
         _checks.choice("figures", figure, known)
     if isinstance(records, Mapping):
-        names = ("model", "attack") if names is None else names
-        rows = _rows_of_mapping(records, names, figures)
+        columns = ("model", "attack") if columns is None else columns
+        rows = _rows_of_mapping(records, columns, figures)
     else:
-        names = ("model", "data", "attack", "eps") if names is None else names
-        rows = _rows_of_list(records, names, figures)
+        columns = ("model", "data", "attack", "eps") if columns is None else columns
+        rows = _rows_of_list(records, columns, figures)
     if not rows:
         raise ValueError("expected one record or more, got none")
     if format == "csv":
-        return _csv(names, figures, rows)
-    heading = [*names, *(figure.replace("_", " ") for figure in figures)]
+        return _csv(columns, figures, rows)
+    heading = [*columns, *(figure.replace("_", " ") for figure in figures)]
     cells = [heading, *([_cell(value) for value in row] for row in rows)]
-    return (aligned if format == "markdown" else _latex)(cells, n_names=len(names))
+    return (aligned if format == "markdown" else _latex)(cells, n_names=len(columns))
 
 
 def _rows_of_mapping(
-    records: Mapping[Any, Any], names: Sequence[str], figures: Sequence[str]
+    records: Mapping[Any, Any], columns: Sequence[str], figures: Sequence[str]
 ) -> list[list[Any]]:
     rows = []
     for key, record in records.items():
         words = isinstance(key, tuple) and all(isinstance(word, str) for word in key)
-        if not words or len(key) != len(names):
-            raise ValueError(f"expected {len(names)} words to name a row, got {key!r}")
+        if not words or len(key) != len(columns):
+            raise ValueError(f"expected {len(columns)} words to name a row, got {key!r}")
         runs = record if isinstance(record, (list, tuple)) else [record]
         if not runs:
             raise ValueError(f"expected one run or more for {key!r}, got none")
@@ -105,7 +106,7 @@ def _over_runs(values: list[Any]) -> Any:
     return statistics.fmean(values), statistics.stdev(values)
 
 
-def _rows_of_list(records: Any, names: Sequence[str], figures: Sequence[str]) -> list[list[Any]]:
+def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) -> list[list[Any]]:
     if not isinstance(records, (list, tuple)):
         raise TypeError(
             f"expected records as a mapping or a list of dicts, got {_checks.kind(records)}"
@@ -117,10 +118,10 @@ def _rows_of_list(records: Any, names: Sequence[str], figures: Sequence[str]) ->
                 f"expected records as a mapping or a list of dicts, got {_checks.kind(records)} of "
                 f"{_checks.kind(record)}"
             )
-        for name in (*names, *figures):
+        for name in (*columns, *figures):
             if name not in record:
                 raise ValueError(f"expected {name!r} in each record, got {list(record)}")
-        found = [record[name] for name in names]
+        found = [record[name] for name in columns]
         short = [f"{value:.4g}" if isinstance(value, float) else value for value in found]
         rows.append([*short, *(record[figure] for figure in figures)])
     return rows
@@ -149,10 +150,10 @@ def _latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
     return "\n".join([start, r"\toprule", heading, r"\midrule", *lines, r"\bottomrule", end])
 
 
-def _csv(names: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    n = len(names)
+def _csv(columns: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    n = len(columns)
     of_runs = [any(isinstance(row[i], tuple) for row in rows) for i in range(n, n + len(figures))]
-    heading = list(names)
+    heading = list(columns)
     for figure, runs in zip(figures, of_runs, strict=True):
         heading += [figure, f"{figure}_std"] if runs else [figure]
     lines = [heading]

@@ -1,17 +1,16 @@
 """AdaLS and AR-AdaLS: label smoothing that validation data steer, as an objective."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks
-from advcal._batches import again, casting, check_source, prepared
-from advcal._frozen import frozen, logits_of
-from advcal._typing import Attack, Batch, Loss, Model
+from advcal import _checks, _digest
+from advcal._pass import Part, Way, again, one_pass, sourced
+from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.losses import adaptive_smoothing as initial_state
 from advcal.losses._adaptive import SmoothingState as State
@@ -44,14 +43,12 @@ class AdaptiveSmoothing:
         validation: Iterable[Batch],
         state: State,
         *,
-        method: str,
+        variant: str,
         loss: Loss,
-        autocast: torch.dtype | None,
-        channels_last: bool,
+        way: Way,
     ) -> None:
         self.state, self._train, self._validation = state, train, validation
-        self._method, self._loss = method, loss
-        self._autocast, self._channels_last = autocast, channels_last
+        self._variant, self._loss, self._way = variant, loss, way
         many = state.n_levels > 1
         self._digests = {
             name: _digests(name, batches, indexed=many)
@@ -109,22 +106,14 @@ class AdaptiveSmoothing:
             ValueError: If a shape or value is wrong, or an example is missing or comes twice.
         """
         measured = []
-        for name, batches in (("train", self._train), ("validation", self._validation)):
-            n = len(self._digests[name])
-            distances = torch.full((n,), torch.nan, dtype=torch.float64)
-            counts = torch.zeros(n, dtype=torch.int64)
-            position = 0
-            for batch in self._batches(batches, model):
-                inputs, rest = batch[0], batch[2:]
-                if self.state.n_levels == 1:
-                    rest = (torch.arange(position, position + len(inputs)),)
-                indices = _indices(name, rest, len(inputs), n).cpu()
-                position += len(inputs)
-                with casting(model, self._autocast)():
-                    found = adversarial_distance(model, inputs, attack=attack, bounds=bounds)
-                distances[indices] = found.cpu()
-                counts.index_add_(0, indices, torch.ones_like(indices))
-            _each_once(name, counts)
+        for name, n in (("train", len(self.levels)), ("validation", len(self.validation_levels))):
+            with self._pass(name, model) as parts:
+                distances = torch.full((n,), torch.nan, dtype=torch.float64)
+                for part, indices in parts:
+                    with part.casting():
+                        points = part.floats.detach().clone()
+                        found = adversarial_distance(model, points, attack=attack, bounds=bounds)
+                    distances[indices] = found.cpu()
             measured.append(distances)
         self.rank_by(*measured)
 
@@ -174,41 +163,30 @@ class AdaptiveSmoothing:
             ValueError: If there are no levels yet, a shape or value is wrong, or an example is
                 missing or comes twice.
         """
-        _checks.function("model", model)
         self._check_ranked()
-        many, n = self.state.n_levels > 1, len(self.validation_levels)
-        with frozen(model, grad=False):
-            counts = torch.zeros(n, dtype=torch.int64)
+        with self._pass("validation", model) as parts:
             sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
-            position = 0
-            for batch in self._batches(self._validation, model):
-                inputs, given, rest = batch[0], batch[1], batch[2:]
-                if not many:
-                    rest = (torch.arange(position, position + len(inputs)),)
-                indices = _indices("validation", rest, len(inputs), n).cpu()
-                position += len(inputs)
-                with casting(model, self._autocast)():
-                    logits = logits_of(model, inputs)
+            for part, indices in parts:
+                logits = part.logits(model)
                 self._check_classes(logits)
-                labels = _checks.labels(given, len(inputs), self.state.n_classes, logits.device)
+                labels = part.labels.to(logits.device)
+                _checks.label_range(labels, self.state.n_classes)
                 confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
                 right = (predicted == labels).double()
-                parts = torch.stack([confidence, right, torch.ones_like(right)]).cpu()
-                sums.index_add_(1, self.validation_levels[indices], parts)
-                counts.index_add_(0, indices, torch.ones_like(indices))
-            _each_once("validation", counts)
-            confidence, accuracy = (sums[:2] / sums[2]).clamp(0, 1).unbind()
-            gap: Tensor = confidence - accuracy
-            sizes = sums[2].long() if self._method == "shrunk" else None
-            self.state = self.state.update(confidence, accuracy, n=sizes)
+                counted = torch.stack([confidence, right, torch.ones_like(right)]).cpu()
+                sums.index_add_(1, self.validation_levels[indices], counted)
+        confidence, accuracy = (sums[:2] / sums[2]).clamp(0, 1).unbind()
+        gap: Tensor = confidence - accuracy
+        sizes = sums[2].long() if self._variant == "shrunk" else None
+        self.state = self.state.update(confidence, accuracy, n=sizes)
         return gap
 
     def unseen(self, batches: Source) -> Source:
         """Return batches after a check that none of their inputs has trained or steered the model.
 
         For whatever is fitted or reported: temperature scaling, early stopping, the final figures.
-        The check compares inputs bit by bit, in float32; one that was augmented or corrupted is
-        another input.
+        The check compares values in float32, as `check_disjoint` does; an input that was augmented
+        or corrupted is another input.
 
         Args:
             batches: An iterable of `(inputs, ...)` that can be gone through again.
@@ -282,12 +260,24 @@ class AdaptiveSmoothing:
             self.state.n_classes, self.state.step_size, probs.detach().cpu().double().clone()
         )
 
-    def _batches(self, batches: Iterable[Batch], model: object) -> Iterator[Batch]:
-        with torch.random.fork_rng(devices=[]):
-            source = iter(
-                prepared(batches, model, channels_last=self._channels_last, progress=None)
-            )
-            yield from source
+    @contextmanager
+    def _pass(self, name: str, model: Model) -> Iterator[Iterator[tuple[Part, Tensor]]]:
+        """Go through a split, each batch with the indices of its examples, each example once."""
+        batches = getattr(self, f"_{name}")
+        with torch.random.fork_rng(devices=[]), one_pass([model], batches, self._way) as parts:
+            yield self._indexed(name, parts)
+
+    def _indexed(self, name: str, parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
+        position, n = 0, len(self._digests[name])
+        counts = torch.zeros(n, dtype=torch.int64)
+        for part in parts:
+            size = len(part.inputs)
+            rest = part.rest if self.state.n_levels > 1 else [position + torch.arange(size)]
+            indices = _indices(name, rest, size, n).cpu()
+            counts.index_add_(0, indices, torch.ones_like(indices))
+            position += size
+            yield part, indices
+        _each_once(name, counts)
 
     def _check_classes(self, logits: Tensor) -> None:
         if logits.ndim != 2 or logits.shape[1] != self.state.n_classes:
@@ -310,10 +300,12 @@ def adaptive_smoothing(
     *,
     n_levels: int = 10,
     step_size: float = 0.02,
-    method: Literal["shrunk", "published"] = "shrunk",
+    variant: Literal["shrunk", "published"] = "shrunk",
     loss: Loss = cross_entropy,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
 ) -> AdaptiveSmoothing:
     r"""Pair an objective of soft labels with the validation split that steers them (AR-AdaLS).
 
@@ -340,10 +332,12 @@ def adaptive_smoothing(
         n_levels: The number of levels; 1 is AdaLS.
         step_size: $\alpha$, the share of a gap that one update takes off. The authors publish none.
             Many epochs want a small one; ten may want 0.1.
-        method: `"shrunk"` or `"published"`.
+        variant: `"shrunk"` or `"published"`.
         loss: `(logits, soft labels) -> scalar`.
         autocast: `torch.bfloat16` to rank and to validate in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last there.
+        device: Where batches go there; to the device of the model if None.
+        progress: A wrapper of an iterable that shows progress there, such as `tqdm.tqdm`.
 
     Returns:
         An objective with `rank`, `rank_by`, `update`, `unseen`, `state_dict`, `load_state_dict`.
@@ -375,38 +369,23 @@ def adaptive_smoothing(
         Estimator and its Generalizations, JASA 1975.
     """
     state = initial_state(n_classes, n_levels=n_levels, step_size=step_size)
-    _checks.choice("method", method, ("shrunk", "published"))
-    _checks.function("loss", loss)
-    casting(None, autocast)
+    _checks.choice("variant", variant, ("shrunk", "published"))
+    _checks.arguments(loss=loss)
     for batches in (train, validation):
         again(batches)
-    return AdaptiveSmoothing(
-        train,
-        validation,
-        state,
-        method=method,
-        loss=loss,
-        autocast=autocast,
-        channels_last=channels_last,
-    )
+    way = Way(autocast, channels_last, device, progress=progress)
+    return AdaptiveSmoothing(train, validation, state, variant=variant, loss=loss, way=way)
 
 
 def _digests(name: str, batches: Iterable[Batch], *, indexed: bool) -> list[bytes]:
-    """Return a hash of each input, by index where there are indices, else in order."""
-    check_source(batches, None)
+    """Return a digest of each input, by index where there are indices, else in order."""
     digests: list[bytes] = []
     indices: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
-        for batch in batches:
-            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-                raise TypeError(
-                    f"expected {name} as batches (inputs, labels, ...), got {_checks.kind(batch)}"
-                )
-            inputs = _checks.inputs(batch[0])
-            rows = inputs.detach().cpu().float().flatten(1).contiguous() + 0.0  # -0 is 0
-            digests += [hashlib.blake2b(row, digest_size=16).digest() for row in rows.numpy()]
+        for batch in sourced(name, batches):
+            digests += _digest.rows(batch[0])
             if indexed:
-                indices.append(_indices(name, batch[2:], len(inputs), None).cpu())
+                indices.append(_indices(name, batch[2:], len(batch[0]), None).cpu())
     if not digests:
         raise ValueError(f"expected {name} with one batch or more, got none")
     if indexed:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._batches import whole
 from advcal._frozen import attacked
+from advcal._pass import whole
 from advcal._random import anew
 from advcal._typing import Attack, Batch, Model
 from advcal._values import Value

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._frozen import logits_of
+from advcal._frozen import Around, logits_of
 from advcal._logits import log_mean_probs
 
 
@@ -56,11 +56,11 @@ def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     return _Ensemble(models)
 
 
-class _Ensemble(nn.Module):
+class _Ensemble(Around):
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
-        self.training = any(model.training for model in models)
+        self._around = tuple(self.models)
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = [logits_of(model, inputs) for model in self.models]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from advcal import _checks
-from advcal._batches import casting, check_source
 from advcal._frozen import bare, device_of, parallel
+from advcal._pass import casting, check_source
 from advcal._typing import Batch, Objective, Progress
 from advcal.trainers._checkpoint import Checkpoint, Path, check_state, has_state
 from advcal.trainers._run import Epoch, Run

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._batches import casting, prepared
-from advcal._frozen import attacked, frozen, logits_of
-from advcal._typing import Attack, Batch, Model, Progress
+from advcal._logits import lift
+from advcal._pass import Way, one_pass
+from advcal._typing import Attack, Batch, Forward, Model, Progress
 
 
 class Predictions(NamedTuple):
@@ -17,7 +17,7 @@ class Predictions(NamedTuple):
 
     Attributes:
         logits: Logits, float32 or wider, shape `(n, classes)`.
-        labels: The labels that came with the inputs, int64, shape `(n,)`.
+        labels: The labels that came with the inputs, int64, shape `(n,)`; -1 if none came.
     """
 
     logits: Tensor
@@ -36,17 +36,23 @@ def predict(
     *,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
+    device: torch.device | str | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> Predictions:
-    """Collect the logits and labels of all batches, in eval mode and without gradients.
+    """Collect the logits and labels of all batches, without gradients.
+
+    A model in train mode runs in eval mode, one in eval mode as it is, as in `evaluate`.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`; left as it was found.
-        batches: An iterable of `(inputs, labels, *rest)`; they go to the device of the model.
-        attack: Where given, `(model, inputs, labels) -> inputs`; the model then predicts on its
-            outputs.
+        batches: An iterable of `(inputs, labels, *rest)`, as in `evaluate`; without an attack
+            `(inputs,)` will do.
+        attack: `(model, inputs, labels) -> inputs`, on whose outputs the model predicts, or None.
         autocast: `torch.bfloat16` to run in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
+        device: Where batches go; to the device of the model if None.
+        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
@@ -61,22 +67,16 @@ def predict(
         >>> predict(torch.nn.Identity(), batches).probs.argmax(dim=1)
         tensor([0, 1])
     """
-    _checks.function("model", model)
-    casts = casting(model, autocast)
+    way = Way(autocast, channels_last, device, forward, progress)
     if attack is not None:
-        _checks.function("attack", attack)
+        _checks.arguments(attack=attack)
     logits: list[Tensor] = []
     labels: list[Tensor] = []
-    with frozen(model, grad=False):
-        for batch in prepared(batches, model, channels_last=channels_last, progress=progress):
-            inputs, batch_labels = batch[:2]
-            labels.append(_checks.labels(batch_labels, len(inputs)))
-            with casts():
-                if attack is not None:
-                    inputs = attacked(attack, model, inputs, batch_labels)
-                output = _checks.with_softmax(logits_of(model, inputs))
-            _checks.label_range(labels[-1], output.shape[1])
-            logits.append(output.float() if output.dtype.itemsize < 4 else output)
-    if not logits:
-        raise ValueError("expected one batch or more, got none")
+    with one_pass([model], batches, way, labelled=attack is not None) as parts:
+        for part in parts:
+            labels.append(part.labels)
+            points = None if attack is None else part.attacked(attack, model)
+            logits.append(lift(part.logits(model, points)))
+            if part.labelled:
+                _checks.label_range(labels[-1], logits[-1].shape[1])
     return Predictions(torch.cat(logits), torch.cat(labels))

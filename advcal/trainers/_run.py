@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._batches import prepared
+from advcal._pass import prepared
 from advcal._typing import Batch, Objective, Progress
 from advcal.trainers._checkpoint import Checkpoint, Position
 from advcal.trainers._step import Step

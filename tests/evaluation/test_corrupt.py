@@ -288,7 +288,7 @@ def test_jpeg_is_nearly_pillows(quality, channels):
 
 def test_sets_are_named_in_order_and_the_same_each_time():
     batches = [(images(4), torch.arange(4), "more"), (images(2, seed=1), torch.arange(2))]
-    sets = corruptions(batches, names=["fog", "contrast"], severity=[5, 1])
+    sets = corruptions(batches, kinds=["fog", "contrast"], severity=[5, 1])
     assert list(sets) == ["fog 5", "fog 1", "contrast 5", "contrast 1"]
     first, again = list(sets["fog 5"]), list(sets["fog 5"])
     assert [len(batch) for batch in first] == [3, 2]
@@ -297,13 +297,13 @@ def test_sets_are_named_in_order_and_the_same_each_time():
         assert not torch.equal(batch[0], clean[0])
         assert batch[1] is clean[1]
     assert len(corruptions(batches)) == 5 * len(CORRUPTIONS)
-    other = corruptions(batches, names=["fog"], severity=[5], generator=seeded(1))
+    other = corruptions(batches, kinds=["fog"], severity=[5], generator=seeded(1))
     assert not torch.equal(next(iter(other["fog 5"]))[0], first[0][0])
 
 
 def test_batches_are_corrupted_differently():
     batches = [(images(2), torch.arange(2))] * 2
-    one, other = corruptions(batches, names=["gaussian_noise"])["gaussian_noise 1"]
+    one, other = corruptions(batches, kinds=["gaussian_noise"])["gaussian_noise 1"]
     assert not torch.equal(one[0], other[0])
 
 
@@ -333,7 +333,7 @@ def test_files_are_read_block_by_block(tmp_path):
         assert (inputs.dtype, targets.dtype) == (torch.float32, torch.int64)
         assert np.array_equal(inputs.permute(0, 2, 3, 1).mul(255).round(), arrays[name][rows])
         assert np.array_equal(targets, labels[rows])
-    assert list(read_corruptions(str(tmp_path), names=["snow"])) == wanted[5:]
+    assert list(read_corruptions(str(tmp_path), kinds=["snow"])) == wanted[5:]
 
 
 def test_files_are_mapped(tmp_path, monkeypatch):
@@ -381,8 +381,8 @@ def test_a_folder_without_files_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected labels.npy and .* got none"):
         read_corruptions(tmp_path)
     folder_of(tmp_path)
-    with pytest.raises(ValueError, match=r"expected names to be one of .* got 'fog'"):
-        read_corruptions(tmp_path, names=["fog"])
+    with pytest.raises(ValueError, match=r"expected kinds to be one of .* got 'fog'"):
+        read_corruptions(tmp_path, kinds=["fog"])
     with pytest.raises(TypeError, match="expected path as a str or a path, got int"):
         read_corruptions(3)
     with pytest.raises(ValueError, match="expected size >= 1, got 0"):
@@ -430,10 +430,10 @@ def test_bad_arguments_are_refused(case):
     [
         ({"batches": iter([])}, TypeError, "batches that can be read again"),
         ({"batches": 3}, TypeError, "batches as an iterable, got int"),
-        ({"names": "fog"}, TypeError, "names as a list or tuple, got str"),
-        ({"names": ["frost"]}, ValueError, "names to be one of"),
-        ({"names": []}, ValueError, "one or more in names, got none"),
-        ({"names": ["fog", "fog"]}, ValueError, "each only once in names"),
+        ({"kinds": "fog"}, TypeError, "kinds as a list or tuple, got str"),
+        ({"kinds": ["frost"]}, ValueError, "kinds to be one of"),
+        ({"kinds": []}, ValueError, "one or more in kinds, got none"),
+        ({"kinds": ["fog", "fog"]}, ValueError, "each only once in kinds"),
         ({"severity": 3}, TypeError, "severity as a list or tuple, got int"),
         ({"severity": [0]}, ValueError, "severity >= 1, got 0"),
         ({"generator": 3}, TypeError, "generator as a torch.Generator"),

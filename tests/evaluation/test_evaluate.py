@@ -190,7 +190,7 @@ class BrokenError(Exception):
 
 
 def breaks(model, inputs, labels):
-    assert not any(module.training for module in model.modules())
+    assert not model.training
     raise BrokenError
 
 
@@ -325,7 +325,7 @@ BAD = {
     "list of labels": ([(BATCH[0], [0, 1])], TypeError, "labels .*got list"),
     "too few labels": ([(BATCH[0], BATCH[1][:1])], ValueError, r"labels of shape \(2,\), got"),
     "label too high": ([(BATCH[0], BATCH[1] + 1)], ValueError, "labels from 0 to 1, got 2"),
-    "an empty batch": ([(BATCH[0][:0], BATCH[1][:0])], ValueError, "labels of shape"),
+    "an empty batch": ([(BATCH[0][:0], BATCH[1][:0])], ValueError, "inputs of shape"),
     "a bad one after a good": ([BATCH, (BATCH[0], BATCH[1] - 1)], ValueError, "labels .*got -1"),
     "NaN": (
         [(BATCH[0] * torch.nan, BATCH[1])],

@@ -338,7 +338,7 @@ def test_records_as_a_table():
 
 def test_records_as_csv_keep_all_digits():
     records = sweep(MODELS, DATA, {"none": None})
-    text = table(records, names=["model", "data"], figures=["nll", "n"], format="csv")
+    text = table(records, columns=["model", "data"], figures=["nll", "n"], format="csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [float(row["nll"]) for row in rows] == [record["nll"] for record in records]
     assert [row["model"] for row in rows] == [record["model"] for record in records]

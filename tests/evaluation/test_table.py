@@ -22,7 +22,7 @@ RECORDS = {
 
 
 def test_by_hand():
-    got = table(RECORDS, names=("training", "attack"), figures=("n", "clean_accuracy", "nll"))
+    got = table(RECORDS, columns=("training", "attack"), figures=("n", "clean_accuracy", "nll"))
     assert got.splitlines() == [
         "| training           | attack  |     n | clean accuracy |      nll |",
         "|:-------------------|:--------|------:|---------------:|---------:|",
@@ -63,9 +63,9 @@ def test_accuracy_under_attack_never_stands_alone():
 
 def test_one_word_or_three():
     one, (first, *_) = record(), RECORDS.values()
-    lines = table({("x",): one}, names=["model"], figures=["n"]).splitlines()
+    lines = table({("x",): one}, columns=["model"], figures=["n"]).splitlines()
     assert lines == ["| model | n |", "|:------|--:|", "| x     | 2 |"]
-    assert "| c |" in table({("a", "b", "c"): first}, names=["m", "n", "o"], figures=["n"])
+    assert "| c |" in table({("a", "b", "c"): first}, columns=["m", "n", "o"], figures=["n"])
 
 
 def test_runs_are_shown_as_mean_and_standard_deviation():
@@ -119,4 +119,6 @@ def test_bad_arguments_are_refused(case):
 def test_runs_of_infinite_nll():
     masked = torch.tensor([0.0, -float("inf")])
     record = evaluate(lambda inputs: inputs + masked, [(torch.eye(2), torch.tensor([0, 1]))])
-    assert "inf ± nan" in table({("model",): [record, record]}, names=("model",), figures=("nll",))
+    assert "inf ± nan" in table(
+        {("model",): [record, record]}, columns=("model",), figures=("nll",)
+    )

@@ -51,7 +51,7 @@ def test_sources_are_attacked_once_and_targets_run_once():
 
 def test_records_go_into_a_table():
     records = transfer(MODELS, {"mlp": MODELS["mlp"]}, iter(BATCHES), ATTACK, n_bins=5)
-    lines = table(records, names=("source", "target"), figures=["accuracy"]).splitlines()
+    lines = table(records, columns=("source", "target"), figures=["accuracy"]).splitlines()
     assert lines[0].split("|")[1:3] == [" source ", " target "]
     assert len(lines) == 2 + 3
     assert records["linear", "mlp"].bins.n_bins == 5

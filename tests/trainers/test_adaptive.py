@@ -60,12 +60,12 @@ class Mean(nn.Module):
 # --- what it computes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["published", "shrunk"])
-def test_training_equals_algorithm_1_by_hand(method):
+@pytest.mark.parametrize("variant", ["published", "shrunk"])
+def test_training_equals_algorithm_1_by_hand(variant):
     train, validation = splits()
     vanilla = network(1).eval()
     model = network()
-    smoothing = made(step_size=0.5, method=method)
+    smoothing = made(step_size=0.5, variant=variant)
     smoothing.rank(vanilla, attack="precise")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     gaps = [smoothing.update(model) for _ in epochs(model, train, smoothing, optimizer, n=4)]
@@ -98,7 +98,7 @@ def test_training_equals_algorithm_1_by_hand(method):
             for each in (confidence, right)
         ]
         torch.testing.assert_close(gaps[epoch], means[0] - means[1], rtol=0, atol=1e-6)
-        sizes = torch.bincount(ranks[1]) if method == "shrunk" else None
+        sizes = torch.bincount(ranks[1]) if variant == "shrunk" else None
         state = state.update(*means, n=sizes)
     torch.testing.assert_close(smoothing.state.label_probs, state.label_probs, rtol=0, atol=1e-5)
     assert smoothing.state.label_probs.min() < 1
@@ -407,14 +407,14 @@ BAD = {
     "bare tensors": (
         lambda: adaptive_smoothing([TRAIN[0][0]], VALIDATION, 3),
         TypeError,
-        "train as batches",
+        "batches as",
     ),
     "more levels than examples": (
         lambda: made(n_levels=41),
         ValueError,
         "validation of 41 examples or more, got 40",
     ),
-    "an unknown method": (lambda: made(method="plain"), ValueError, "method to be one of"),
+    "an unknown variant": (lambda: made(variant="plain"), ValueError, "variant to be one of"),
     "no loss": (lambda: made(loss=None), TypeError, "loss as a callable, got NoneType"),
     "autocast by name": (lambda: made(autocast="bfloat16"), TypeError, "autocast as a floating"),
     "no step": (lambda: made(step_size=0), ValueError, "step_size > 0, got 0"),

@@ -54,7 +54,7 @@ def test_probs_are_the_float64_softmax():
 def test_the_model_is_left_as_it_was(training):
     model, batches = setting()
     model.train(training)
-    model[1].train(not training)
+    model[2].train(not training)
     model[0].weight.requires_grad_(False)
     model[3].weight.grad = torch.ones_like(model[3].weight)
     state = copy.deepcopy(model.state_dict())
@@ -147,11 +147,11 @@ BATCH = (torch.rand(2, 3), torch.tensor([0, 1]))
 BAD = {
     "no batches": ([], ValueError, "one batch or more, got none"),
     "a bare tensor": ([BATCH[0]], TypeError, r"batches as \(inputs, labels, ...\), got a tensor"),
-    "no labels": ([BATCH[:1]], TypeError, "batches as .*got tuple of length 1"),
+    "no parts": ([()], TypeError, "batches as .*got tuple of length 0"),
     "floating labels": ([(BATCH[0], BATCH[0][:, 0])], TypeError, "labels of an integer dtype, got"),
     "list of labels": ([(BATCH[0], [0, 1])], TypeError, "labels .*got list"),
     "too few labels": ([(BATCH[0], BATCH[1][:1])], ValueError, r"labels of shape \(2,\), got"),
-    "an empty batch": ([(BATCH[0][:0], BATCH[1][:0])], ValueError, "labels of shape"),
+    "an empty batch": ([(BATCH[0][:0], BATCH[1][:0])], ValueError, "inputs of shape"),
     "NaN": (
         [(BATCH[0] * torch.nan, BATCH[1])],
         ValueError,

@@ -256,12 +256,6 @@ def test_data_loaders_and_more_than_labels():
         (batches(images(2)), [], ValueError, "inputs in both, got 2 and 0"),
         (
             batches(images(2)),
-            batches(images(2).double()),
-            TypeError,
-            "inputs of one dtype, got torch.float32 and torch.float64",
-        ),
-        (
-            batches(images(2)),
             batches(images(2)[..., :2]),
             ValueError,
             r"inputs of one shape, got \(1, 4, 4\) and \(1, 4, 2\)",

@@ -1,0 +1,269 @@
+"""The one pass over batches: checked, moved, laid out, cast, through models that are frozen."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advcal import _checks
+from advcal._frozen import Around, attacked, device_of, frozen, logits_of, unwrapped
+from advcal._typing import Attack, Batch, Forward, Model, Progress
+
+
+@dataclass(frozen=True)
+class Way:
+    """How batches go through models, each argument as it is documented in `evaluate`."""
+
+    autocast: torch.dtype | None = None
+    channels_last: bool = False
+    device: torch.device | str | int | None = None
+    forward: Forward | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        _checks.arguments(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    def place(self, model: object) -> torch.device | None:
+        """Return where batches for a model go; None is where they are."""
+        return device_of(model) if self.device is None else torch.device(self.device)
+
+
+@contextmanager
+def one_pass(
+    models: Sequence[Model],
+    batches: Iterable[Batch],
+    way: Way,
+    *,
+    labelled: bool = True,
+    empty: bool = False,
+) -> Iterator[Iterator["Part"]]:
+    """Freeze models and go through batches with them.
+
+    Args:
+        models: The models; batches go to the device of the first.
+        batches: The batches, checked one by one.
+        way: How they go.
+        labelled: Whether a batch must have labels.
+        empty: Whether there may be no batches.
+    """
+    for model in models:
+        _checks.function("model", model)
+    check_source(batches, way.progress)
+    with ExitStack() as guards:
+        for model in models:
+            guards.enter_context(frozen(model, grad=False))
+        yield _parts(batches, way, way.place(models[0]), labelled, empty)
+
+
+def _parts(
+    batches: Iterable[Batch], way: Way, device: torch.device | None, labelled: bool, empty: bool
+) -> Iterator["Part"]:
+    number = 0
+    shown = batches if way.progress is None else way.progress(batches)
+    for number, batch in enumerate(shown, 1):
+        yield Part(_moved(number, batch, device, way.channels_last, 1 + labelled), way, labelled)
+    if number == 0 and not empty:
+        raise ValueError("expected one batch or more, got none")
+
+
+class Part:
+    """One batch on its way. The caller's own tensors are in it: they are read, and never written.
+
+    Attributes:
+        inputs: The inputs, on the device of the first model.
+        labelled: Whether there are labels.
+    """
+
+    def __init__(self, batch: Batch, way: Way, labelled: bool) -> None:
+        self.inputs: Tensor = _ordinary(batch[0])
+        self._others = [_ordinary(part) for part in batch[1:]]
+        if self.inputs.ndim == 0 or len(self.inputs) == 0:
+            found = _checks.kind(self.inputs)
+            raise ValueError(f"expected inputs of shape (n >= 1, ...), got {found}")
+        self._way = way
+        self.labelled = labelled or (bool(self._others) and self._others[0] is not None)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels, int64; -1 each if there are none."""
+        n, device = len(self.inputs), self.inputs.device
+        if not self.labelled:
+            return torch.full((n,), -1, device=device)
+        return _checks.labels(self._others[0], n).to(device)
+
+    @property
+    def floats(self) -> Tensor:
+        """The inputs as an attack takes them: whole numbers as float32 of the same values."""
+        return self.inputs.float() if _checks.is_integer(self.inputs.dtype) else self.inputs
+
+    @property
+    def rest(self) -> list[Any]:
+        """What comes after the labels."""
+        return self._others[1:]
+
+    def logits(self, model: Model, points: Tensor | None = None) -> Tensor:
+        """Run a model on the inputs, or on other points; its logits have a softmax."""
+        points = self.inputs if points is None else points
+        device = self._way.place(model)
+        with self.casting():
+            taking = self._bound(model, device)
+            return _checks.with_softmax(logits_of(taking, points.to(device, copy=True)))
+
+    def attacked(self, attack: Attack, model: Model, labels: Tensor | None = None) -> Tensor:
+        """Attack a model from the inputs, with their labels or with others."""
+        device = self._way.place(model)
+        labels = self.labels if labels is None else labels
+        with self.casting():
+            taking = self._bound(unwrapped(model), device)
+            return attacked(attack, taking, self.floats.to(device), labels.to(device))
+
+    def taking(self, model: Model) -> Model:
+        """Return a model of inputs alone, which knows the rest of this batch."""
+        return self._bound(model, self._way.place(model))
+
+    def casting(self) -> AbstractContextManager[Any]:
+        """Compute in mixed precision inside, if that is the way."""
+        if self._way.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.inputs.device.type, self._way.autocast)
+
+    def _bound(self, model: Model, device: torch.device | None) -> Model:
+        if self._way.forward is None:
+            return model
+        return Bound(model, self._way.forward, _to(device, self._others))
+
+
+class Bound(Around):
+    """A model with all of a batch but the inputs, for attacks, which know of inputs alone.
+
+    It takes the inputs of the whole batch, in its order, or any number of inputs if the batch is
+    of one example; `rows` gives it for a part.
+    """
+
+    def __init__(self, model: Model, forward: Forward, others: Sequence[Any]) -> None:
+        super().__init__()
+        self.model, self._forward, self._others = model, forward, list(others)
+        self._around = (model,)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        n = {len(part) for part in self._others if _is_rows(part)} or {len(inputs)}
+        others = self._others
+        if n == {1}:
+            first = torch.zeros(len(inputs), dtype=torch.int64)
+            others = [part[first.to(part.device)] if _is_rows(part) else part for part in others]
+        elif n != {len(inputs)}:
+            raise ValueError(
+                f"expected the {max(n)} inputs of the batch for forward=, got {len(inputs)}; "
+                "an attack that leaves examples out needs batches of one example"
+            )
+        return self._forward(self.model, (inputs, *others))
+
+    def rows(self, rows: Tensor) -> "Bound":
+        """Bind the model to these rows of the batch, or to those of a mask."""
+        others = [part[rows] if _is_rows(part) else part for part in self._others]
+        return Bound(self.model, self._forward, others)
+
+
+def rows_of(model: Model, rows: Tensor) -> Model:
+    """Return a model for some rows of a batch, which is the model itself if it is not bound."""
+    return model.rows(rows) if isinstance(model, Bound) else model
+
+
+def _ordinary(part: Any) -> Any:
+    return part.clone() if isinstance(part, Tensor) and part.is_inference() else part
+
+
+def _is_rows(part: object) -> bool:
+    return isinstance(part, Tensor) and part.ndim > 0
+
+
+# --- for the loop of training, too -----------------------------------------------------------
+
+
+def prepared(
+    batches: Iterable[Batch],
+    model: object,
+    *,
+    channels_last: bool,
+    progress: Progress | None,
+    skip: int = 0,
+) -> Iterator[Batch]:
+    """Return batches on the model's device, the inputs in the memory format asked for.
+
+    The first `skip` batches are taken from the source at once and dropped.
+    """
+    check_source(batches, progress)
+    source = iter(batches if progress is None else progress(batches))
+    skipped = sum(1 for _ in islice(source, skip))
+    if skipped < skip:
+        raise ValueError(f"expected {skip} batches or more, as before the stop, got {skipped}")
+    device = device_of(model)
+    return (_moved(*each, device, channels_last, 2) for each in enumerate(source, skip + 1))
+
+
+def check_source(batches: object, progress: object) -> None:
+    """Check what gives the batches and what shows progress through them."""
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"expected batches as an iterable, got {_checks.kind(batches)}")
+    _checks.arguments(progress=progress)
+
+
+def sourced(name: str, batches: Any) -> Iterator[Batch]:
+    """Go through checked batches on no way to a model, as they are."""
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"expected {name} as an iterable, got {_checks.kind(batches)}")
+    return (_moved(*each, None, False, 1) for each in enumerate(batches, 1))
+
+
+def again(batches: object) -> None:
+    """Check batches that can be read more than once."""
+    check_source(batches, None)
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            "expected batches that can be read again, such as a list or a DataLoader, got "
+            f"{_checks.kind(batches)}"
+        )
+
+
+def _moved(
+    number: int, batch: Batch, device: torch.device | None, channels_last: bool, least: int
+) -> Batch:
+    if not isinstance(batch, (tuple, list)) or len(batch) < least:
+        length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise TypeError(
+            f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)}{length} "
+            f"in batch {number}"
+        )
+    if not isinstance(batch[0], Tensor):
+        raise TypeError(
+            f"expected inputs as a torch.Tensor, got {_checks.kind(batch[0])} in batch {number}"
+        )
+    inputs, *others = _to(device, batch)
+    if channels_last and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return (inputs, *map(whole, others[:1]), *others[1:])
+
+
+def _to(device: torch.device | None, parts: Sequence[Any]) -> list[Any]:
+    return [part.to(device) if isinstance(part, Tensor) else part for part in parts]
+
+
+def whole(labels: Any) -> Any:
+    """Return integer labels as int64 and anything else, such as soft labels, as it is."""
+    return (
+        labels.long() if isinstance(labels, Tensor) and _checks.is_integer(labels.dtype) else labels
+    )
+
+
+def casting(model: object, dtype: torch.dtype | None) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what opens autocast to `dtype` on the model's device, or nothing where it is None."""
+    _checks.arguments(autocast=dtype)
+    if dtype is None:
+        return nullcontext
+    device = device_of(model) or torch.device("cpu")
+    return lambda: torch.autocast(device.type, dtype)
