@@ -11,7 +11,7 @@ from torch.func import functional_call
 from advcal import _checks
 from advcal._frozen import buffers_kept
 from advcal._typing import Batch, Model, Objective
-from advcal.trainers._crafting import Crafting, crafted_by, loss_of
+from advcal.trainers._crafting import Crafting, two_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -69,12 +69,13 @@ class awp(Crafting):
 
     def craft(self, model: Model, batch: Batch) -> Any:
         _weights(model)
-        return crafted_by(self.objective, model, batch)
+        return two_steps(self.objective)[0](model, batch)
 
     def loss_of(self, model: Model, crafted: Any) -> Tensor:
         whole, weights = _weights(model)
+        loss_of = two_steps(self.objective)[1]
         with buffers_kept(whole), torch.enable_grad():
-            loss = loss_of(self.objective, model, crafted)
+            loss = loss_of(model, crafted)
             _checks.differentiable("losses", loss, "the parameters")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         offsets = {
@@ -82,7 +83,7 @@ class awp(Crafting):
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }
-        return loss_of(self.objective, _Moved(whole, offsets), crafted)
+        return loss_of(_Moved(whole, offsets), crafted)
 
 
 def _weights(model: Model) -> tuple[nn.Module, dict[str, nn.Parameter]]:

@@ -132,8 +132,8 @@ def epochs(
     casts, wrapper = casting(model, autocast), parallel(model)
     group = None if wrapper is None else wrapper.process_group
     step = Step(
-        bare(model),
-        optimizer,
+        model=bare(model),
+        optimizer=optimizer,
         accumulate=accumulate,
         processes=1 if group is None else group.size(),
         max_norm=max_norm,

@@ -32,19 +32,13 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a training is made of, checked.
+    """What a training is made of, each part as in `epochs`.
 
     Attributes:
-        model: The model, in its wrappers.
-        batches: What is gone through in each epoch.
-        objective: `(model, batch) -> scalar loss`.
-        step: What takes the gradients and steps.
         saved: The checkpoint, or None.
         every: The number of batches between checkpoints within an epoch; none if None.
         casts: What opens mixed precision.
-        channels_last: Whether to lay out inputs channels last.
         group: The processes that train together, or None if there is one alone.
-        progress: What shows progress through the batches, or None.
     """
 
     model: nn.Module
