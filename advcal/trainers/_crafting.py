@@ -81,9 +81,7 @@ class Crafting(Value):
 
 def two_steps(objective: Any) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
     """Return `craft` and `loss_of` of an objective; a plain function does all in the second."""
-    if callable(getattr(objective, "craft", None)) and callable(
-        getattr(objective, "loss_of", None)
-    ):
+    if all(callable(getattr(objective, step, None)) for step in ("craft", "loss_of")):
         return objective.craft, objective.loss_of
     return lambda model, batch: batch, objective
 
