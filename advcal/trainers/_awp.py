@@ -21,7 +21,7 @@ class awp(Crafting):
     $v_l = \gamma\,\|w_l\|\,g_l / \|g_l\|$ for each weight $w_l$, with $g$ the gradient of the
     objective at $w$. The loss is that at $w + v$, and so are the gradients that `backward` gives
     the parameters; the parameters themselves are never touched, so the optimizer steps from $w$.
-    (The authors step from $w + v$ and take $v$ off afterwards; that differs where the optimizer
+    (The authors step from $w + v$ and take $v$ off afterwards; that differs if the optimizer
     decays the weights.) It needs no optimizer, and works in any loop.
 
     Weights are the parameters of two dimensions or more that require a gradient; biases and the

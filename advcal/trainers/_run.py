@@ -106,7 +106,7 @@ class Run:
 
 
 def _set_epoch(batches: object, epoch: int) -> None:
-    """Tell a sampler the epoch, from 0 as torch counts, where it shuffles by that."""
+    """Tell a sampler the epoch, from 0 as torch counts, if it shuffles by that."""
     inner = getattr(batches, "batch_sampler", None)
     samplers = getattr(batches, "sampler", None), getattr(inner, "sampler", None)
     for each in (batches, inner, *samplers):

@@ -105,7 +105,7 @@ class Step:
         if self.scaler is None:
             self.optimizer.step()
             return True
-        self.scaler.step(self.optimizer)  # leaves the weights alone where a gradient overflowed
+        self.scaler.step(self.optimizer)  # leaves the weights alone if a gradient overflowed
         scale = self.scaler.get_scale()
         self.scaler.update()
         return self.scaler.get_scale() >= scale
