@@ -31,7 +31,7 @@ fine += sketches[0]
 print(float(whole.ece), float(fine.smooth_ece))
 """
 
-TYPES = """
+OBJECTIVES = """
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,10 +103,15 @@ for attack in own:
 """
 
 
-@pytest.mark.parametrize("script", [SUMS, TYPES], ids=["sums", "types"])
+@pytest.mark.parametrize("script", [SUMS, OBJECTIVES], ids=["sums", "objectives"])
 def test_scripts_of_users_pass_the_strict_checks(script, tmp_path):
     path = tmp_path / "script.py"
     path.write_text(script, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(path)]
     found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert found.stdout + found.stderr == ""
+
+
+@pytest.mark.parametrize("script", [SUMS, OBJECTIVES], ids=["sums", "objectives"])
+def test_scripts_of_users_run(script):
+    exec(compile(script, "script", "exec"), {"__name__": "script"})

@@ -33,7 +33,7 @@ ATTACKS = {
     "iaa": partial(attacks.iaa, steps=2, random_start=True, **EPS),
     "pgd_conf": partial(attacks.pgd_conf, steps=2, **EPS),
     "uca": partial(attacks.uca, steps=4, method="random_search", **EPS),
-    "square": partial(attacks.square, queries=10, **EPS),
+    "square": partial(attacks.square, steps=10, **EPS),
     "uniform_noise": partial(attacks.uniform_noise, **EPS),
     "worst_case": attacks.worst_case(LINF),
     "cascade": attacks.cascade(LINF),
