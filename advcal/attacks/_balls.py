@@ -125,7 +125,7 @@ class _L2(Ball, norm="l2", order=2, dual=2):
         length = norm(offset)
         outside = per_example(length > self.radius, points)
         radius = self.radius * (1 - 4 * torch.finfo(centre.dtype).eps)  # rounding cannot lead out
-        offset = offset * per_example(radius / length, points).to(offset.dtype)
+        offset = offset * per_example(length.reciprocal() * radius, points).to(offset.dtype)
         moved = (centre + offset).to(points.dtype)
         further = (moved - centre).abs() > offset.abs()
         moved = torch.where(further, torch.nextafter(moved, self.centre), moved)
@@ -168,7 +168,7 @@ class _L1(Ball, norm="l1", order=1, dual=torch.inf):
         size = offset.abs()
         shrunk = (size - _threshold(size, room, radius)).clamp_min(0).minimum(room)
         total = shrunk.sum(dim=1, keepdim=True)
-        shrunk = shrunk * torch.where(total > radius, radius / total, 1.0)
+        shrunk = shrunk * torch.where(total > radius, total.reciprocal() * radius, 1.0)
         inside = (shrunk * offset.sign()).reshape(centre.shape)
         return _shifted(centre, inside, self.centre.dtype).clamp(low, high)
 

@@ -184,7 +184,7 @@ class _L2:
     def _on_the_sphere(self, offset: Tensor) -> Tensor:
         offset = self.region.free(offset)
         length = length_of(offset)
-        factor = self.region.radius / torch.where(length > 0, length, 1.0)
+        factor = torch.where(length > 0, length, 1.0).reciprocal() * self.region.radius
         moved = self.images + offset * per_example(factor, offset).to(offset.dtype)
         return self.region.project(moved.to(self.images.dtype))
 
