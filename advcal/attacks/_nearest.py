@@ -44,7 +44,7 @@ class Nearest:
 
 
 def lengths(offsets: Tensor, name: str = "l2", orders: dict[str, float] = ORDERS) -> Tensor:
-    """Return a norm of each example by its name, or with `DUAL_ORDERS` its dual norm, as `norm` does."""
+    """Return a norm of each example by its name, or by `DUAL_ORDERS` the dual one, shape `(n,)`."""
     flat = offsets.flatten(1)
     size: Tensor = torch.linalg.vector_norm(flat, orders[name], dim=1, dtype=torch.float64)
     return size
