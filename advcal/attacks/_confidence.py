@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import log_odds, masked
+from advcal._logits import log_odds, masked, renyi
 from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
