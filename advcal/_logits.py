@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 
 def lift(values: Tensor) -> Tensor:
@@ -21,6 +22,7 @@ def lift(values: Tensor) -> Tensor:
 # in float64 too, and twenty times as far as the two highest. So a mask of -1e4 is seen beside
 # logits up to 500, and the logits of a model that is saturated, or not normalised, are no masks.
 _FAR, _LEAST = -20.0, 250.0
+_SURE = -500.0  # log-odds below which every entropy is 0, in float64 too
 
 
 def masked(logits: Tensor) -> Tensor:
@@ -71,10 +73,25 @@ def entropy(log_p: Tensor) -> Tensor:
     return -(log_p.exp() * _finite(log_p)).sum(dim=1)
 
 
+def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
+    r"""Compute the Rényi entropy $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$ in float64.
+
+    Written in the distances of the logits to the label's, so that the gradient is exact where the
+    label has all the probability. Where not even float64 tells it from 0, log-odds stand in.
+    """
+    order = order if abs(order - 1) > 0.01 else 1.01
+    logits = logits.double()
+    others = without_label(logits, labels) - logits.gather(1, labels[:, None])
+    odds = others.logsumexp(dim=1)
+    value = (softplus((order * others).logsumexp(dim=1)) - order * softplus(odds)) / (1 - order)
+    return torch.where(odds > _SURE, value, odds)
+
+
 def log_mean_probs(logits: Sequence[Tensor]) -> Tensor:
     """Return the logarithm of the mean of the softmax of several logits `(n, classes)`."""
-    every = torch.stack([lift(each) for each in logits])
-    return every.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(every))
+    log_p = torch.stack([lift(each) for each in logits]).log_softmax(dim=2)
+    mean = _finite(log_p).logsumexp(dim=0) - math.log(len(log_p))
+    return mean.masked_fill(log_p.isneginf().all(dim=0), -torch.inf)  # of no gradient, not of NaN
 
 
 def _finite(log_p: Tensor) -> Tensor:

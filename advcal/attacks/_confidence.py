@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import log_odds, masked, without_label
+from advcal._logits import log_odds, masked, renyi
 from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
@@ -20,7 +19,6 @@ from advcal.attacks._search import Method, search_keeping
 _ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
 _SPANS_DOWN, _SPANS_UP = 4.0, 2.5  # radii that the steps together are long
 _FEW = 10  # fewer steps than these go down one radius together: they cannot be halved often
-_SURE = -500.0  # log-odds below which every entropy is 0, in float64 too
 
 
 def uca(
@@ -332,7 +330,7 @@ def _towards(confidence: Tensor, tol: float, labels: Tensor) -> Aim:
 
     def objective(logits: Tensor, progress: float) -> Tensor:
         low, high = _ORDERS
-        flat = -entropy(logits, labels, low * (high / low) ** progress)
+        flat = -renyi(logits, labels, low * (high / low) ** progress)
         return torch.where(above(logits), flat, log_odds(logits, labels).double())
 
     def score(logits: Tensor) -> Tensor:
@@ -342,17 +340,3 @@ def _towards(confidence: Tensor, tol: float, labels: Tensor) -> Aim:
         return torch.where(wanted.isfinite(), near, odds * wanted.sign())
 
     return Aim(objective, score, above)
-
-
-def entropy(logits: Tensor, labels: Tensor, order: float) -> Tensor:
-    r"""Compute the Rényi entropy $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$ in float64.
-
-    Written in the distances of the logits to the label's, so that the gradient is exact where the
-    label has all the probability. Where not even float64 tells it from 0, log-odds stand in.
-    """
-    order = order if abs(order - 1) > 0.01 else 1.01
-    logits = logits.double()
-    others = without_label(logits, labels) - logits.gather(1, labels[:, None])
-    odds = others.logsumexp(dim=1)
-    value = (softplus((order * others).logsumexp(dim=1)) - order * softplus(odds)) / (1 - order)
-    return torch.where(odds > _SURE, value, odds)

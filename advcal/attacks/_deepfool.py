@@ -10,14 +10,14 @@ from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import per_example
+from advcal.attacks._balls import DUAL_ORDERS, of_rows, per_example
 from advcal.attacks._best import select
 from advcal.attacks._gradient import logits_at
-from advcal.attacks._nearest import Box, dual_lengths, free, lengths, of_rows, unit
+from advcal.attacks._nearest import Box, behind, free, lengths, unit
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps
 # that the box cuts do not creep: of the move and of the whole way so far, and of the numbers moved.
-_BEYOND, _ROUNDING = 1e-4, 4 * torch.finfo(torch.float32).eps
+_BEYOND, _ROUNDING, _LEAST = 5e-4, 4 * torch.finfo(torch.float32).eps, 1e-20
 
 
 def deepfool(
@@ -93,7 +93,8 @@ def deepfool(
             here, walls = lift(points.detach()), of_rows(box, left)
             distance, direction = _boundary(points, output, labels[left], others[left], norm, walls)
             way = torch.maximum(distance, lengths(here - inputs[left], norm))
-            distance = distance + _BEYOND * way + _ROUNDING * lengths(here, norm)
+            moving = lengths(here.masked_fill(direction == 0, 0.0), norm).clamp_min(_LEAST)
+            distance = distance + _BEYOND * way + _ROUNDING * moving
             size = torch.where(distance < torch.finfo(here.dtype).max, distance, 0.0)
             move = per_example(size, here).to(here.dtype) * direction
             moved = (here + (1 + overshoot) * move).clamp(*walls)
@@ -110,18 +111,13 @@ def _boundary(
     points: Tensor, output: Tensor, labels: Tensor, others: Tensor, norm: str, bounds: Box
 ) -> tuple[Tensor, Tensor]:
     """Return how far the nearest boundary of the linearised model is, and the direction there."""
-    logits = lift(output.detach())
     least = torch.full_like(labels, torch.inf, dtype=torch.float64)
     nearest = torch.zeros_like(lift(points.detach()))
-    off, last = masked(logits).gather(1, others), others.shape[1] - 1
+    off, last = masked(output).gather(1, others), others.shape[1] - 1
     for i in range(last + 1):
-        rival = others[:, i : i + 1]
-        upstream = torch.zeros_like(output).scatter_(1, rival, 1.0)
-        upstream.scatter_(1, labels[:, None], -1.0)
-        (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=i < last)
-        gradient = free(lift(gradient.nan_to_num()), bounds)
-        gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival))[:, 0]
-        distance = gap.abs() / dual_lengths(gradient, norm)
+        gap, gradient = behind(points, output, others[:, i], labels, retain=i < last)
+        gradient = free(gradient, bounds)
+        distance = gap.abs() / lengths(gradient, norm, DUAL_ORDERS)
         nearer = (distance < least) & ~off[:, i]
         least = torch.where(nearer, distance, least)
         nearest = select(nearer, gradient, nearest)

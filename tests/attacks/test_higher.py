@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from advcal.attacks import anti_adversary, pgd, pgd_conf
+from advcal.attacks import pgd, pgd_conf
 from tests.attacks.cases import Counted, examples, linear, mlp, seeded
 
 
@@ -19,17 +19,19 @@ def rival_probs(model, points, labels):
     return model(points).softmax(dim=1).scatter(1, labels[:, None], 0).amax(dim=1)
 
 
-def test_anti_adversary_raises_the_likelihood():
+def test_pgd_towards_the_label_raises_the_likelihood():
+    """The anti-adversary, of the true label or of the predicted one."""
     model, x, y = setting()
+    towards = partial(pgd, eps=0.2, targeted=True, random_start=False)
 
     def loss(points):
         return cross_entropy(model(points), y, reduction="none")
 
-    found = anti_adversary(model, x, y, eps=0.2)
+    found = towards(model, x, y)
     assert (loss(found) <= loss(x)).all()
     assert (loss(found) < loss(x) - 0.01).any()
     predicted = model(x).argmax(dim=1)
-    kept = anti_adversary(model, x, y, eps=0.2, label="predicted")
+    kept = towards(model, x, predicted)
     assert torch.equal(model(kept).argmax(dim=1), predicted)
     confidence = [model(each).softmax(dim=1).amax(dim=1) for each in (x, kept)]
     assert (confidence[1] >= confidence[0]).all()

@@ -231,6 +231,88 @@ def test_awp_crafts_once_and_on_the_weights_that_are_trained():
     assert len(calls) == 4
 
 
+class Steady:
+    """An objective of a user's in two steps."""
+
+    def __init__(self, attack):
+        self.attack = attack
+
+    def craft(self, model, batch):
+        inputs, labels = batch
+        return inputs, trainers.craft(self.attack, model, inputs, labels), labels
+
+    def loss_of(self, model, crafted):
+        inputs, points, labels = crafted
+        change = model(inputs).softmax(dim=1).amax(dim=1) - model(points).softmax(dim=1).amax(dim=1)
+        return cross_entropy(model(points), labels) + change.square().mean()
+
+    def __call__(self, model, batch):
+        return self.loss_of(model, self.craft(model, batch))
+
+
+AROUND = {
+    "awp": trainers.awp,
+    "awp of awp": lambda objective: trainers.awp(trainers.awp(objective)),
+    "awp of mixed": lambda objective: trainers.awp(trainers.mixed(trainers.standard(), objective)),
+}
+
+
+def counted(calls):
+    """Make a random attack that notes what it was given and what it returned."""
+
+    def attack(model, inputs, labels):
+        calls.append((model, PGD(model, inputs, labels)))
+        return calls[-1][1]
+
+    return attack
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_awp_crafts_once_around_an_objective_of_the_users(around):
+    model, batch = setting(norm=True)
+    calls = []
+    objective = AROUND[around](Steady(counted(calls)))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    loss = objective(model, batch)
+    ((given, points),) = calls
+    assert given is model
+    fixed = AROUND[around](Steady(lambda *_: points))
+    assert loss == fixed(setting(norm=True)[0], batch)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is not None
+
+
+def test_awp_calls_a_plain_function_twice_the_second_time_on_the_moved_weights():
+    model, batch = setting()
+    calls = []
+    attack = counted(calls)
+
+    def plain(model, batch):
+        return cross_entropy(model(attack(model, *batch)), batch[1])
+
+    trainers.awp(plain, gamma=0.5)(model, batch)
+    (first, one), (second, other) = calls
+    assert first is model
+    assert second is not model
+    assert not torch.equal(one, other)
+
+
+def test_two_objectives_at_once_under_awp_share_nothing():
+    """Tensors of one shape, crafted by objectives that are mixed and nested, meet their own."""
+    model, (x, y) = setting()
+    one, other = (lambda m, x, y, k=k: x * k for k in (0.5, 0.9))
+    pair = trainers.adversarial(one), trainers.anti_adversarial(other, reference=one)
+    losses = [trainers.mixed(*order)(model, (x, y)) for order in (pair, pair[::-1])]
+    close(*losses)
+    losses = [
+        trainers.awp(trainers.mixed(*order), gamma=0.2)(model, (x, y))
+        for order in (pair, pair[::-1])
+    ]
+    close(*losses)
+
+
 def test_an_attack_that_an_objective_calls_by_itself_leaves_the_model_as_it_was():
     model, (x, y) = setting(norm=True)
 
