@@ -39,7 +39,8 @@ from torch.nn.functional import cross_entropy
 EXPECTED: dict[str, str] = {}
 
 _BOX = "what would leave the box does not count in a step's length"
-_IN_L2 = "ace apgd autoattack fgsm generalised_ace iaa mma oca pgd pgd_conf rca uca".split()
+_IN_L2 = ["ace", "apgd", "autoattack", "fgsm", "generalised_ace", "iaa", "mma", "oca", "pgd"]
+_IN_L2 += ["pgd_conf", "rca", "uca"]
 EXPECTED |= {
     **{f"attacks: {name}(*norm=l2*": _BOX for name in _IN_L2},
     **{f"attacks: {name}(*norm=l1*": _BOX for name in ("ace", "pgd_conf")},
