@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import log_odds, masked, without_label
+from advcal._logits import log_odds, masked, renyi
 from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
@@ -20,7 +19,6 @@ from advcal.attacks._search import Method, search_keeping
 _ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
 _SPANS_DOWN, _SPANS_UP = 4.0, 2.5  # radii that the steps together are long
 _FEW = 10  # fewer steps than these go down one radius together: they cannot be halved often
-_SURE = -500.0  # log-odds below which every entropy is 0, in float64 too
 
 
 def uca(
@@ -53,14 +51,15 @@ def uca(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; only checked.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
         step_size: The first length of a step in `norm`; `4 * eps / steps` if None, `eps / steps`
             below 10 steps. Random search has no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:
@@ -112,14 +111,15 @@ def oca(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; only checked.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
         step_size: The length of a step in `norm`; `2.5 * eps / steps` if None. Random search has
             no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:
@@ -169,14 +169,15 @@ def mma(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: The true integer labels, shape `(n,)`.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
         step_size: The first length of a step in `norm`; those of `uca` and `oca` if None. Random
             search has no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:
@@ -229,7 +230,7 @@ def rca(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; only checked.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         tol: How near to its target a confidence must come, at least 0.
         steps: The number of steps; with random search the number of queries.
@@ -237,7 +238,8 @@ def rca(
             search has no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where random numbers come from, the targets first; a copy of the global one if
             None.
 
@@ -332,7 +334,7 @@ def _towards(confidence: Tensor, tol: float, labels: Tensor) -> Aim:
 
     def objective(logits: Tensor, progress: float) -> Tensor:
         low, high = _ORDERS
-        flat = -entropy(logits, labels, low * (high / low) ** progress)
+        flat = -renyi(logits, labels, low * (high / low) ** progress)
         return torch.where(above(logits), flat, log_odds(logits, labels).double())
 
     def score(logits: Tensor) -> Tensor:
@@ -342,17 +344,3 @@ def _towards(confidence: Tensor, tol: float, labels: Tensor) -> Aim:
         return torch.where(wanted.isfinite(), near, odds * wanted.sign())
 
     return Aim(objective, score, above)
-
-
-def entropy(logits: Tensor, labels: Tensor, order: float) -> Tensor:
-    r"""Compute the Rényi entropy $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$ in float64.
-
-    Written in the distances of the logits to the label's, so that the gradient is exact where the
-    label has all the probability. Where not even float64 tells it from 0, log-odds stand in.
-    """
-    order = order if abs(order - 1) > 0.01 else 1.01
-    logits = logits.double()
-    others = without_label(logits, labels) - logits.gather(1, labels[:, None])
-    odds = others.logsumexp(dim=1)
-    value = (softplus((order * others).logsumexp(dim=1)) - order * softplus(odds)) / (1 - order)
-    return torch.where(odds > _SURE, value, odds)

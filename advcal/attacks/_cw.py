@@ -10,9 +10,9 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import per_example
+from advcal.attacks._balls import of_rows, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Box, Nearest, of_rows
+from advcal.attacks._nearest import Box, Nearest
 
 _STEEPEST = 1e15  # keeps Adam's squares finite where a model's gradient is not
 _SHRINK = 0.999999  # keeps arctanh finite at the bounds, as published

@@ -10,10 +10,9 @@ from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import per_example
-from advcal.attacks._best import select
-from advcal.attacks._gradient import logits_at
-from advcal.attacks._nearest import Box, dual_lengths, free, lengths, of_rows, unit
+from advcal.attacks._balls import DUAL_ORDERS, of_rows, per_example
+from advcal.attacks._gradient import logits_at, select
+from advcal.attacks._nearest import Box, behind, free, lengths, unit
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps
 # that the box cuts do not creep: of the move and of the whole way so far, and of the numbers moved.
@@ -111,18 +110,13 @@ def _boundary(
     points: Tensor, output: Tensor, labels: Tensor, others: Tensor, norm: str, bounds: Box
 ) -> tuple[Tensor, Tensor]:
     """Return how far the nearest boundary of the linearised model is, and the direction there."""
-    logits = lift(output.detach())
     least = torch.full_like(labels, torch.inf, dtype=torch.float64)
     nearest = torch.zeros_like(lift(points.detach()))
-    off, last = masked(logits).gather(1, others), others.shape[1] - 1
+    off, last = masked(output).gather(1, others), others.shape[1] - 1
     for i in range(last + 1):
-        rival = others[:, i : i + 1]
-        upstream = torch.zeros_like(output).scatter_(1, rival, 1.0)
-        upstream.scatter_(1, labels[:, None], -1.0)
-        (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=i < last)
-        gradient = free(lift(gradient.nan_to_num()), bounds)
-        gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival))[:, 0]
-        distance = gap.abs() / dual_lengths(gradient, norm)
+        gap, gradient = behind(points, output, others[:, i], labels, retain=i < last)
+        gradient = free(gradient, bounds)
+        distance = gap.abs() / lengths(gradient, norm, DUAL_ORDERS)
         nearer = (distance < least) & ~off[:, i]
         least = torch.where(nearer, distance, least)
         nearest = select(nearer, gradient, nearest)

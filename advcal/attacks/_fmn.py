@@ -9,9 +9,9 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import per_example
+from advcal.attacks._balls import DUAL_ORDERS, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, dual_lengths, free, lengths, unit
+from advcal.attacks._nearest import Nearest, corner, cosine, free, lengths, unit
 
 
 def fmn(
@@ -90,7 +90,7 @@ def fmn(
             offset = lift(points) - origin
             share = cosine(gamma, gamma / 50, step / steps)
             grown = eps * (1 + share)
-            estimate = lengths(offset, norm) + leads.abs() / dual_lengths(gradient, norm)
+            estimate = lengths(offset, norm) + leads.abs() / lengths(gradient, norm, DUAL_ORDERS)
             first = torch.maximum(grown, estimate.nan_to_num(0))
             grown = torch.where(nearest.distance.isfinite(), grown, first)
             shrunk = torch.minimum(eps * (1 - share), nearest.distance)

@@ -10,9 +10,8 @@ from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import norm, per_example
-from advcal.attacks._best import select
-from advcal.attacks._gradient import gradient_at, logits_at
-from advcal.attacks._nearest import Box, Nearest, corner, free, unit
+from advcal.attacks._gradient import gradient_at, logits_at, select
+from advcal.attacks._nearest import Box, Nearest, corner, dot, free, unit
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
 _SETTLED = 3e-3  # the overshoot to go on with where an example has been fooled
@@ -179,7 +178,7 @@ class _Search:
         offset = lift(self.points) - self.origin
         gap = (-lead / slope).to(offset.dtype)
         further = self.overshoot * torch.maximum(norm(offset).to(offset.dtype), gap.abs())
-        self._go(normal, _dot(normal, offset) + gap + further)
+        self._go(normal, dot(normal, offset) + gap + further)
 
     def _lead(self, logits: Tensor) -> Tensor:
         """Return by how much the logits of the rivals lead, or those of the targets."""
@@ -194,7 +193,7 @@ class _Search:
         """Relax the direction towards the normal."""
         residual = normal - self.direction
         change = residual - self.residual
-        aitken = -self.relaxation * _dot(self.residual, change) / _dot(change, change)
+        aitken = -self.relaxation * dot(self.residual, change) / dot(change, change)
         first = aitken.isnan()
         self.relaxation = torch.where(first, self.relaxation, aitken.clamp(_RELAXATION, 1))
         none = per_example(norm(self.direction) == 0, residual)
@@ -215,13 +214,9 @@ class _Search:
         for _ in range(_NEWTON):
             straight = self.origin + per_example(length, ray) * ray
             bent = straight.clamp(low, high)
-            slope = _dot(normal * (bent == straight), ray)
-            short = goal - _dot(normal, bent - self.origin)
+            slope = dot(normal * (bent == straight), ray)
+            short = goal - dot(normal, bent - self.origin)
             length = length + short / slope.clamp_min(torch.finfo(slope.dtype).tiny)
             length = length.nan_to_num(0).clamp_min(0).minimum(limit)
         straight = self.origin + per_example(length, ray) * ray
         self.points = straight.clamp(low, high).to(self.inputs.dtype)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(dim=1)

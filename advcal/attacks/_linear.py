@@ -5,11 +5,11 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
-from advcal._logits import lift, rivals
+from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import norm, per_example
-from advcal.attacks._best import select
-from advcal.attacks._nearest import Box, free, unit
+from advcal.attacks._gradient import select
+from advcal.attacks._nearest import Box, behind, dot, free, unit
 
 _NEWTON = 10  # iterations at most along a ray that the box bends: no pass of the model
 _TOLERANCE = 1e-4  # of the goal, by which a bent ray may fall short
@@ -37,13 +37,14 @@ def linear_distance(
         points, logits, output = _forward(model, inputs)
         predicted = logits.argmax(dim=1)
         ranked = rivals(logits, predicted, candidates)
+        off = masked(logits).gather(1, ranked)
         ahead, move = ranked[:, 0], torch.zeros_like(origin)
         distance = torch.full_like(predicted, torch.inf, dtype=torch.float64)
         for rank, rival in enumerate(ranked.unbind(dim=1)):
             last = rank == ranked.shape[1] - 1
-            behind, gradient = _behind(points, logits, output, rival, predicted, retain=not last)
-            found, reached = _to_plane(origin, gradient, behind, move * 0, box)
-            length = torch.where(reached, norm(found), torch.inf)
+            gap, gradient = behind(points, output, rival, predicted, retain=not last)
+            found, reached = _to_plane(origin, gradient, gap, move * 0, box)
+            length = torch.where(reached & ~off[:, rank], norm(found), torch.inf)
             nearer = (length < distance) | (rank == 0)
             distance = torch.where(nearer, length, distance)
             move, ahead = select(nearer, found, move), torch.where(nearer, rival, ahead)
@@ -51,8 +52,8 @@ def linear_distance(
             points, logits, output = _forward(model, (origin + move).to(inputs.dtype))
             top = logits.argmax(dim=1)
             ahead = torch.where(top != predicted, top, ahead)
-            behind, gradient = _behind(points, logits, output, ahead, predicted, retain=False)
-            found, reached = _to_plane(origin, gradient, behind, move, box)
+            gap, gradient = behind(points, output, ahead, predicted, retain=False)
+            found, reached = _to_plane(origin, gradient, gap, move, box)
             move = select(gradient.flatten(1).any(dim=1), (move + found) / 2, move)
             distance = torch.where(reached | distance.isfinite(), norm(move), distance)
     return distance
@@ -66,49 +67,33 @@ def _forward(model: Model, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return points, lift(output.detach()), output
 
 
-def _behind(
-    points: Tensor, logits: Tensor, output: Tensor, rivals: Tensor, labels: Tensor, *, retain: bool
-) -> tuple[Tensor, Tensor]:
-    """Return by how much the rivals are behind the labels, and the gradient of their lead."""
-    pair = torch.stack([labels, rivals], dim=1)
-    ends = torch.tensor([-1.0, 1.0], dtype=output.dtype, device=output.device)
-    upstream = torch.zeros_like(output).scatter_(1, pair, ends.expand(len(pair), 2))
-    (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=retain)
-    label, rival = logits.gather(1, pair).unbind(dim=1)
-    return label - rival, lift(gradient.nan_to_num())
-
-
 def _to_plane(
     origin: Tensor,
     gradient: Tensor,
-    behind: Tensor,
+    gap: Tensor,
     offset: Tensor,
     bounds: Box,
 ) -> tuple[Tensor, Tensor]:
     """Return the shortest moves within bounds to where a linearised lead is 0, and which get there.
 
-    The lead is `-behind` at the offset. The shortest move is a multiple of the gradient, cut at the
+    The lead is `-gap` at the offset. The shortest move is a multiple of the gradient, cut at the
     bounds: what it gains is concave and piecewise linear in the multiple, so Newton climbs to it.
     """
     gradient = free(gradient, bounds)
     normal, slope = unit(gradient), norm(gradient)
     low, high = bounds[0] - origin, bounds[1] - origin
-    goal = (behind / slope).to(origin.dtype) + _dot(normal, offset)
+    goal = (gap / slope).to(origin.dtype) + dot(normal, offset)
     goal = goal.nan_to_num(torch.inf, posinf=torch.inf, neginf=0.0).clamp_min(0)
     multiple = torch.zeros_like(goal)
     for _ in range(_NEWTON):
         straight = per_example(multiple, normal) * normal
         move = straight.clamp(low, high)
-        short = goal - _dot(normal, move)
+        short = goal - dot(normal, move)
         reached = short <= _TOLERANCE * goal
         moving = torch.where(normal > 0, straight < high, straight > low)
-        gain = _dot(normal * moving, normal)
+        gain = dot(normal * moving, normal)
         going = ~reached & goal.isfinite() & (gain > 0)
         if not bool(going.any()):
             break
         multiple = torch.where(going, multiple + short / gain, multiple)
     return move, reached & goal.isfinite()
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(dim=1)

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from advcal._logits import lift
-from advcal.attacks._balls import norm, per_example
-from advcal.attacks._best import select
+from advcal.attacks._balls import ORDERS, norm, per_example
+from advcal.attacks._gradient import select
 
 Box: TypeAlias = tuple[Any, Any]
 """Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""
-
-ORDERS = {"linf": torch.inf, "l2": 2}
-DUAL_ORDERS = {"linf": 1, "l2": 2}
 
 
 class Nearest:
@@ -46,20 +43,28 @@ class Nearest:
         return nearer
 
 
-def lengths(offsets: Tensor, name: str = "l2") -> Tensor:
-    """Return a norm of each example by its name, float64, shape `(n,)`."""
-    if name == "l2":
-        return norm(offsets)
+def lengths(offsets: Tensor, name: str = "l2", orders: dict[str, float] = ORDERS) -> Tensor:
+    """Return a norm of each example by its name, or by `DUAL_ORDERS` the dual one, shape `(n,)`."""
     flat = offsets.flatten(1)
-    size: Tensor = torch.linalg.vector_norm(flat, ORDERS[name], dim=1, dtype=torch.float64)
+    size: Tensor = torch.linalg.vector_norm(flat, orders[name], dim=1, dtype=torch.float64)
     return size
 
 
-def dual_lengths(gradient: Tensor, name: str) -> Tensor:
-    """Return the dual norm of each example's gradient, float64, shape `(n,)`."""
-    flat = gradient.flatten(1)
-    size: Tensor = torch.linalg.vector_norm(flat, DUAL_ORDERS[name], dim=1, dtype=torch.float64)
-    return size
+def behind(
+    points: Tensor, output: Tensor, others: Tensor, labels: Tensor, *, retain: bool
+) -> tuple[Tensor, Tensor]:
+    """Return by how much the logits of other classes are behind, and the gradient of their lead."""
+    pair, logits = torch.stack([labels, others], dim=1), lift(output.detach())
+    ends = torch.tensor([-1.0, 1.0], dtype=output.dtype, device=output.device)
+    upstream = torch.zeros_like(output).scatter_(1, pair, ends.expand(len(pair), 2))
+    (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=retain)
+    label, other = logits.gather(1, pair).unbind(dim=1)
+    return label - other, lift(gradient.nan_to_num())
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each pair of examples, shape `(n,)`."""
+    return (a * b).flatten(1).sum(dim=1)
 
 
 def unit(gradient: Tensor) -> Tensor:
@@ -78,12 +83,6 @@ def free(gradient: Tensor, bounds: Box) -> Tensor:
     """Put the gradient to zero in entries whose bounds meet: they cannot move."""
     low, high = bounds
     return torch.where(low < high, gradient, 0.0) if isinstance(low, Tensor) else gradient
-
-
-def of_rows(bounds: Box, rows: Tensor) -> Box:
-    """Take the bounds of some examples."""
-    low, high = bounds
-    return (low[rows], high[rows]) if isinstance(low, Tensor) else bounds
 
 
 def cosine(first: float, last: float, fraction: float) -> float:

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from advcal._logits import renyi
 from advcal.attacks import ace, fgsm, generalised_ace, iaa, mma, oca, rca, uca
-from advcal.attacks._confidence import entropy
 from advcal.metrics import ece
 from tests.attacks.cases import UNIFORM, Counted, examples, linear, mlp, seeded
 
@@ -302,9 +302,9 @@ def test_entropy(order):
     else:
         wanted = (p**order).sum(dim=1).log() / (1 - order)
     tolerance = 0.02 if abs(order - 1) < 0.01 else 1e-9
-    torch.testing.assert_close(entropy(logits, labels, order), wanted, rtol=0, atol=tolerance)
+    torch.testing.assert_close(renyi(logits, labels, order), wanted, rtol=0, atol=tolerance)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: entropy(z, labels, order), logits)
+    assert torch.autograd.gradcheck(lambda z: renyi(z, labels, order), logits)
 
 
 # --- ACE -------------------------------------------------------------------------------------
