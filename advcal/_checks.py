@@ -304,21 +304,12 @@ def attack_inputs(
     points = inputs(inputs_)
     targets = labels(labels_, len(points), device=points.device)
     low, high = box(bounds, points)
-    least, most = (float(end) for end in points.detach().aminmax())
-    if not -math.inf < least <= most < math.inf:
-        raise ValueError(f"expected finite inputs, got values from {least:g} to {most:g}")
-    if isinstance(low, Tensor):
-        outside = ((points < low) | (points > high)).flatten().nonzero()
-        if len(outside):
-            got, *ends = (float(each.flatten()[outside[0]]) for each in (points, low, high))
-            raise ValueError(
-                f"expected inputs within bounds, got {got:g} at a place of bounds "
-                f"({ends[0]:g}, {ends[1]:g})"
-            )
-    elif not low <= least <= most <= high:
+    if not bool(((low <= points) & (points <= high) & points.isfinite()).all()):
+        least, most = (float(end) for end in points.detach().aminmax())
+        told = "of tensors" if isinstance(low, Tensor) else f"({low:g}, {high:g})"
         raise ValueError(
-            f"expected inputs within bounds ({low:g}, {high:g}), got values from {least:g} to "
-            f"{most:g}; attack images before they are normalised, or pass bounds="
+            f"expected finite inputs within bounds {told}, got values from {least:g} to {most:g}; "
+            "attack images before they are normalised, or pass bounds="
         )
     return points, targets, (low, high)
 
@@ -357,41 +348,38 @@ def _end(name: str, value: Any) -> float:
 
 
 def _bound(name: str, value: Any, points: Tensor) -> Tensor:
+    wide = _reals(name, value, points) if isinstance(value, Tensor) else _end(name, value)
     with torch.inference_mode(False):
-        value = _reals(name, value, points) if isinstance(value, Tensor) else _end(name, value)
-        end = torch.as_tensor(value, dtype=points.dtype, device=points.device)
+        end = torch.as_tensor(wide, dtype=points.dtype, device=points.device)
         try:
             return end.expand(points.shape)
         except RuntimeError:
+            shape = tuple(points.shape)
             raise ValueError(
-                f"expected {name} that broadcasts to inputs of shape {tuple(points.shape)}, "
-                f"got {kind(value)}"
+                f"expected {name} that broadcasts to inputs of shape {shape}, got {kind(value)}"
             ) from None
 
 
 def _reals(name: str, value: Tensor, points: Tensor) -> Tensor:
-    """Check a tensor of real numbers on the device of the points and copy it."""
+    """Copy a tensor of real numbers on the device of the points to float64."""
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"expected {name} of real numbers, got {kind(value)}")
     if value.device != points.device:
         raise ValueError(f"expected {name} on {points.device} like the inputs, got {value.device}")
-    return value.detach().clone()
+    with torch.inference_mode(False):
+        return value.detach().to(torch.float64, copy=True)
 
 
 def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
-    """Check a finite number >= 0 or one for each of the points, which is returned in float64."""
+    """Check a finite number >= 0, or one for each of the points, which come back in float64."""
     if not isinstance(value, Tensor):
         return number(name, value, least=0)
-    with torch.inference_mode(False):
-        radii = _reals(name, value, points).double()
-        if radii.shape != (len(points),):
-            raise ValueError(
-                f"expected {name} as a number or of shape ({len(points)},), got {kind(value)}"
-            )
-        bad = ~((radii >= 0) & (radii < math.inf))
-        if bool(bad.any()):
-            raise ValueError(f"expected {name} >= 0, got {float(radii[bad][0])}")
-        return radii
+    radii = _reals(name, value, points)
+    if radii.shape != (len(points),):
+        raise ValueError(f"expected {name} of shape ({len(points)},), got {kind(value)}")
+    for bad in radii[~((radii >= 0) & (radii < math.inf))]:
+        raise ValueError(f"expected {name} >= 0, got {float(bad)}")
+    return radii
 
 
 # --- logits to calibrate ---------------------------------------------------------------------

@@ -61,7 +61,7 @@ def attacks_at(eps: float, steps: int) -> dict[str, Callable[..., Tensor] | None
         "uniform noise": functools.partial(attacks.uniform_noise, eps=eps),
         "FGSM": functools.partial(attacks.fgsm, eps=eps),
         f"PGD-{steps}": functools.partial(attacks.pgd, eps=eps, steps=steps),
-        "IAA, as published": functools.partial(iaa, schedule="published"),
+        "IAA, as published": functools.partial(iaa, variant="published"),
         "IAA": iaa,
         "IAA, predicted label (UCA-like)": functools.partial(iaa, label="predicted"),
     }

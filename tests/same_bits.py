@@ -38,6 +38,16 @@ from torch.nn.functional import cross_entropy
 # What may differ: patterns of names, as in a shell, and the fault that was mended.
 EXPECTED: dict[str, str] = {}
 
+_BOX = "what would leave the box does not count in a step's length"
+_IN_L2 = ["ace", "apgd", "autoattack", "fgsm", "generalised_ace", "iaa", "mma", "oca", "pgd"]
+_IN_L2 += ["pgd_conf", "rca", "uca"]
+EXPECTED |= {
+    **{f"attacks: {name}(*norm=l2*": _BOX for name in _IN_L2},
+    **{f"attacks: {name}(*norm=l1*": _BOX for name in ("ace", "pgd_conf")},
+    "beside attacks: l2(*": _BOX,
+    "attacks: iaa(*method=random_search*variant=published*": "refused in other words",
+}
+
 # --- one call, whatever its keywords are called ----------------------------------------------
 
 # Keywords of this script, and what they are called where the function does not know them.

@@ -35,23 +35,25 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
     "accuracy", "attack", "attacks", "batch", "batches", "bins", "calibrator", "confidence",
-    "corruption", "crafted", "curves", "distances", "eps", "in_batches", "inputs", "labels",
-    "levels", "logits", "metric", "model", "models", "n_classes", "n_levels", "objective",
-    "optimizer", "out_batches", "path", "probs", "records", "runs", "score", "scores", "size",
-    "smoothing", "sources", "state", "targets", "train", "validation",
+    "corruption", "crafted", "curves", "distances", "eps", "generator", "gradient",
+    "in_batches", "inputs", "labels", "levels", "logits", "metric", "model", "models",
+    "n_classes", "n_levels", "objective", "optimizer", "out_batches", "path", "points", "probs",
+    "records", "rows", "runs", "score", "scores", "size", "smoothing", "sources", "state",
+    "targets", "train", "validation", "values",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
     "accumulate", "all_reduce", "alpha", "attack", "attacked", "autocast", "average", "ax", "axes",
     "backward", "band", "bandwidth", "beta", "binning", "bounds", "candidates", "channels_last",
     "checkpoint", "coverage", "dtype", "eps", "eta", "every", "figure", "figures", "format",
-    "from_logits", "gamma", "generator", "initial_c", "initial_eps", "interval", "joint", "kappa",
+    "from_logits", "gamma", "generator", "initial_c", "initial_eps", "initial_p",
+    "interval", "joint", "kappa",
     "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
     "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
-    "overshoot", "p_init", "progress", "queries", "random_start", "reduction", "reference",
+    "overshoot", "progress", "queries", "random_start", "reduction", "reference",
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
     "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
-    "title", "tol", "tpr", "weights",
+    "title", "tol", "tpr", "variant", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

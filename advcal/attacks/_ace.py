@@ -40,10 +40,11 @@ def ace(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: The true integer labels, shape `(n,)`.
-        eps: The first radius, in units of `inputs`.
+        eps: The first radius, in units of `inputs`: a number, or one for each example.
         norm: `"linf"`, as published, `"l2"` or `"l1"`.
         search_steps: How many radii to try at most.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
 
     Returns:
         Miscalibrated inputs, of the shape, dtype and device of `inputs`.
@@ -117,7 +118,7 @@ def generalised_ace(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; only checked.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         eta: The sign and the weight of the cross-entropy, not 0.
         omega: Probabilities, shape `(classes,)` or `(n, classes)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
@@ -125,7 +126,8 @@ def generalised_ace(
         step_size: The first length of a step in `norm`; `2.5 * eps / steps` if None. Random search
             has no use for it.
         method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where random search draws from; a copy of the global one if None.
 
     Returns:

@@ -67,22 +67,24 @@ def apgd(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; the classes to reach if `targeted`.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps.
         restarts: How many times to start; more than one needs `random_start`.
         random_start: Whether to start at a random point of the ball instead of at the input.
         rho: The share of the steps that must raise the loss, from 0 to 1.
         loss: `"cross_entropy"`, `"margin"`, `"dlr"`, or a callable `(logits, labels) -> (n,)`,
-            which is raised (lowered if `targeted`); `"kl"` is the divergence from what the model
-            says of the inputs, one more forward pass; it needs a random start, since it has no
-            slope at the inputs. With `n_targets` one of the first three.
+            such as a library loss as it is, which is raised (lowered if `targeted`); `"kl"` is the
+            divergence from what the model says of the inputs, one more forward pass; it needs a
+            random start, since it has no slope at the inputs. With `n_targets` one of the first
+            three.
         targeted: Whether to move towards `labels` instead of away from them.
         n_targets: How many wrong classes to aim at, one after the other; no more than there are.
             0 is the plain attack.
         stop_early: Whether an example leaves the batch once it is fooled. Whether each example is
             fooled stays the same.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where the random start comes from; a copy of the global one if None, so that
             two calls in a row start alike.
 

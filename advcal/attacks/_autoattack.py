@@ -47,12 +47,13 @@ def autoattack(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: The true integer labels, shape `(n,)`.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The steps of `apgd`, in each of its runs, and of `fmn`.
         n_targets: How many wrong classes to aim at, at most.
         queries: How often `square` calls the model, at most.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where the random starts and squares come from; a copy of the global one if None,
             so that two calls in a row draw alike.
 

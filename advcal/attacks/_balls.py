@@ -22,6 +22,9 @@ class Ball:
         radius: The distance in the norm, a number or one for each input, shape `(n,)`.
         bounds: The lowest and the highest valid values: two numbers, or two tensors of the shape of
             the inputs.
+        norms: The kind of ball of each norm, by its name: the one table of norms.
+        order: The order of the norm.
+        dual: The order of the dual norm.
     """
 
     centre: Tensor
@@ -36,34 +39,76 @@ class Ball:
         Ball.norms[norm], cls.order, cls.dual = cls, order, dual
 
     def of(self, rows: Tensor) -> Self:
-        """Return the balls of some of the inputs, by their indices."""
+        """Take the balls of some of the inputs.
+
+        Args:
+            rows: The indices of the inputs.
+
+        Returns:
+            Their balls.
+        """
         balls: Self = of_rows(self, rows)
         return balls
 
     def length(self, points: Tensor) -> Tensor:
-        """Return how far points are from the centres, float64, shape `(n,)`."""
+        """Measure how far points are from the centres.
+
+        Args:
+            points: Points, shape `(n, ...)`.
+
+        Returns:
+            Lengths in the norm, float64, shape `(n,)`.
+        """
         offset = (points.double() - self.centre.double()).flatten(1)
         lengths: Tensor = torch.linalg.vector_norm(offset, self.order, dim=1)
         return lengths
 
     def project(self, points: Tensor) -> Tensor:
-        """Return points inside: near ones, and the same where a point is inside already."""
+        """Bring points into the ball and the bounds.
+
+        Args:
+            points: Points, shape `(n, ...)`.
+
+        Returns:
+            Points inside; one that is inside stays as it is.
+        """
         raise NotImplementedError
 
     def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         """Return the directions of unit norm that raise the loss most.
 
-        Given the points, what would leave the box at once is left out, but not in `linf`, where a
-        direction has no length to share.
+        Args:
+            gradient: The gradients of the loss, shape `(n, ...)`.
+            points: Where they were taken. Given them, what would leave the box at once is left out,
+                but not in `linf`, whose directions have no length to share.
+
+        Returns:
+            Directions, shape `(n, ...)`.
         """
         raise NotImplementedError
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        """Draw a point for each input: uniformly, before the box is cut out."""
+        """Draw a point for each input, uniformly from the ball before the box is cut out.
+
+        Args:
+            generator: Where the random numbers come from.
+
+        Returns:
+            Points inside, shape `(n, ...)`.
+        """
         raise NotImplementedError
 
     def ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        """Take a step of a length, a number or `(n,)`, uphill; the result is not yet projected."""
+        """Take a step uphill.
+
+        Args:
+            points: Where from, shape `(n, ...)`.
+            gradient: The gradients of the loss there.
+            size: The length of the step, a number or `(n,)`.
+
+        Returns:
+            Where the step leads, not yet projected.
+        """
         step = self.steepest(gradient, points)
         if isinstance(size, Tensor) and size.dtype != torch.float64:
             return (points + per_example(size, points) * step).to(points.dtype)
@@ -78,7 +123,14 @@ class Ball:
         return gradient.masked_fill(out, 0)
 
     def free(self, values: Tensor) -> Tensor:
-        """Put values to 0 where the bounds meet, at which nothing may change."""
+        """Put values to 0 where the bounds meet, at which nothing may change.
+
+        Args:
+            values: Values that broadcast to the inputs.
+
+        Returns:
+            The values.
+        """
         low, high = self.bounds
         return values.masked_fill(low == high, 0) if isinstance(low, Tensor) else values
 
@@ -125,7 +177,7 @@ class _L2(Ball, norm="l2", order=2, dual=2):
         length = norm(offset)
         outside = per_example(length > self.radius, points)
         radius = self.radius * (1 - 4 * torch.finfo(centre.dtype).eps)  # rounding cannot lead out
-        offset = offset * per_example(radius / length, points).to(offset.dtype)
+        offset = offset * per_example(length.reciprocal() * radius, points).to(offset.dtype)
         moved = (centre + offset).to(points.dtype)
         further = (moved - centre).abs() > offset.abs()
         moved = torch.where(further, torch.nextafter(moved, self.centre), moved)
@@ -168,7 +220,7 @@ class _L1(Ball, norm="l1", order=1, dual=torch.inf):
         size = offset.abs()
         shrunk = (size - _threshold(size, room, radius)).clamp_min(0).minimum(room)
         total = shrunk.sum(dim=1, keepdim=True)
-        shrunk = shrunk * torch.where(total > radius, radius / total, 1.0)
+        shrunk = shrunk * torch.where(total > radius, total.reciprocal() * radius, 1.0)
         inside = (shrunk * offset.sign()).reshape(centre.shape)
         return _shifted(centre, inside, self.centre.dtype).clamp(low, high)
 

@@ -11,8 +11,7 @@ from advcal._frozen import attacked, frozen
 from advcal._logits import log_odds
 from advcal._typing import Attack, Model
 from advcal._values import Value
-from advcal.attacks._best import Best
-from advcal.attacks._gradient import logits_at
+from advcal.attacks._gradient import Best, logits_at
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)

@@ -11,8 +11,7 @@ from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import DUAL_ORDERS, of_rows, per_example
-from advcal.attacks._best import select
-from advcal.attacks._gradient import logits_at
+from advcal.attacks._gradient import logits_at, select
 from advcal.attacks._nearest import Box, behind, free, lengths, unit
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps

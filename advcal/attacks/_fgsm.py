@@ -37,16 +37,18 @@ def fgsm(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; the classes to reach if `targeted`.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         step_size: The length of the step in `norm`; if None `eps`, and `1.25 * eps` from a random
             start.
         random_start: Whether to start at a random point of the ball instead of at the input.
         loss: `"cross_entropy"`, `"margin"`, `"dlr"`, or a callable `(logits, labels) -> (n,)`,
-            which is raised (lowered if `targeted`); `"kl"`, the divergence from what the model says
-            of the inputs, is for a random start, since it has no slope at the inputs.
+            such as a library loss as it is, which is raised (lowered if `targeted`); `"kl"`, the
+            divergence from what the model says of the inputs, is for a random start, since it has
+            no slope at the inputs.
         targeted: Whether to move towards `labels` instead of away from them.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where the random start comes from; a copy of the global one if None, so that
             two calls in a row start alike. Give one in training.
 
@@ -101,12 +103,14 @@ def n_fgsm(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`.
-        eps: The radius to train for in `linf`, in units of `inputs`.
+        eps: The radius to train for in `linf`, in units of `inputs`: a number, or one for each
+            example, shape `(n,)`.
         noise: $k$, the reach of the noise in units of `eps`.
         step_size: The length of the step; `eps` if None.
         loss: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`, which is raised.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where the noise comes from; a copy of the global one if None, so that two calls
             in a row draw the same. Give one in training.
 

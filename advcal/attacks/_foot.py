@@ -10,8 +10,7 @@ from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import norm, per_example
-from advcal.attacks._best import select
-from advcal.attacks._gradient import gradient_at, logits_at
+from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._nearest import Box, Nearest, corner, dot, free, unit
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance

@@ -118,9 +118,7 @@ class Best:
 
     def __init__(self, points: Tensor) -> None:
         self.points = points.clone()
-        self.first = torch.full(
-            (len(points),), -torch.inf, dtype=torch.float64, device=points.device
-        )
+        self.first = points.new_full((len(points),), -torch.inf, dtype=torch.float64)
         self.second = self.first.clone()
 
     def offer(

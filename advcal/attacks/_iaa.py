@@ -57,7 +57,7 @@ def iaa(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: The true integer labels, shape `(n,)`; with `label="predicted"` only checked.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         lam: $\lambda \ge 0$. The larger, the lower the confidence; the authors study 1 to 10.
         steps: The number of steps; with random search the number of queries.
@@ -68,7 +68,8 @@ def iaa(
         variant: `"accept"` or `"published"`.
         method: `"gradient"`, or `"random_search"` to use the logits only; not with the published
             variant.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal._logits import lift
 from advcal.attacks._balls import ORDERS, norm, per_example
-from advcal.attacks._best import select
+from advcal.attacks._gradient import select
 
 Box: TypeAlias = tuple[Any, Any]
 """Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""

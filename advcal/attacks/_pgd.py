@@ -49,7 +49,7 @@ def pgd(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; the classes to reach if `targeted`.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps.
         step_size: The length of a step in `norm`; `2.5 * eps / steps` if None.
@@ -57,12 +57,13 @@ def pgd(
         restarts: How many times to start; more than one needs `random_start`.
         random_start: Whether to start at a random point of the ball instead of at the input.
         loss: `"cross_entropy"`, `"margin"`, `"dlr"`, or a callable `(logits, labels) -> (n,)`,
-            which is raised (lowered if `targeted`); `"kl"` is the divergence from what the model
-            says of the inputs, one more forward pass; it needs a random start, since it has no
-            slope at the inputs.
+            such as a library loss as it is, which is raised (lowered if `targeted`); `"kl"` is the
+            divergence from what the model says of the inputs, one more forward pass; it needs a
+            random start, since it has no slope at the inputs.
         targeted: Whether to move towards `labels` instead of away from them.
         stop_early: Whether an example leaves the batch once it is fooled.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where the random start comes from; a copy of the global one if None, so that
             two calls in a row start alike. Give one in training.
 

@@ -46,13 +46,14 @@ def pgd_conf(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, as published, `"l2"` or `"l1"`.
         steps: The number of steps.
         step_size: The first $\alpha$; `eps / 6` if None, the published .005 at .03.
         momentum: $\mu$ in `[0, 1)`.
         random_start: Whether to start at a random point of the ball instead of at the input.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where the random start comes from; a copy of the global one if None, so that
             two calls in a row start alike. Give one in training.
 

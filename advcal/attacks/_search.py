@@ -44,7 +44,9 @@ def search_keeping(
             moved = torch.where(inside, inputs + times(region.radius, signs), best.points)
         else:
             area = inside.flatten(1).sum(dim=1).clamp_min(1).double() ** (1 / region.order)
-            moved = best.points + inside * signs * per_example(region.radius / area, inputs)
+            moved = best.points + inside * signs * per_example(
+                area.reciprocal() * region.radius, inputs
+            )
         points = region.project(moved.to(inputs.dtype))
     return best.points
 

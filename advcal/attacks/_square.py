@@ -51,12 +51,13 @@ def square(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`; the classes to reach if `targeted`.
-        eps: The radius, in units of `inputs`.
+        eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"` or `"l2"`.
         steps: How often to call the model, at most.
         initial_p: The share of the image that the first squares cover, above 0 and at most 1.
         targeted: Whether to move towards `labels` instead of away from them.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
         generator: Where the squares come from; a copy of the global one if None, so that two calls
             in a row draw alike.
 
@@ -184,7 +185,7 @@ class _L2:
     def _on_the_sphere(self, offset: Tensor) -> Tensor:
         offset = self.region.free(offset)
         length = length_of(offset)
-        factor = self.region.radius / torch.where(length > 0, length, 1.0)
+        factor = torch.where(length > 0, length, 1.0).reciprocal() * self.region.radius
         moved = self.images + offset * per_example(factor, offset).to(offset.dtype)
         return self.region.project(moved.to(self.images.dtype))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advcal.attacks import autocast, cascade, fgsm, l1, n_fgsm, pgd, uniform_noise, worst_case
-from advcal.attacks._best import Best
+from advcal.attacks._gradient import Best
 from tests.attacks.cases import Counted, Rows, each_cross_entropy, examples, linear, mlp, seeded
 
 EPS = 0.1
