@@ -67,6 +67,10 @@ EXPECTED |= {
     "beside attacks: l2(*": _BOX,
     "attacks: iaa(*method=random_search*variant=published*": "refused in other words",
 }
+EXPECTED |= {
+    "attacks: deepfool(*": "goes beyond a boundary by a share of the way, whatever the bounds",
+    "attacks: anti_adversary(*": "gone: pgd(targeted=True, random_start=False)",
+}
 
 # --- one call, whatever its keywords are called ----------------------------------------------
 
