@@ -41,16 +41,17 @@ POSITIONAL = {
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "accumulate", "all_reduce", "alpha", "attack", "attacked", "autocast", "average", "ax", "axes",
-    "backward", "band", "bandwidth", "beta", "binning", "bounds", "candidates", "channels_last",
-    "checkpoint", "coverage", "dtype", "eps", "eta", "every", "figure", "figures", "format",
-    "from_logits", "gamma", "generator", "initial_c", "initial_eps", "interval", "joint", "kappa",
-    "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
+    "accumulate", "all_reduce", "alpha", "attack", "attacked", "attacks", "autocast", "average",
+    "ax", "axes", "backward", "band", "bandwidth", "beta", "binning", "bounds", "candidates",
+    "channels_last", "checkpoint", "columns", "coverage", "device", "dtype", "eps", "eta",
+    "every", "figure", "figures", "format", "forward", "from_logits", "gamma", "generator",
+    "initial_c", "initial_eps", "interval", "joint", "kappa", "kinds", "l2_bias",
+    "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
     "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
     "overshoot", "p_init", "progress", "queries", "random_start", "reduction", "reference",
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
     "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
-    "title", "tol", "tpr", "weights",
+    "title", "tol", "tpr", "variant", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
