@@ -71,6 +71,7 @@ EXPECTED |= {
     "attacks: deepfool(*": "goes beyond a boundary by a share of the way, whatever the bounds",
     "attacks: anti_adversary(*": "gone: pgd(targeted=True, random_start=False)",
 }
+EXPECTED |= {"loop: *": "a model gets a copy of the batch, whose memory starts elsewhere"}
 
 # --- one call, whatever its keywords are called ----------------------------------------------
 
@@ -79,6 +80,8 @@ RENAMED = {
     "square": {"steps": "queries", "initial_p": "p_init"},
     "iaa": {"variant": "schedule"},
     "diagnose": {"steps": "queries"},
+    "adaptive_smoothing": {"method": "variant"},
+    "corruptions": {"names": "kinds"},
 }
 COUNTING_THE_LABEL = 10  # the default of the candidates of `deepfool` where the label is one
 
@@ -809,6 +812,7 @@ def adapted(levels: str | None, **options: Any) -> dict:
     trainers, model = importlib.import_module("advcal.trainers"), network()
     inputs, labels = batch_of(linear, 60)
     parts = [(inputs[:40], labels[:40], torch.arange(40))]
+    options = spelled(trainers.adaptive_smoothing, options)
     smoothing = trainers.adaptive_smoothing(
         parts, [(inputs[40:], labels[40:], torch.arange(20))], 3, **options
     )
@@ -938,6 +942,7 @@ def shifts() -> Iterator[tuple[str, Callable]]:
 
     def listed(**options: Any) -> dict:
         batches = [(images["colour"], torch.arange(2))]
+        options = spelled(evaluation.corruptions, options)
         found = evaluation.corruptions(batches, generator=seeded(), **options)
         return {name: list(each) for name, each in found.items()}
 

@@ -103,8 +103,9 @@ def diagnose(
     on the other examples of a batch; random outputs; outputs that are probabilities; logits so
     large that float32 cross-entropy has no gradient (defensive distillation); gradients that are
     zero, explode, or do not foretell what a step along them does; logits that are piecewise
-    constant (quantisation, rounding); one step, random search, transfer or an attack of yours that
-    fools where many steps do not; accuracy that stays above 0 as `eps` grows to the whole box.
+    constant (quantisation, rounding); one step, random search or transfer that fools where many
+    steps do not; accuracy that stays above 0 as `eps` grows to the whole box; with
+    `attacks`, one of these that fools where many steps do not.
 
     A check warns from 2 % of the examples on and fails from 10 %; where two attacks are compared it
     warns from 5 % on, since none finds all there is. A hundred examples are enough; of many
@@ -193,9 +194,8 @@ def _examples(part: Part) -> tuple[Tensor, Tensor]:
 def _findings(
     seen: dict[str, Tensor], bounds: tuple[float, float], modes: Finding
 ) -> tuple[Finding, ...]:
-    transferred, yours = (
-        [name for name in seen if name.startswith(kind)] for kind in ("transfer: ", "yours: ")
-    )
+    names = [name for name in seen if name.startswith("transfer: ")]
+    yours = [name for name in seen if name.startswith("yours: ")]
     return (
         _input_bounds(seen, bounds),
         modes,
@@ -209,9 +209,9 @@ def _findings(
         _piecewise_constant(seen),
         _one_step(seen),
         _beaten("random search", ["search"], seen),
-        _beaten("transfer", transferred, seen, "no other model to craft on; pass sources="),
-        _beaten("another attack", yours, seen, "no other attack; pass attacks="),
+        _beaten("transfer", names, seen),
         _growing_eps(seen),
+        *([_beaten("an attack of yours", yours, seen)] if yours else []),
     )
 
 
@@ -371,10 +371,10 @@ def _one_step(seen: dict[str, Tensor]) -> Finding:
     )  # fmt: skip
 
 
-def _beaten(by: str, keys: list[str], seen: dict[str, Tensor], without: str = "") -> Finding:
+def _beaten(by: str, keys: list[str], seen: dict[str, Tensor]) -> Finding:
     name, correct = f"{by} beats gradients", seen["correct"]
     if not keys:
-        return Finding(name, "skip", without, {})
+        return Finding(name, "skip", "no other model to craft on; pass sources=", {})
     if _is_random(seen):
         return Finding(name, "skip", _RANDOM, {})
     if not correct.any():

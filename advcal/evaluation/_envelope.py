@@ -48,9 +48,10 @@ class Envelope:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, ready for JSON."""
+        scores = {"lowest_mcs": self.lowest_mcs, "highest_mcs": self.highest_mcs}
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(self).items()
+            for name, value in (vars(self) | scores).items()
         }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks, _digest
-from advcal._pass import Part, Way, again, one_pass, sourced
+from advcal._pass import Part, Way, again, one_pass
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.losses import adaptive_smoothing as initial_state
@@ -49,9 +49,9 @@ class AdaptiveSmoothing:
     ) -> None:
         self.state, self._train, self._validation = state, train, validation
         self._variant, self._loss, self._way = variant, loss, way
-        many = state.n_levels > 1
+        many, self._shapes = state.n_levels > 1, set[tuple[int, ...]]()
         self._digests = {
-            name: _digests(name, batches, indexed=many)
+            name: _digests(name, batches, self._shapes, indexed=many)
             for name, batches in {"train": train, "validation": validation}.items()
         }
         seen, spent = (set(each) for each in self._digests.values())
@@ -198,7 +198,7 @@ class AdaptiveSmoothing:
             TypeError: If `batches` or a batch is of the wrong kind.
             ValueError: If there are none, or an input is in the training or the validation data.
         """
-        found = _digests("batches", batches, indexed=False)
+        found = _digests("batches", batches, self._shapes.copy(), indexed=False)
         for name, spent in self._digests.items():
             both = set(found) & set(spent)
             if both:
@@ -377,13 +377,15 @@ def adaptive_smoothing(
     return AdaptiveSmoothing(train, validation, state, variant=variant, loss=loss, way=way)
 
 
-def _digests(name: str, batches: Iterable[Batch], *, indexed: bool) -> list[bytes]:
+def _digests(
+    name: str, batches: Iterable[Batch], shapes: set[tuple[int, ...]], *, indexed: bool
+) -> list[bytes]:
     """Return a digest of each input, by index where there are indices, else in order."""
     digests: list[bytes] = []
     indices: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
-        for batch in sourced(name, batches):
-            digests += _digest.rows(batch[0])
+        for batch, keys in _digest.examples(name, batches, shapes):
+            digests += keys
             if indexed:
                 indices.append(_indices(name, batch[2:], len(batch[0]), None).cpu())
     if not digests:

@@ -1,9 +1,8 @@
 """Whether data to choose by are among the data to train on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from advcal import _digest
-from advcal._pass import sourced
 from advcal._typing import Batch
 
 
@@ -27,6 +26,7 @@ def check_disjoint(batches: Iterable[Batch], validation: Iterable[Batch]) -> Non
             the order in which they come, from 0. Also if there are no inputs, or the shapes differ.
 
     Example:
+        >>> import torch
         >>> images, labels = torch.arange(8.0).reshape(4, 2), torch.zeros(4).long()
         >>> check_disjoint([(images[:2], labels[:2])], [(images[2:], labels[2:])])
         >>> check_disjoint([(images[:3], labels[:3])], [(images[2:], labels[2:])])
@@ -34,11 +34,13 @@ def check_disjoint(batches: Iterable[Batch], validation: Iterable[Batch]) -> Non
         ValueError: expected no validation input among the training inputs, got 1 of 2: 0 is 2
     """
     seen: dict[bytes, int] = {}
-    shapes: list[tuple[int, ...]] = []
-    for i, key in enumerate(_digests("batches", batches, shapes)):
+    shapes: set[tuple[int, ...]] = set()
+    training = _digest.examples("batches", batches, shapes)
+    for i, key in enumerate(key for _, keys in training for key in keys):
         seen.setdefault(key, i)
     pairs, count = [], 0
-    for i, key in enumerate(_digests("validation", validation, shapes)):
+    validating = _digest.examples("validation", validation, shapes)
+    for i, key in enumerate(key for _, keys in validating for key in keys):
         count = i + 1
         if key in seen:
             pairs.append(f"{i} is {seen[key]}")
@@ -49,11 +51,3 @@ def check_disjoint(batches: Iterable[Batch], validation: Iterable[Batch]) -> Non
             "expected no validation input among the training inputs, got "
             f"{len(pairs)} of {count}: {', '.join(pairs[:10])}{', ...' if pairs[10:] else ''}"
         )
-
-
-def _digests(name: str, batches: object, shapes: list[tuple[int, ...]]) -> Iterator[bytes]:
-    for batch in sourced(name, batches):
-        shapes.append(tuple(batch[0].shape[1:]))
-        if shapes[-1] != shapes[0]:
-            raise ValueError(f"expected inputs of one shape, got {shapes[0]} and {shapes[-1]}")
-        yield from _digest.rows(batch[0])

@@ -500,9 +500,9 @@ def test_attacks_of_ones_own_are_tried_by_diagnose():
     model = Model()
     given = [(inputs, model.eval()(inputs).argmax(dim=1)) for inputs, _ in batches()]
     found = diagnose(model, given, eps=1e-3, bounds=BOUNDS, attacks={"a": FGSM, "b": stronger})
-    by = found["another attack beats gradients"]
+    by = found["an attack of yours beats gradients"]
     assert by.verdict in ("warn", "fail")
     assert {"yours: a", "yours: b", "fooled", "survivors"} == set(by.numbers)
-    assert diagnose(model, given, eps=1.0)["another attack beats gradients"].verdict == "skip"
+    assert len(diagnose(model, given, eps=1.0).findings) == len(found.findings) - 1
     with pytest.raises(TypeError, match="expected attacks as a mapping of names to attacks, got"):
         diagnose(model, given, eps=1.0, attacks=[FGSM])

@@ -1,5 +1,6 @@
 """Early stopping, the alarm for catastrophic overfitting, and the check of the split."""
 
+import contextlib
 import math
 from functools import partial
 
@@ -14,6 +15,7 @@ from advcal.attacks import fgsm, pgd
 from advcal.evaluation import evaluate
 from advcal.trainers import (
     EarlyStopping,
+    adaptive_smoothing,
     adversarial,
     catastrophic_overfitting,
     check_disjoint,
@@ -246,6 +248,54 @@ def test_data_loaders_and_more_than_labels():
         check_disjoint(DataLoader(first, batch_size=2), DataLoader(second, batch_size=3))
 
 
+def refusing(both):
+    words = "in both|among the training inputs"
+    return pytest.raises(ValueError, match=words) if both else contextlib.nullcontext()
+
+
+PAIRS = {
+    "the same": (lambda x: x, True),
+    "float64 beside": (lambda x: x.double() + 1e-12, True),
+    "float64": (lambda x: x.double(), True),
+    "float16 of other values": (lambda x: (x / 3).half(), False),
+    "8 bits": (lambda x: x.byte(), True),
+    "integers": (lambda x: x.int(), True),
+    "bfloat16": (lambda x: x.bfloat16(), True),
+    "one level up": (lambda x: x.byte() + 1, False),
+    "channels last": (lambda x: x.contiguous(memory_format=torch.channels_last), True),
+    "other signs of zero": (lambda x: torch.where(x == 0, -0.0, x), True),
+    "beside": (lambda x: x + 1e-3, False),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
+def test_both_checks_of_two_splits_agree(case, dtype):
+    change, both = PAIRS[case]
+    inputs = torch.randint(1, 200, (12, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    inputs[:, 0, 0, 0] = 0
+    train, validation = inputs[:8].to(dtype), change(inputs[6:8].float())
+    if case == "other signs of zero" and dtype == torch.uint8:
+        return
+    for use in (check_disjoint, partial(adaptive_smoothing, n_classes=3, n_levels=1)):
+        with refusing(both):
+            use(batches(train), batches(validation))
+        use(batches(train), batches(inputs[8:].to(validation.dtype)))
+    smoothing = adaptive_smoothing(batches(train), batches(inputs[8:10]), 3, n_levels=1)
+    if both:
+        with pytest.raises(ValueError, match="apart from train and validation, got 2 inputs"):
+            smoothing.unseen(batches(validation))
+    else:
+        smoothing.unseen([(validation,)])
+
+
+def test_tiny_values_are_told_apart_among_their_like():
+    inputs = images(6).double() * 1e-9
+    check_disjoint(batches(inputs[:3]), batches(inputs[3:]))
+    check_disjoint(batches(inputs), batches(2 * inputs))
+    check_disjoint(batches(inputs), batches(torch.zeros(2, 1, 4, 4)))
+
+
 @pytest.mark.parametrize(
     ("train", "validation", "error", "match"),
     [
@@ -258,10 +308,14 @@ def test_data_loaders_and_more_than_labels():
             batches(images(2)),
             batches(images(2)[..., :2]),
             ValueError,
-            r"inputs of one shape, got \(1, 4, 4\) and \(1, 4, 2\)",
+            r"inputs of one shape, got \(1, 4, 2\) and \(1, 4, 4\)",
         ),
+        ([(torch.rand(()),)], batches(images(2)), ValueError, "inputs of real numbers"),
     ],
 )
 def test_bad_data(train, validation, error, match):
     with pytest.raises(error, match=f"expected {match}"):
         check_disjoint(train, validation)
+    if isinstance(train, list) and isinstance(validation, list) and train and validation:
+        with pytest.raises(error, match=f"expected {match}"):
+            adaptive_smoothing(train, validation, 3, n_levels=1)
