@@ -285,6 +285,8 @@ def _random(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor
 
 
 class _How(NamedTuple):
+    """The options that the four attacks share."""
+
     steps: int
     step_size: float | None
     random_start: bool
