@@ -289,12 +289,11 @@ class Around(nn.Module):
 def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
     """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked.
 
-    It gets the module inside what wraps it for several processes, and inputs and labels that it may
-    overwrite.
+    It gets the module inside what wraps it for several processes, and inputs that it may overwrite.
     """
     model = unwrapped(model)
     with frozen(model, grad=True):
-        return _checks.attacked(attack(model, inputs.clone(), labels.clone()), inputs)
+        return _checks.attacked(attack(model, inputs.clone(), labels), inputs)
 
 
 def device_of(model: object) -> torch.device | None:

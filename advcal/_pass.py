@@ -117,10 +117,10 @@ class Part:
     def attacked(self, attack: Attack, model: Model, labels: Tensor | None = None) -> Tensor:
         """Attack a model from the inputs, with their labels or with others."""
         device = self._way.place(model)
-        labels = self.labels if labels is None else labels
+        labels = (self.labels if labels is None else labels).to(device, copy=True)
         with self.casting():
             taking = self._bound(unwrapped(model), device)
-            return attacked(attack, taking, self.floats.to(device), labels.to(device))
+            return attacked(attack, taking, self.floats.to(device), labels)
 
     def taking(self, model: Model) -> Model:
         """Return a model of inputs alone, which knows the rest of this batch."""
