@@ -79,10 +79,7 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
             stay.end()  # what is left to do, if Ctrl-C came into the first
 
 
-# Who is inside, by model; and what is to be put back, by what it is, with the holds that it waits
-# for: models can share parts, as an ensemble and its members do.
 _holds: "dict[tuple[int, bool], _Hold]" = {}
-_kept: "dict[Hashable, _Kept]" = {}
 _lock = threading.RLock()
 
 
@@ -100,11 +97,6 @@ class _Buffer(NamedTuple):
     name: str
     tensor: Tensor
     value: Tensor
-
-
-class _Kept(NamedTuple):
-    holds: "set[_Hold]"
-    before: Callable[[], object] | _Buffer  # what puts it back
 
 
 class _Stay:
@@ -139,28 +131,34 @@ class _Stay:
 
 
 class _Hold:
-    """What is kept of one model for all who are inside: its parameters' flags, or all else."""
+    """What is kept of one model for all who are inside: its parameters' flags, or all else.
+
+    `before` is what puts it back, by what it is: models can share parts, as an ensemble and its
+    members do, and such a part waits for the last of them.
+    """
 
     def __init__(self, model: Any, flags: bool) -> None:
         self.model, self.flags = model, flags
         self.stays: set[_Stay] = set()
+        self.before: dict[Hashable, Callable[[], object] | _Buffer] = {}
         self.ready = self.switched = False
 
     def take(self) -> None:
         """Note what there is, then freeze. What is there already costs next to nothing."""
         if not self.ready:
-            for key, before in _flags(self.model) if self.flags else _state(self.model):
-                _kept.setdefault(key, _Kept({self}, before)).holds.add(self)
-        if self.flags and not self.ready:
-            for parameter in self.model.parameters():
+            if not self.before:
+                found = dict(_flags(self.model) if self.flags else _state(self.model))
+                for other in self._others():
+                    found |= {key: other.before[key] for key in found.keys() & other.before.keys()}
+                self.before = found
+            for parameter in self.model.parameters() if self.flags else ():
                 if parameter.requires_grad and not parameter.is_inference():
                     parameter.requires_grad_(False)
-        elif not self.flags:
-            for module, name in () if self.ready else _synchronised(self.model):
+            for module, name in () if self.flags else _synchronised(self.model):
                 setattr(module, name, False)
-            if getattr(bare(self.model), "training", False):
-                self._switch()
-        self.ready = True
+            self.ready = True
+        if not self.flags and getattr(bare(self.model), "training", False):
+            self._switch()
 
     def _switch(self) -> None:
         self.switched = True
@@ -171,39 +169,37 @@ class _Hold:
             for module in self.model.modules():
                 module.training = False
 
+    def _others(self) -> "list[_Hold]":
+        return [each for each in _holds.values() if each is not self and each.flags == self.flags]
+
     def drop(self) -> None:
         """Put back what nobody else holds; stopped anywhere, it can be begun again."""
         self.ready = False
-        mine = [(key, kept) for key, kept in _kept.items() if self in kept.holds]
-        last = [(key, kept) for key, kept in mine if len(kept.holds) == 1]
-        if self.switched and len(last) == len(mine):
+        held = {key for other in self._others() for key in other.before}
+        if self.switched and held.isdisjoint(self.before):
             self.model.train()  # which may do more than set the flags
-        self.switched = False
-        for _, kept in last:
-            if not isinstance(kept.before, _Buffer):
-                kept.before()
-        _write_back([kept.before for _, kept in last if isinstance(kept.before, _Buffer)])
-        for key, _ in last:
-            _kept.pop(key, None)
-        for _, kept in mine:
-            kept.holds.discard(self)
+        free = [before for key, before in self.before.items() if key not in held]
+        for before in free:
+            if not isinstance(before, _Buffer):
+                before()
+        _write_back([before for before in free if isinstance(before, _Buffer)])
 
 
 def _flags(model: nn.Module) -> Iterator[tuple[Hashable, Callable[[], object]]]:
+    held = {key for hold in _holds.values() if hold.flags for key in hold.before}
     for parameter in model.parameters():
-        key = "flag", id(parameter)
-        if (parameter.requires_grad or key in _kept) and not parameter.is_inference():
-            yield key, partial(parameter.requires_grad_, True)
+        if (parameter.requires_grad or id(parameter) in held) and not parameter.is_inference():
+            yield id(parameter), partial(parameter.requires_grad_, True)
 
 
 def _state(model: nn.Module) -> Iterator[tuple[Hashable, Callable[[], object] | _Buffer]]:
     for module in model.modules():
         if hasattr(module, "training"):  # what torch.jit.freeze made has none
-            yield ("mode", id(module)), partial(setattr, module, "training", module.training)
+            yield id(module), partial(setattr, module, "training", module.training)
     for module, name in _synchronised(model):
-        yield ("sync", id(module), name), partial(setattr, module, name, getattr(module, name))
+        yield (id(module), name), partial(setattr, module, name, getattr(module, name))
     for buffer in _buffers(model):
-        yield ("buffer", id(buffer.module), buffer.name), buffer
+        yield (id(buffer.module), buffer.name), buffer
 
 
 def _synchronised(model: nn.Module) -> list[tuple[nn.Module, str]]:
@@ -293,12 +289,11 @@ class Around(nn.Module):
 def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
     """Call an attack, a foreign one too: on a frozen model, with gradients, its result checked.
 
-    It gets the module inside what wraps it for several processes, and inputs and labels that it may
-    overwrite.
+    It gets the module inside what wraps it for several processes, and inputs that it may overwrite.
     """
     model = unwrapped(model)
     with frozen(model, grad=True):
-        return _checks.attacked(attack(model, inputs.clone(), labels.clone()), inputs)
+        return _checks.attacked(attack(model, inputs.clone(), labels), inputs)
 
 
 def device_of(model: object) -> torch.device | None:

@@ -117,10 +117,10 @@ class Part:
     def attacked(self, attack: Attack, model: Model, labels: Tensor | None = None) -> Tensor:
         """Attack a model from the inputs, with their labels or with others."""
         device = self._way.place(model)
-        labels = self.labels if labels is None else labels
+        labels = (self.labels if labels is None else labels).to(device, copy=True)
         with self.casting():
             taking = self._bound(unwrapped(model), device)
-            return attacked(attack, taking, self.floats.to(device), labels.to(device))
+            return attacked(attack, taking, self.floats.to(device), labels)
 
     def taking(self, model: Model) -> Model:
         """Return a model of inputs alone, which knows the rest of this batch."""
@@ -135,38 +135,46 @@ class Part:
     def _bound(self, model: Model, device: torch.device | None) -> Model:
         if self._way.forward is None:
             return model
-        return Bound(model, self._way.forward, _to(device, self._others))
+        n = len(self.inputs)
+        others = _to(device, self._others)
+        own = [isinstance(part, Tensor) and part.shape[:1] == (n,) for part in others]
+        return Bound(model, self._way.forward, n, list(zip(own, others, strict=True)))
 
 
 class Bound(Around):
     """A model with all of a batch but the inputs, for attacks, which know of inputs alone.
 
     It takes the inputs of the whole batch, in its order, or any number of inputs if the batch is
-    of one example; `rows` gives it for a part.
+    of one example; `rows` gives it for a part. A tensor as long as the batch has a row for each
+    example; whatever else a batch has goes along as it is.
     """
 
-    def __init__(self, model: Model, forward: Forward, others: Sequence[Any]) -> None:
+    def __init__(
+        self, model: Model, forward: Forward, n: int, others: Sequence[tuple[bool, Any]]
+    ) -> None:
         super().__init__()
-        self.model, self._forward, self._others = model, forward, list(others)
+        self.model, self._forward, self._n, self._others = model, forward, n, others
         self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        n = {len(part) for part in self._others if _is_rows(part)} or {len(inputs)}
-        others = self._others
-        if n == {1}:
-            first = torch.zeros(len(inputs), dtype=torch.int64)
-            others = [part[first.to(part.device)] if _is_rows(part) else part for part in others]
-        elif n != {len(inputs)}:
+        rows = torch.arange(len(inputs))
+        if self._n == 1:
+            rows.zero_()
+        elif self._n != len(inputs):
             raise ValueError(
-                f"expected the {max(n)} inputs of the batch for forward=, got {len(inputs)}; "
+                f"expected the {self._n} inputs of the batch for forward=, got {len(inputs)}; "
                 "an attack that leaves examples out needs batches of one example"
             )
-        return self._forward(self.model, (inputs, *others))
+        return self._forward(self.model, (inputs, *(part for _, part in self._picked(rows))))
 
     def rows(self, rows: Tensor) -> "Bound":
         """Bind the model to these rows of the batch, or to those of a mask."""
-        others = [part[rows] if _is_rows(part) else part for part in self._others]
-        return Bound(self.model, self._forward, others)
+        rows = torch.arange(self._n)[rows.cpu()]
+        return Bound(self.model, self._forward, len(rows), self._picked(rows))
+
+    def _picked(self, rows: Tensor) -> list[tuple[bool, Any]]:
+        """Copy the rows, so that a model may write into them."""
+        return [(own, part[rows.to(part.device)] if own else part) for own, part in self._others]
 
 
 def rows_of(model: Model, rows: Tensor) -> Model:
@@ -176,10 +184,6 @@ def rows_of(model: Model, rows: Tensor) -> Model:
 
 def _ordinary(part: Any) -> Any:
     return part.clone() if isinstance(part, Tensor) and part.is_inference() else part
-
-
-def _is_rows(part: object) -> bool:
-    return isinstance(part, Tensor) and part.ndim > 0
 
 
 # --- for the loop of training, too -----------------------------------------------------------

@@ -407,25 +407,30 @@ def test_bad_options_are_refused_before_any_work(name, case):
 
 
 class Conditioned(Model):
-    def forward(self, inputs, shift):
-        return super().forward(inputs) + shift
+    def forward(self, inputs, shift, scale):
+        found = super().forward(inputs) + shift * scale
+        shift.zero_()  # it is a copy
+        return found
 
 
 def forward(model, batch):
-    inputs, _, shift, word = batch
+    inputs, _, shift, word, scale = batch
     assert word == "of no length"
-    return model(inputs, shift)
+    assert scale.shape == (CLASSES,)
+    return model(inputs, shift, scale)
 
 
 def conditioned(sizes):
     shifts = torch.randn(sum(sizes), CLASSES, generator=torch.Generator().manual_seed(1))
     split = zip(batches(sizes=sizes), shifts.split(sizes), strict=True)
-    return [(*batch, shift, "of no length") for batch, shift in split]
+    return [(*batch, shift, "of no length", torch.ones(CLASSES)) for batch, shift in split]
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_FORWARD if name != "diagnose"])
 def test_forward_has_all_of_a_batch(name):
-    whole = PASSES[name](Conditioned(), conditioned((4, 3)), forward=forward)
+    given = conditioned((4, 3))
+    whole = PASSES[name](Conditioned(), given, forward=forward)
+    assert all(map(torch.equal, given[0][::2][:2], conditioned((4, 3))[0][::2][:2]))
     alone = PASSES[name](Conditioned(), conditioned((1,) * N), forward=forward)
     for found, wanted in zip(numbers(alone), numbers(whole), strict=True):
         assert found == pytest.approx(wanted, abs=1e-4)
@@ -446,7 +451,7 @@ def test_forward_in_diagnose():
     found = diagnosed(Conditioned(), conditioned((1,) * N), forward=forward)
     assert found["n"] == N
     one = conditioned((1,))
-    shift = one[0][2]
+    shift = one[0][2].clone()
     wanted = diagnosed(Model().eval(), batches(sizes=(1,)), forward=lambda m, b: m(b[0]) + shift)
     same(diagnosed(Conditioned().eval(), one, forward=forward), wanted)
 
