@@ -382,6 +382,20 @@ def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
     return radii
 
 
+def resolve(value: torch.Generator | None, device: torch.device) -> torch.Generator:
+    """Check a generator; None stands for a copy of the global one.
+
+    The copy starts where the global generator of the device stands, so that `torch.manual_seed`
+    governs it, and leaves the original where it was: a second call draws the same numbers.
+    """
+    if value is not None:
+        generator(value)
+        return value
+    if device.type == "cuda":
+        return torch.Generator(device).set_state(torch.cuda.get_rng_state(device))
+    return torch.Generator().set_state(torch.get_rng_state())
+
+
 # --- logits to calibrate ---------------------------------------------------------------------
 
 

@@ -5,21 +5,9 @@ from contextlib import contextmanager
 
 import torch
 
-from advcal import _checks
+from advcal._checks import resolve
 
-
-def resolve(generator: torch.Generator | None, device: torch.device) -> torch.Generator:
-    """Return the caller's generator, or a copy of the global one.
-
-    The copy starts where the global generator of the device stands, so that `torch.manual_seed`
-    governs it, and leaves the original where it was: a second call draws the same numbers.
-    """
-    _checks.generator(generator)
-    if generator is not None:
-        return generator
-    if device.type == "cuda":
-        return torch.Generator(device).set_state(torch.cuda.get_rng_state(device))
-    return torch.Generator().set_state(torch.get_rng_state())
+__all__ = ["anew", "onward", "resolve"]
 
 
 def onward(generator: torch.Generator | None) -> torch.Generator:

@@ -45,6 +45,8 @@ EXPECTED |= {
     **{f"attacks: {name}(*norm=l2*": _BOX for name in _IN_L2},
     **{f"attacks: {name}(*norm=l1*": _BOX for name in ("ace", "pgd_conf")},
     "beside attacks: l2(*": _BOX,
+    "evaluation: confidence_envelope(*norm=l[12]*": _BOX,
+    "evaluation: diagnose(*norm=l2*": _BOX,
     "attacks: iaa(*method=random_search*variant=published*": "refused in other words",
 }
 EXPECTED |= {

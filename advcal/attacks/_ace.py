@@ -7,7 +7,6 @@ from torch.nn.functional import log_softmax
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked
-from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import ball, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
@@ -175,7 +174,7 @@ def generalised_ace(
 
         aim = Aim(objective, lambda logits: -objective(logits))
         if method == "random_search":
-            source, score = resolve(generator, inputs.device), aim.score
+            source, score = _checks.resolve(generator, inputs.device), aim.score
             points = search_keeping(model, inputs, predicted, score, region, steps, source)
         else:
             size = first_step(step_size, region, steps, spans=2.5)

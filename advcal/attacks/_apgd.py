@@ -9,7 +9,6 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, rivals
-from advcal._random import resolve
 from advcal._typing import Bounds, Loss, Model, Norm
 from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import (
@@ -119,7 +118,7 @@ def apgd(
             goals = _aims(loss, model, inputs, labels, n_targets)
         else:
             goals = [goal_of(loss, model, inputs, labels, targeted)]
-        generator = resolve(generator, inputs.device)
+        generator = _checks.resolve(generator, inputs.device)
         size = torch.as_tensor(_FIRST_STEP[norm] * region.radius, dtype=inputs.dtype)
         size = size.to(inputs.device).expand(len(inputs))
         rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})

@@ -10,7 +10,6 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import masked
-from advcal._random import resolve
 from advcal._typing import Attack, Bounds, Model, Norm
 from advcal.attacks._apgd import apgd
 from advcal.attacks._balls import ball
@@ -82,7 +81,7 @@ def autoattack(
     with frozen(model, grad=False):
         region = ball(norm, inputs, eps, bounds)
         n_classes = int((~masked(logits_at(model, region.centre))).sum(dim=1).max())
-        generator = resolve(generator, inputs.device)
+        generator = _checks.resolve(generator, inputs.device)
         climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)
         sequence: list[Callable[..., Tensor]] = [climb]
         if n_targets:

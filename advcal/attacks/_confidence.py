@@ -9,7 +9,6 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, renyi
-from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import logits_at
@@ -308,7 +307,7 @@ def _steer(
     _checks.arguments(**how._asdict(), generator=generator)
     inputs, steps = region.centre, how.steps
     with frozen(model, grad=True):
-        generator = resolve(generator, inputs.device)
+        generator = _checks.resolve(generator, inputs.device)
         clean = logits_at(model, inputs)
         _checks.label_range(labels, clean.shape[1])
         predicted, wanted = clean.argmax(dim=1), wanted_of(clean, labels, generator)

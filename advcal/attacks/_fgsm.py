@@ -5,7 +5,6 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._random import resolve
 from advcal._typing import Bounds, Loss, Model, Norm
 from advcal.attacks._balls import ball
 from advcal.attacks._gradient import climb, goal_of
@@ -75,7 +74,11 @@ def fgsm(
         region, labels = ball(norm, inputs, eps, bounds), labels.clone()
         inputs = region.centre
         goal = goal_of(loss, model, inputs, labels, targeted)
-        start = region.random_point(resolve(generator, inputs.device)) if random_start else inputs
+        start = (
+            region.random_point(_checks.resolve(generator, inputs.device))
+            if random_start
+            else inputs
+        )
         size = first_step(step_size, region, 1, spans=1.25 if random_start else 1.0)
         return climb(model, start, goal, Steepest(region, size), 1)
 
@@ -141,6 +144,6 @@ def n_fgsm(
         size = eps if step_size is None else float(step_size)
         region = ball("linf", inputs, noise * eps + size, bounds)
         noisy = ball("linf", inputs, noise * eps, bounds)
-        start = noisy.random_point(resolve(generator, inputs.device))
+        start = noisy.random_point(_checks.resolve(generator, inputs.device))
         goal = goal_of(loss, model, inputs, labels)
         return climb(model, start, goal, Steepest(region, size), 1)

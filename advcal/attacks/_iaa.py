@@ -9,7 +9,6 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import Goal, Point, climb, logits_at
@@ -103,7 +102,7 @@ def iaa(
             clean = logits_at(model, inputs)
             _checks.label_range(labels, clean.shape[1])
             labels = clean.argmax(dim=1)
-        region, source = ball(norm, inputs, eps, bounds), resolve(generator, inputs.device)
+        region, source = ball(norm, inputs, eps, bounds), _checks.resolve(generator, inputs.device)
         loss = partial(inverse_adversarial, lam=lam, reduction="none")
         goal = Goal(loss, labels, labels, targeted=True)
         start = inputs

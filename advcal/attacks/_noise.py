@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import ball
 
@@ -51,4 +50,6 @@ def uniform_noise(
     _checks.arguments(model=model, norm=norm, generator=generator)
     inputs, _, bounds = _checks.attack_inputs(inputs, labels, bounds)
     with torch.inference_mode(False), torch.no_grad():
-        return ball(norm, inputs, eps, bounds).random_point(resolve(generator, inputs.device))
+        return ball(norm, inputs, eps, bounds).random_point(
+            _checks.resolve(generator, inputs.device)
+        )

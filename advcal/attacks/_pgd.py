@@ -8,7 +8,6 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._random import resolve
 from advcal._typing import Bounds, Loss, Model, Norm
 from advcal.attacks._balls import Ball, ball, per_example
 from advcal.attacks._gradient import Best, Point, climb, goal_of
@@ -94,7 +93,7 @@ def pgd(
         inputs = region.centre
         goal = goal_of(loss, model, inputs, labels, targeted)
         rule = Steepest(region, first_step(step_size, region, steps, spans=2.5), momentum)
-        generator = resolve(generator, inputs.device)
+        generator = _checks.resolve(generator, inputs.device)
         best = Best(inputs)
         for _ in range(restarts):
             start = region.random_point(generator) if random_start else inputs

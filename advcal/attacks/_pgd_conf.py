@@ -6,7 +6,6 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, without_label
-from advcal._random import resolve
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import ball, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
@@ -91,7 +90,7 @@ def pgd_conf(
         inputs = region.centre
         here = inputs
         if random_start:
-            generator = resolve(generator, inputs.device)
+            generator = _checks.resolve(generator, inputs.device)
             offset = region.random_point(generator) - inputs
             share = torch.rand(len(inputs), generator=generator, device=generator.device)
             share = per_example(share.to(inputs.device), inputs)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._random import resolve
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import Ball, ball, per_example
 from advcal.attacks._balls import norm as length_of
@@ -87,7 +86,7 @@ def square(
         low, high = (e.reshape(shape) if isinstance(e, Tensor) else e for e in bounds)
         whole = ball(norm, inputs.reshape(shape), eps, (low, high))
         goal = goal_of("margin", model, inputs, labels.clone(), targeted)
-        generator = resolve(generator, inputs.device)
+        generator = _checks.resolve(generator, inputs.device)
 
         def draw(rows: Tensor, *shape: int) -> Tensor:
             sample = torch.rand(n, *shape, generator=generator, device=generator.device)
