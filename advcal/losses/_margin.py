@@ -23,6 +23,7 @@ def margin(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> 
         ValueError: If a shape or a label is out of range.
 
     Example:
+        >>> import torch
         >>> float(margin(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0])))
         -2.0
 
