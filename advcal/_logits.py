@@ -41,7 +41,7 @@ def mean_of_unmasked(values: Tensor, logits: Tensor) -> Tensor:
 def rivals(logits: Tensor, labels: Tensor, n: int) -> Tensor:
     """Return the `n` other classes of the highest logits, all if there are fewer, highest first.
 
-    The label is none of them, not even where it ties with a class of logit minus infinity.
+    The label is none of them, not even if it ties with a class of logit minus infinity.
     """
     others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
     others = others + (others >= labels[:, None])
@@ -57,7 +57,7 @@ def without_label(logits: Tensor, labels: Tensor) -> Tensor:
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Return $\log\sum_{k \ne y} e^{z_k} - z_y$, of which cross-entropy is the softplus.
 
-    It rises and falls with the cross-entropy and does not go flat where the softmax saturates.
+    It rises and falls with the cross-entropy and does not go flat when the softmax saturates.
     """
     label = logits.gather(1, labels[:, None])[:, 0]
     return without_label(logits, labels).logsumexp(dim=1) - label
@@ -76,8 +76,8 @@ def entropy(log_p: Tensor) -> Tensor:
 def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
     r"""Compute the Rényi entropy $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$ in float64.
 
-    Written in the distances of the logits to the label's, so that the gradient is exact where the
-    label has all the probability. Where not even float64 tells it from 0, log-odds stand in.
+    Written in the distances of the logits to the label's, so that the gradient is exact if the
+    label has all the probability. If not even float64 tells it from 0, log-odds stand in.
     """
     order = order if abs(order - 1) > 0.01 else 1.01
     logits = logits.double()

@@ -95,8 +95,16 @@ def skip_tuple_fields(
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def name_functions(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
+) -> tuple[str, str]:
+    """Write the name of a function that is the default of a dataclass's field."""
+    return re.sub(r"<function (\w+)>", r"\1", signature or "") or signature, returns
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the four steps above to the build."""
+    """Connect the steps above to the build."""
+    app.connect("autodoc-process-signature", name_functions)
     app.connect("autodoc-process-docstring", mark_formulas)
     app.connect("autodoc-skip-member", skip_tuple_fields)
     app.connect("builder-inited", collect_notebooks)

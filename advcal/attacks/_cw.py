@@ -14,7 +14,7 @@ from advcal.attacks._balls import of_rows, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
 from advcal.attacks._nearest import Box, Nearest
 
-_STEEPEST = 1e15  # keeps Adam's squares finite where a model's gradient is not
+_STEEPEST = 1e15  # keeps Adam's squares finite if a model's gradient is not
 _SHRINK = 0.999999  # keeps arctanh finite at the bounds, as published
 _HALVINGS = 8  # of the way back from the nearest success to the input
 _REACH = 2.0  # how far out in w a pixel may start, plus a quarter of Adam's way

@@ -44,7 +44,7 @@ def adversarial_distance(
     Two more are estimates, to rank examples during training; no attack confirms them, and they can
     be below the distance. `"linear"` takes the shortest move within `bounds` to where the model,
     linearised at the input, has the boundary of one of the two next likeliest classes,
-    $|m_k| / \|\nabla m_k\|_2$ where no bound is in the way: one forward and two backward passes.
+    $|m_k| / \|\nabla m_k\|_2$ if no bound is in the way: one forward and two backward passes.
     `"quick"` does so for three classes and linearises anew three times on the way: four forward and
     six backward passes.
 

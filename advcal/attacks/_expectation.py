@@ -32,6 +32,7 @@ def expectation(model: Model, *, n: int = 16) -> nn.Module:
         ValueError: If `n` is not positive.
 
     Example:
+        >>> import torch
         >>> noisy = lambda inputs: inputs + torch.randn_like(inputs)
         >>> average = expectation(noisy, n=1000)
         >>> probs = average(torch.zeros(1, 2)).exp()

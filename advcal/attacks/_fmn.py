@@ -33,7 +33,7 @@ def fmn(
     if the last point fooled the model, and is then never above the smallest norm found, and by
     $1 + \gamma_t$ if it did not; until a first success it is at least the linear estimate of the
     distance, $\|\delta\| + |m| / \|g\|_*$. (Published is the estimate alone, which can stand still
-    short of the boundary where the box cuts the steps.) $\alpha_t$ is annealed to a hundredth of
+    short of the boundary when the box cuts the steps.) $\alpha_t$ is annealed to a hundredth of
     `step_size` and $\gamma_t$ from `gamma` to a fiftieth of it, by cosines.
 
     Returns, per example, the nearest of all points that fooled the model, the last one among them;

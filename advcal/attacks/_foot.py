@@ -14,10 +14,10 @@ from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._nearest import Box, Nearest, corner, dot, free, unit
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
-_SETTLED = 3e-3  # the overshoot to go on with where an example has been fooled
+_SETTLED = 3e-3  # the overshoot to go on with once an example has been fooled
 _RELAXATION = 0.01  # the least
 _NEWTON = 3  # iterations of Newton along a ray that the box may bend: no pass of the model
-_FAR = 1e3  # how far a ray goes at most where there are no bounds, in units of the distance sought
+_FAR = 1e3  # how far a ray goes at most without bounds, in units of the distance sought
 
 
 def foot(
@@ -37,12 +37,12 @@ def foot(
     solved as a fixed point. Each step relaxes the direction towards the normal at the last point,
     $u \leftarrow u + \omega (n - u)$, scaled to norm 1, with Aitken's $\omega$ of the last two
     residuals, and goes along it, bent at `bounds`, to where the linearised $m$ is 0. A small
-    overshoot, halved where a point fooled the model and doubled where it did not, makes the points
+    overshoot, halved if a point fooled the model and doubled if it did not, makes the points
     come down on the far side.
 
     The steps are shared out: a search for each of the `candidates` classes of the highest other
     logits, from the input, and one that goes on from the nearest point of all. A search changes
-    its class where it lands in another. Returns, per example, the nearest of all points that
+    its class when it lands in another. Returns, per example, the nearest of all points that
     fooled the model, the last one among them; an example that is never fooled comes back
     unchanged. Makes `steps + 1` forward and `steps` backward passes.
 

@@ -27,7 +27,7 @@ def linear_distance(
 
     One forward pass at the inputs and a backward pass for each of the `candidates` classes of the
     highest other logits give their linearised boundaries; the estimate is the length of the
-    shortest move within `bounds` to one of them, $|m_k| / \|\nabla m_k\|_2$ where no bound is in
+    shortest move within `bounds` to one of them, $|m_k| / \|\nabla m_k\|_2$ if no bound is in
     the way. Each of the further `steps`, a forward and a backward pass, linearises anew where the
     last move led and goes half of the way from that move to the new one.
     """

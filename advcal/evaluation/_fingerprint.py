@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -108,6 +109,8 @@ class _Reader:
         if isinstance(value, logging.Logger):  # which knows all others
             return f"logger {value.name}"
         own = getattr(value, "__dict__", None)
+        if dataclasses.is_dataclass(value):  # which may have slots
+            own = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
         if own:
             return f"{type(value).__qualname__}{self.described(own)}"
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -74,7 +74,7 @@ class SmoothingState:
 
         Args:
             confidence: Mean confidence of the validation data per level, shape `(n_levels,)`; one
-                number or a scalar tensor where there is one level.
+                number or a scalar tensor if there is one level.
             accuracy: Their accuracy per level, likewise.
             n: Their number per level, integers, shape `(n_levels,)`, or None for no shrinkage.
 
@@ -97,7 +97,7 @@ class SmoothingState:
 
         Args:
             labels: Integer labels, shape `(n,)`.
-            levels: Integer levels, shape `(n,)`; not needed where there is one level.
+            levels: Integer levels, shape `(n,)`; not needed if there is one level.
 
         Returns:
             Target probabilities, float32, shape `(n, n_classes)`.

@@ -15,12 +15,12 @@ def dlr(
     targets: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""Compute the difference of logits ratio, a loss for attacks, positive where wrong.
+    r"""Compute the difference of logits ratio, a loss for attacks, positive if wrong.
 
     With $z_{\pi_1} \ge z_{\pi_2} \ge \dots$ the sorted logits,
     $-(z_y - \max_{k \ne y} z_k) / (z_{\pi_1} - z_{\pi_3})$, and towards targets $t$
     $-(z_y - z_t) / (z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2)$. Neither a shift nor a scale of the
-    logits changes it, so it does not go flat where cross-entropy does. It is 0 if all the
+    logits changes it, so it does not go flat as cross-entropy does. It is 0 if all the
     logits that it looks at are equal, and the bare difference if masks leave fewer of them.
 
     Args:

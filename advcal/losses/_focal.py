@@ -16,7 +16,7 @@ def focal(
 
     It bounds the KL divergence from the label less $\gamma$ times the entropy of the prediction
     from above, so a model that is trained on it is less confident. It is computed from the
-    log-odds of the label, and stays exact where $p_y$ rounds to 1.
+    log-odds of the label, and stays exact if $p_y$ rounds to 1.
 
     Args:
         logits: Logits, shape `(n, classes)`.
@@ -48,7 +48,7 @@ def focal(
 def flsd53(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     r"""Compute the focal loss with a $\gamma$ that depends on the example (FLSD-53).
 
-    $\gamma = 5$ where the label has a probability below .2 and 3 elsewhere. The loss jumps there.
+    $\gamma = 5$ if the label has a probability below .2, else 3. The loss jumps there.
 
     Args:
         logits: Logits, shape `(n, classes)`.

@@ -44,4 +44,5 @@ def inverse_adversarial(
     logits, labels = checked(logits, labels)
     log_p = log_softmax(logits, dim=1)
     label = log_p.gather(1, labels[:, None])[:, 0]
-    return reduced(-label - lam * mean_of_unmasked(log_p, logits), reduction)
+    uniform = lam * mean_of_unmasked(log_p, logits) if lam > 0 else 0.0
+    return reduced(-label - uniform, reduction)

@@ -8,7 +8,7 @@ from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def margin(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    r"""Compute $\max_{k \ne y} z_k - z_y$: positive where the prediction is wrong.
+    r"""Compute $\max_{k \ne y} z_k - z_y$: positive if the prediction is wrong.
 
     Args:
         logits: Logits, shape `(n, classes)`.
@@ -23,6 +23,7 @@ def margin(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> 
         ValueError: If a shape or a label is out of range.
 
     Example:
+        >>> import torch
         >>> float(margin(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0])))
         -2.0
 

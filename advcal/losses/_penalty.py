@@ -14,7 +14,7 @@ def confidence_penalty(
     r"""Compute $\mathrm{CE}(z, y) - \beta H(p)$, with $H(p) = -\sum_k p_k \log p_k$.
 
     The entropy of the prediction is rewarded, so the loss can be negative. Over the logits it is
-    least where the label still leads: the penalty is the KL divergence from the prediction to the
+    least when the label still leads: the penalty is the KL divergence from the prediction to the
     uniform distribution, label smoothing that in the other direction.
 
     Args:

@@ -16,7 +16,7 @@ def label_relaxation(
 ) -> Tensor:
     r"""Compute the least KL divergence from any distribution that gives the label $1 - \alpha$.
 
-    0 where $p_y \ge 1 - \alpha$, and otherwise
+    0 if $p_y \ge 1 - \alpha$, and otherwise
     $(1 - \alpha) \log\frac{1 - \alpha}{p_y} + \alpha \log\frac{\alpha}{1 - p_y}$: of the
     distributions with at least $1 - \alpha$ on the label, the nearest keeps the proportions of the
     other classes, so only $p_y$ matters. Nothing pulls a confident prediction back, unlike with
@@ -50,7 +50,7 @@ def label_relaxation(
     odds = log_odds(lift(logits), labels)
     entropy = -sum(share * math.log(share) for share in (alpha, 1 - alpha) if share > 0)
     losses = -(1 - alpha) * logsigmoid(-odds) - entropy
-    if alpha > 0:  # 0 also where the label has no chance at all
+    if alpha > 0:  # 0 also if the label has no chance at all
         losses = losses - alpha * logsigmoid(odds)
     inside = odds.neg().sigmoid() >= 1 - alpha if alpha > 0 else torch.zeros_like(odds).bool()
     return reduced(torch.where(inside, 0.0, losses).clamp_min(0), reduction, logits.dtype)

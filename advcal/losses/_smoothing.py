@@ -18,7 +18,7 @@ def smooth_labels(labels: Tensor, n_classes: int, smoothing: float | Tensor) -> 
             target is uniform; above 1 the label is less likely than the rest.
 
     Returns:
-        Target probabilities, shape `(n, n_classes)`, of the dtype of `smoothing` where it is a
+        Target probabilities, shape `(n, n_classes)`, of the dtype of `smoothing` if it is a
         tensor and of the default dtype otherwise.
 
     Raises:

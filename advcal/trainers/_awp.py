@@ -11,7 +11,7 @@ from torch.func import functional_call
 from advcal import _checks
 from advcal._frozen import buffers_kept
 from advcal._typing import Batch, Model, Objective
-from advcal.trainers._crafting import Crafting, crafted_by, loss_of
+from advcal.trainers._crafting import Crafting, two_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -21,7 +21,7 @@ class awp(Crafting):
     $v_l = \gamma\,\|w_l\|\,g_l / \|g_l\|$ for each weight $w_l$, with $g$ the gradient of the
     objective at $w$. The loss is that at $w + v$, and so are the gradients that `backward` gives
     the parameters; the parameters themselves are never touched, so the optimizer steps from $w$.
-    (The authors step from $w + v$ and take $v$ off afterwards; that differs where the optimizer
+    (The authors step from $w + v$ and take $v$ off afterwards; that differs if the optimizer
     decays the weights.) It needs no optimizer, and works in any loop.
 
     Weights are the parameters of two dimensions or more that require a gradient; biases and the
@@ -69,12 +69,13 @@ class awp(Crafting):
 
     def craft(self, model: Model, batch: Batch) -> Any:
         _weights(model)
-        return crafted_by(self.objective, model, batch)
+        return two_steps(self.objective)[0](model, batch)
 
     def loss_of(self, model: Model, crafted: Any) -> Tensor:
         whole, weights = _weights(model)
+        loss_of = two_steps(self.objective)[1]
         with buffers_kept(whole), torch.enable_grad():
-            loss = loss_of(self.objective, model, crafted)
+            loss = loss_of(model, crafted)
             _checks.differentiable("losses", loss, "the parameters")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         offsets = {
@@ -82,7 +83,7 @@ class awp(Crafting):
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }
-        return loss_of(self.objective, _Moved(whole, offsets), crafted)
+        return loss_of(_Moved(whole, offsets), crafted)
 
 
 def _weights(model: Model) -> tuple[nn.Module, dict[str, nn.Parameter]]:

@@ -1,6 +1,7 @@
 """Craft, then take the loss: the two steps of an objective."""
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,19 +48,6 @@ def craft(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tenso
         return attacked(attack, model, inputs, labels)
 
 
-@runtime_checkable
-class TwoSteps(Protocol):
-    """An objective that can be asked for each of its steps."""
-
-    def craft(self, model: Any, batch: Any, /) -> Any:
-        """Make of a batch what the loss is taken of."""
-        ...
-
-    def loss_of(self, model: Any, crafted: Any, /) -> Tensor:
-        """Take the loss of what was crafted."""
-        ...
-
-
 class Crafting(Value):
     """An objective in two steps, so that others can go around it without crafting twice."""
 
@@ -91,16 +79,11 @@ class Crafting(Value):
         return self.loss_of(model, self.craft(model, batch))
 
 
-def crafted_by(objective: object, model: Model, batch: Batch) -> Any:
-    """Take the first step of an objective; one that is a plain function has it in the second."""
-    return objective.craft(model, batch) if isinstance(objective, TwoSteps) else batch
-
-
-def loss_of(objective: Any, model: Model, crafted: Any) -> Tensor:
-    """Take the second step of an objective, or all of a plain function."""
-    two = isinstance(objective, TwoSteps)
-    loss: Tensor = objective.loss_of(model, crafted) if two else objective(model, crafted)
-    return loss
+def two_steps(objective: Any) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
+    """Return `craft` and `loss_of` of an objective; a plain function does all in the second."""
+    if all(callable(getattr(objective, step, None)) for step in ("craft", "loss_of")):
+        return objective.craft, objective.loss_of
+    return lambda model, batch: batch, objective
 
 
 def examples(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ def epochs(
     **Several processes.** Wrap the model in `DistributedDataParallel` and give each process its
     part of the data, as `DistributedSampler` does; its `set_epoch` is called here. Gradients, the
     record, and the stop at a loss that is not finite are then those of all processes together, and
-    each example counts once, also where processes have batches of unequal sizes. Attacks craft on
+    each example counts once, also if processes have batches of unequal sizes. Attacks craft on
     the module inside the wrapper. BatchNorm takes its statistics from each process's own part;
     `torch.nn.SyncBatchNorm` does not.
 
@@ -132,8 +132,8 @@ def epochs(
     casts, wrapper = casting(model, autocast), parallel(model)
     group = None if wrapper is None else wrapper.process_group
     step = Step(
-        bare(model),
-        optimizer,
+        model=bare(model),
+        optimizer=optimizer,
         accumulate=accumulate,
         processes=1 if group is None else group.size(),
         max_norm=max_norm,

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from advcal import _checks
 from advcal._typing import Attack, Batch, Loss, Model, Objective
-from advcal.trainers._crafting import Crafting, craft, crafted_by, examples, loss_of
+from advcal.trainers._crafting import Crafting, craft, examples, two_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -138,11 +138,11 @@ class mixed(Crafting):
         object.__setattr__(self, "weights", weights)
 
     def craft(self, model: Model, batch: Batch) -> list[Any]:
-        return [crafted_by(each, model, batch) for each in self.objectives]
+        return [two_steps(each)[0](model, batch) for each in self.objectives]
 
     def loss_of(self, model: Model, crafted: list[Any]) -> Tensor:
         parts = zip(self.objectives, crafted, strict=True)
-        return self._sum([loss_of(each, model, part) for each, part in parts])
+        return self._sum([two_steps(each)[1](model, part) for each, part in parts])
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         # In turn: what is crafted for the second meets BatchNorm's statistics after the first.

@@ -29,7 +29,7 @@ def catastrophic_overfitting(
     them alone: the accuracy under FGSM goes up while the one under PGD falls to about zero. An
     epoch shows it if the accuracy under PGD is at most `threshold` of that under FGSM and at least
     0.25 below it, while the one under FGSM is no lower than in the epoch that was best under PGD
-    (where both fall together, training has another problem).
+    (if both fall together, training has another problem).
 
     Measure both with the `eps` of training on the same few hundred validation examples, PGD with
     ten steps or more. What helps is to go back to the best weights (`EarlyStopping` on the accuracy

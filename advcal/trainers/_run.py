@@ -32,19 +32,13 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a training is made of, checked.
+    """What a training is made of, each part as in `epochs`.
 
     Attributes:
-        model: The model, in its wrappers.
-        batches: What is gone through in each epoch.
-        objective: `(model, batch) -> scalar loss`.
-        step: What takes the gradients and steps.
         saved: The checkpoint, or None.
         every: The number of batches between checkpoints within an epoch; none if None.
         casts: What opens mixed precision.
-        channels_last: Whether to lay out inputs channels last.
         group: The processes that train together, or None if there is one alone.
-        progress: What shows progress through the batches, or None.
     """
 
     model: nn.Module
@@ -112,7 +106,7 @@ class Run:
 
 
 def _set_epoch(batches: object, epoch: int) -> None:
-    """Tell a sampler the epoch, from 0 as torch counts, where it shuffles by that."""
+    """Tell a sampler the epoch, from 0 as torch counts, if it shuffles by that."""
     inner = getattr(batches, "batch_sampler", None)
     samplers = getattr(batches, "sampler", None), getattr(inner, "sampler", None)
     for each in (batches, inner, *samplers):

@@ -1,6 +1,7 @@
 """One step of an optimizer, over one batch or over several as if they were one."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,13 +9,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
+@dataclass(kw_only=True)
 class Step:
     """Gather the gradients of batches and step once there are enough.
 
     The gradient is that of the mean over all examples of all batches and processes: each batch
     counts by its examples.
 
-    Args:
+    Attributes:
         model: The model, as it is trained.
         optimizer: Its optimizer.
         accumulate: The number of batches to a step.
@@ -26,26 +28,18 @@ class Step:
         scaler: The scaler of the loss, or None.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        accumulate: int,
-        processes: int,
-        max_norm: float | None,
-        schedule: Any,
-        average: AveragedModel | None,
-        backward: Callable[[Tensor], object],
-        scaler: torch.amp.GradScaler | None,
-    ) -> None:
-        self.model, self.optimizer = model, optimizer
-        self.accumulate, self.processes, self.max_norm = accumulate, processes, max_norm
-        self.schedule, self.average = schedule, average
-        self.backward, self.scaler = backward, scaler
-        self.pending = 0
-        self._examples = 0  # of the batches that are in
-        self._expected = 0  # of a step, if all its batches are like the first
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    accumulate: int
+    processes: int
+    max_norm: float | None
+    schedule: Any
+    average: AveragedModel | None
+    backward: Callable[[Tensor], object]
+    scaler: torch.amp.GradScaler | None
+    pending: int = 0
+    _examples: int = field(default=0, init=False)  # of the batches that are in
+    _expected: int = field(default=0, init=False)  # of a step, if all batches are like the first
 
     def parts(self) -> dict[str, Any]:
         """Name what of a run has a state."""
@@ -111,7 +105,7 @@ class Step:
         if self.scaler is None:
             self.optimizer.step()
             return True
-        self.scaler.step(self.optimizer)  # leaves the weights alone where a gradient overflowed
+        self.scaler.step(self.optimizer)  # leaves the weights alone if a gradient overflowed
         scale = self.scaler.get_scale()
         self.scaler.update()
         return self.scaler.get_scale() >= scale

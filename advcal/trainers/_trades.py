@@ -28,7 +28,7 @@ class trades(Crafting):
     `functools.partial(advcal.attacks.pgd, eps=..., loss="kl")`.
 
     Inputs and attacked inputs go through the model in two passes, each normalised by its own
-    statistics where there is BatchNorm, and its running statistics see both. With `joint` they go
+    statistics if there is BatchNorm, and its running statistics see both. With `joint` they go
     through in one, normalised together. The authors make two passes, and a third that repeats the
     first.
 

@@ -133,7 +133,7 @@ def test_saturated_logits_have_finite_gradients(loss, dtype):
         assert each.isfinite().all() or dtype == torch.float16  # whose largest number is 65504
 
 
-MASKS = [-torch.inf, -1e4, -1e30]
+MASKS = [-torch.inf, -1e4, -1e30, torch.finfo(torch.float32).min]
 
 
 def with_masks(logits, mask, at):

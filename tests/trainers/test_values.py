@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, multi_margin_loss
 
 from advcal import trainers
 from advcal.attacks import pgd
+from advcal.evaluation._fingerprint import fingerprint
 from tests.trainers.test_objectives import MAKERS, OBJECTIVES, setting
 
 DRAWS_FROM_ITS_OWN = {"trades", "ccat", "mixup"}  # rows with a generator, which equals itself alone
@@ -98,6 +99,19 @@ PRINTED = {
 @pytest.mark.parametrize("text", PRINTED)
 def test_prints_as_the_call_that_made_it(text):
     assert repr(PRINTED[text]) == text
+
+
+def test_a_sweep_knows_what_is_in_one():
+    attacks = [
+        lambda m, x, y: x,
+        lambda m, x, y: x,
+        lambda m, x, y: x + 1,
+        PGD,
+        partial(PGD, eps=1),
+    ]
+    found = [fingerprint(trainers.adversarial(attack)) for attack in attacks]
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
 
 
 def test_no_address_is_printed():
