@@ -74,11 +74,8 @@ def fgsm(
         region, labels = ball(norm, inputs, eps, bounds), labels.clone()
         inputs = region.centre
         goal = goal_of(loss, model, inputs, labels, targeted)
-        start = (
-            region.random_point(_checks.resolve(generator, inputs.device))
-            if random_start
-            else inputs
-        )
+        source = _checks.resolve(generator, inputs.device)
+        start = region.random_point(source) if random_start else inputs
         size = first_step(step_size, region, 1, spans=1.25 if random_start else 1.0)
         return climb(model, start, goal, Steepest(region, size), 1)
 

@@ -50,6 +50,5 @@ def uniform_noise(
     _checks.arguments(model=model, norm=norm, generator=generator)
     inputs, _, bounds = _checks.attack_inputs(inputs, labels, bounds)
     with torch.inference_mode(False), torch.no_grad():
-        return ball(norm, inputs, eps, bounds).random_point(
-            _checks.resolve(generator, inputs.device)
-        )
+        source = _checks.resolve(generator, inputs.device)
+        return ball(norm, inputs, eps, bounds).random_point(source)
