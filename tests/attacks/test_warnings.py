@@ -77,7 +77,7 @@ def test_a_failure_and_a_thread_leave_nothing_behind():
 def test_a_diagnosis_says_it_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = diagnose(SOFT, [(INPUTS, LABELS)], eps=0.1, queries=3)
+        found = diagnose(SOFT, [(INPUTS, LABELS)], eps=0.1, steps=3)
     assert found["probabilities"].verdict == "fail"
 
 
