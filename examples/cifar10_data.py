@@ -242,13 +242,13 @@ class Batches:
             raise ValueError(f"expected a positive batch_size, got {batch_size}")
         self.images, self.labels = images, labels
         self.batch_size, self.shuffle, self.augment = batch_size, shuffle, augment
-        self._seeds = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = int(torch.randint(2**62, (), generator=self._seeds))
+        seed = int(torch.randint(2**62, (), generator=self.generator))
         generator = torch.Generator().manual_seed(seed)
         n = len(self.images)
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)

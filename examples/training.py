@@ -1,0 +1,113 @@
+"""Training for the studies: it can be stopped at any moment, and counts its processor time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cifar10_data
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from advcal import trainers
+
+Point = dict[str, float]
+
+
+class Clock:
+    """Processor seconds of a run, those before it was stopped included."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._start = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """The processor seconds so far."""
+        return self._before + time.process_time() - self._start
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self._before, self._start = state["seconds"], time.process_time()
+
+
+class Run(NamedTuple):
+    """What a training did: a point per epoch, and the processor seconds it took."""
+
+    curve: list[Point]
+    seconds: float
+
+
+def train(
+    name: str,
+    model: nn.Module,
+    batches: cifar10_data.Batches,
+    objective: Callable[..., Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    n: int,
+    checkpoint: Path,
+    watch: Callable[[], Mapping[str, float]] = dict,
+    every: int | None = None,
+    bfloat16: bool = False,
+    schedule: Any = None,
+    average: AveragedModel | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train for `n` epochs; go on from the checkpoint, which stays, if it is there.
+
+    Args:
+        name: What the printed lines begin with.
+        model: The model, trained in place.
+        batches: The batches; the state of their order is kept with the run.
+        objective: `(model, batch) -> scalar loss`.
+        optimizer: The optimizer.
+        n: The number of epochs.
+        checkpoint: The file to write to and go on from. Of a finished run it gives model and curve
+            back at once.
+        watch: Figures to note after each epoch.
+        every: Steps between checkpoints within an epoch; none if None.
+        bfloat16: Whether to train in mixed precision.
+        schedule: A learning-rate scheduler, stepped after each step.
+        average: Averaged weights.
+        state: What else changes while it trains, such as the generators of attacks.
+    """
+    curve: list[Point] = []
+    clock = Clock()
+    for epoch in trainers.epochs(
+        model,
+        batches,
+        objective,
+        optimizer,
+        n=n,
+        schedule=schedule,
+        average=average,
+        autocast=torch.bfloat16 if bfloat16 else None,
+        channels_last=True,
+        checkpoint=checkpoint,
+        every=every,
+        state={"curve": curve, "clock": clock, "order": batches.generator, **(state or {})},
+    ):
+        curve.append({"epoch": epoch.epoch, "loss": epoch.loss, **watch()})
+        figures = "  ".join(f"{key} {value:.4f}" for key, value in curve[-1].items())
+        print(f"{name}: {figures}  {clock.seconds:.0f} s", flush=True)
+    return Run(curve, clock.seconds)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file such that there is the old one or the new one at any moment."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file; nothing if it is not there."""
+    return dict(json.loads(path.read_text())) if path.exists() else {}
