@@ -101,6 +101,34 @@ def train(
     return Run(curve, clock.seconds)
 
 
+def fast_optimizer(
+    model: nn.Module, n_steps: int, *, peak: float = 0.4
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Make the optimizer of :func:`models.fastnet`, in the manner of the speed runs.
+
+    SGD with Nesterov momentum; the learning rate rises to its peak for a fifth of the steps and
+    falls to zero, both in a straight line. The biases of BatchNorm learn 16 times as fast; neither
+    they nor other biases decay.
+
+    Reference:
+        Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498, section 3.
+    """
+    shifts = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    others = [p for p in model.parameters() if p.requires_grad and all(p is not s for s in shifts)]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "lr": peak, "weight_decay": 1e-3},
+        {"params": [p for p in others if p.ndim == 1], "lr": peak},
+        {"params": shifts, "lr": 16 * peak},
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=0.85, nesterov=True)
+    rise = n_steps // 5
+
+    def factor(step: int) -> float:
+        return (step + 1) / (rise + 1) if step < rise else (n_steps - step) / (n_steps - rise)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file such that there is the old one or the new one at any moment."""
     unfinished = path.with_name(f"{path.name}.tmp")
