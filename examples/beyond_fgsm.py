@@ -1,19 +1,18 @@
 """Where the FGSM study stopped: more radii, temperatures, attacks and noise, on your CIFAR-10.
 
-Takes weights that examples/defenses.py has written for the small CNN; reliability, temperatures
-and smoothing are of the first two, such as standard and FGSM-AT. FGSM and PGD against the radius; a
+Takes weights that examples/fgsm_training.py or examples/defenses.py has written; reliability and
+temperatures are of the first two, such as standard and FGSM-AT. FGSM and PGD against the radius; a
 temperature fitted to clean or to attacked images; AutoAttack and distances beside PGD; randomized
-smoothing, also of a network trained with noise as defenses.py trains (its weights are kept, and it
-is not trained again); and what robustness costs. Tables, three pictures and a JSON file.
+smoothing; and what robustness costs. Tables, three pictures and a JSON file. A study that the file
+has is not made again, so that the script may be stopped between two.
 
     python examples/beyond_fgsm.py --data PATH --out results/ \
-        --weights results/defense-standard.pt results/defense-FGSM-AT.pt
+        --weights results/resnet18-standard.pt results/resnet18-FGSM-AT.pt
 """
 
 import argparse
 import functools
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -21,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import cifar10_data
-import defenses
 import fgsm_training
 import matplotlib.pyplot as plt
-import models
 import networks_under_attack
 import quickstart
 import torch
+import training
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,6 +33,7 @@ from advcal import attacks, calibrators, evaluation, plots, trainers
 
 EPS, N_BINS, ATTACKS = fgsm_training.EPS, fgsm_training.N_BINS, fgsm_training.ATTACKS
 PGD = {name: ATTACKS[name] for name in ("none", "PGD-10")}
+STUDIES = ("sweep", "reliability", "temperature", "attacks", "distances", "smoothing", "tax")
 RADII = [0, 4, 8, 12, 16]  # in 255ths
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll")
 AUTOATTACK = functools.partial(attacks.autoattack, eps=EPS)
@@ -45,31 +44,38 @@ Records = dict[Any, evaluation.Evaluation]  # by the words that name a row of a 
 
 
 def main() -> None:
-    """Make the six studies; print their tables, keep the figures and the pictures."""
+    """Make the studies that are not there yet; print their tables, keep figures and pictures."""
     args = parse()
     quickstart.make_folder(args.out)
-    networks = {name_of(path): networks_under_attack.load(path) for path in args.weights}
+    networks: dict[str, Any] = {
+        training.name_of(path): training.load(path) for path in args.weights
+    }
     pair = dict(itertools.islice(networks.items(), 2))
     data = cifar10_data.load_or_exit(args.data)
-    train, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
-    train = (train[0][: args.n_train], train[1][: args.n_train])
+    _, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
+    validation = cifar10_data.Batches(*held_out, 100)
     test = spread(cifar10_data.Batches(data.test_images, data.test_labels), args.n_test)
     few = spread(test, args.n_attacked)
-    noise = {"noise": trained_with_noise(train, test, args)}
-    torch.manual_seed(args.seed)  # the same starts, whether or not there was training
+    fewer = spread(few, args.n_attacked // 2)
     sweep_path, reliability_path, pareto_path = (
         args.out / f"beyond_fgsm-{name}.png" for name in ("sweep", "reliability", "pareto")
     )
-    study: dict[str, Any] = {"settings": settings(args)}
-    study["sweep"] = sweep(networks, test, sweep_path)
-    study["reliability"] = reliability(pair, test, reliability_path)
-    study["temperature"] = temperature(pair, cifar10_data.Batches(*held_out, 100), test)
-    study["attacks"] = stronger(networks | noise, few)
-    study["distances"] = distances(networks | noise, spread(few, args.n_attacked // 2))
-    study["smoothing"] = smoothing(pair | noise, test, args)
-    robust = {name: study["attacks"][f"{name} / AutoAttack"]["accuracy"] for name in networks}
-    study["tax"] = tax(networks, test, robust, pareto_path)
-    (args.out / "beyond_fgsm.json").write_text(json.dumps(study, indent=1) + "\n")
+    path = args.out / "beyond_fgsm.json"
+    study = {"settings": settings(args)} | training.read_json(path)
+    studies: dict[str, Callable[[], Any]] = {
+        "sweep": lambda: sweep(networks, test, sweep_path),
+        "reliability": lambda: reliability(pair, test, reliability_path),
+        "temperature": lambda: temperature(pair, validation, test),
+        "attacks": lambda: stronger(networks, few),
+        "distances": lambda: distances(networks, fewer),
+        "smoothing": lambda: smoothing(networks, test, args),
+        "tax": lambda: tax(networks, test, study["attacks"], pareto_path),
+    }
+    for name, make in studies.items():
+        if name in args.studies and name not in study:
+            torch.manual_seed(args.seed)  # the same starts, whatever was made before
+            study[name] = make()
+            training.write_json(path, study)
 
 
 def parse() -> argparse.Namespace:
@@ -78,7 +84,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of small CNNs")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of networks")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
     parser.add_argument(
@@ -89,15 +95,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise (0.1)")
     parser.add_argument("--n-draws", type=int, default=16, help="draws in smoothing (16)")
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of training (10)")
-    parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES, help="(all)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="held out (5000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
-    parser.add_argument(
-        "--bfloat16",
-        action="store_true",
-        help="train in mixed precision, faster where the processor computes in bfloat16",
-    )
     args = parser.parse_args()
     quickstart.check_ranges(
         parser,
@@ -106,19 +106,14 @@ def parse() -> argparse.Namespace:
         n_attacked=(2, args.n_test),
         sigma=(1e-4, 1),
         n_draws=(1, 1000),
-        epochs=(1, 1000),
         n_validation=(100, 25_000),
-        n_train=(128, 50_000 - args.n_validation),
     )
-    names = [*map(name_of, args.weights), "noise"]
+    if "tax" in args.studies and "attacks" not in args.studies:
+        parser.error("--studies tax needs the study attacks")
+    names = [*map(training.name_of, args.weights)]
     if len(set(names)) < len(names):
         parser.error(f"--weights must have names of their own, not {', '.join(names)}")
     return args
-
-
-def name_of(path: Path) -> str:
-    """Name a network after its file: FGSM-AT of defense-FGSM-AT.pt."""
-    return path.stem.split("-", 1)[-1]
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
@@ -130,10 +125,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "attacks": "FGSM; PGD of 10 steps of eps/4, random start, best iterate; AutoAttack of 100 "
         "steps, 9 targets and 5000 queries; CW of 5 x 100 steps",
         **{name: getattr(args, name) for name in ("n_test", "n_attacked", "n_validation", "seed")},
-        "noise": {
-            name: getattr(args, name)
-            for name in ("sigma", "n_draws", "epochs", "n_train", "bfloat16")
-        },
+        "smoothing": {"sigma": args.sigma, "n_draws": args.n_draws},
         **quickstart.date_and_versions(),
     }
 
@@ -237,26 +229,6 @@ def distances(networks: dict[str, Any], few: cifar10_data.Batches) -> dict[str, 
     return medians
 
 
-def trained_with_noise(
-    train: tuple[Tensor, Tensor], test: cifar10_data.Batches, args: argparse.Namespace
-) -> Any:
-    """Train a small CNN on images with Gaussian noise, unless its weights are there."""
-    path = args.out / f"beyond_fgsm-noise_{args.sigma:g}.pt"
-    if not path.exists():
-        generator = torch.Generator().manual_seed(args.seed)
-
-        def add_noise(_: Any, inputs: Tensor, __: Tensor) -> Tensor:
-            noise: Tensor = args.sigma * torch.randn(inputs.shape, generator=generator)
-            return inputs + noise
-
-        torch.manual_seed(args.seed)
-        model, objective = models.small_cnn(), trainers.adversarial(add_noise)
-        with_eps = argparse.Namespace(**vars(args), eps=EPS)
-        defenses.train_one("noise", model, objective, train, test, with_eps)
-        torch.save(model.state_dict(), path)
-    return networks_under_attack.load(path)
-
-
 def smoothed(model: Model, noise: Tensor) -> Model:
     """Average the probabilities over fixed noise (draws, channels, height, width)."""
 
@@ -281,10 +253,11 @@ def smoothing(
 
 
 def tax(
-    networks: dict[str, Any], test: cifar10_data.Batches, robust: dict[str, float], path: Path
+    networks: dict[str, Any], test: cifar10_data.Batches, attacked: dict[str, Any], path: Path
 ) -> dict[str, dict[str, float]]:
     """Draw clean accuracy, accuracy under AutoAttack and clean ECE."""
     clean = {name: each for (name, _), each in measure(networks, test, {"none": None}).items()}
+    robust = {name: attacked[f"{name} / AutoAttack"]["accuracy"] for name in networks}
     points = {name: (each.accuracy, robust[name], each.ece) for name, each in clean.items()}
     figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     plots.pareto_front(points, ax=ax).set_ylabel("accuracy under AutoAttack")

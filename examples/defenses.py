@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from advcal import attacks, evaluation, metrics, plots, trainers
 
 PEAK, PEAK_WARM = 0.4, 0.1  # learning rates, from random weights and from trained ones
+SIGMA = 0.1  # deviation of the noise that is trained with
 
 
 def defenses(
@@ -40,9 +41,11 @@ def defenses(
         attacks.iaa, eps=eps, steps=steps, random_start=True, generator=generator
     )
     rejected = functools.partial(attacks.pgd_conf, eps=eps, steps=10, generator=generator)
+    noise = functools.partial(_add_noise, sigma=SIGMA, generator=generator)
     at, iat = trainers.adversarial(pgd), trainers.inverse_adversarial(iaa)
     return {
         "standard": trainers.standard(),
+        "noise": trainers.adversarial(noise),
         "FGSM-AT": trainers.adversarial(fgsm),
         "PGD-AT": at,
         "IAT": iat,
@@ -53,6 +56,12 @@ def defenses(
         "CCAT": trainers.ccat(rejected, eps=eps),
         "entropy-AT": trainers.entropy_adversarial(pgd),
     }
+
+
+def _add_noise(
+    _: object, inputs: Tensor, __: Tensor, *, sigma: float, generator: torch.Generator
+) -> Tensor:
+    return inputs + sigma * torch.randn(inputs.shape, generator=generator)
 
 
 def attackers(eps: float) -> dict[str, Callable[..., Tensor] | None]:
@@ -106,13 +115,7 @@ def stem(model: str, name: str, seed: int) -> str:
 
 def network(args: argparse.Namespace, name: str, seed: int) -> nn.Module:
     """Read a network that is trained already."""
-    model: nn.Module = getattr(models, args.model)()
-    path = args.out / f"{stem(args.model, name, seed)}.pt"
-    try:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    except OSError as error:
-        raise SystemExit(f"{path}: {error.strerror}; train {name!r} first") from None
-    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    return training.load(args.out / f"{stem(args.model, name, seed)}.pt")
 
 
 def parse() -> argparse.Namespace:
@@ -125,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument(
         "--model",
-        choices=("fastnet", "small_cnn", "resnet10", "resnet18"),
+        choices=models.NAMES,
         default="fastnet",
         help="the network (fastnet)",
     )

@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument(
         "--model",
-        choices=("published_cnn", "small_cnn", "resnet10", "resnet18"),
+        choices=models.NAMES,
         default="published_cnn",
         help="the network (published_cnn)",
     )

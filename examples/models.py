@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+NAMES = ("published_cnn", "small_cnn", "resnet10", "resnet18", "fastnet")
+
 
 def published_cnn(n_classes: int = 10) -> nn.Module:
     """Build the four-convolution CNN of an FGSM adversarial-training study's published code.
@@ -186,4 +188,5 @@ def _whitening(inputs: Tensor) -> Tensor:
     patches = nn.functional.unfold(inputs, 2).transpose(1, 2).flatten(0, 1)
     variances, directions = torch.linalg.eigh(patches.T.double().cov())
     filters = directions / (variances + 5e-4).sqrt()  # the least of them are noise: held down
-    return filters.T.reshape(12, 3, 2, 2).float()
+    whitening: Tensor = filters.T.reshape(12, 3, 2, 2).float()
+    return whitening

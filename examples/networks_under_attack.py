@@ -1,9 +1,9 @@
 """Robustness levels, λ, radii and transfer: the pictures of the papers, of your CIFAR-10 networks.
 
-Takes the weights that examples/fgsm_training.py or examples/defenses.py has written for the small
-CNN. Of the first network: accuracy, confidence and ECE by adversarial distance, IAA for several λ
-in both its forms, and noise, PGD and IAA against the radius. Of all: PGD and IAA crafted on one
-and scored on another. Four pictures and a JSON file.
+Takes weights that examples/fgsm_training.py or examples/defenses.py has written. Of the first
+network: accuracy, confidence and ECE by adversarial distance, IAA for several λ in both its forms,
+and noise, PGD and IAA against the radius. Of all: PGD and IAA crafted on one and scored on another.
+Four pictures and a JSON file.
 
     python examples/networks_under_attack.py --data PATH --weights results/*.pt --out results/
 """
@@ -17,9 +17,9 @@ from typing import Any
 
 import cifar10_data
 import matplotlib.pyplot as plt
-import models
 import quickstart
 import torch
+import training
 from torch import Tensor, nn
 
 from advcal import attacks, evaluation, metrics, plots
@@ -39,7 +39,7 @@ def main() -> None:
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
     inputs = data.test_images[chosen].float() / 255
     test = list(zip(inputs.split(250), data.test_labels[chosen].split(250), strict=True))
-    networks = {path.stem.split("-", 1)[-1]: load(path) for path in args.weights}
+    networks = {training.name_of(path): training.load(path) for path in args.weights}
     first = next(iter(networks.values()))
     study = {
         "settings": settings(args),
@@ -58,7 +58,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of small CNNs")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of networks")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
     parser.add_argument("--steps", type=int, default=10, help="steps of PGD and IAA (10)")
@@ -68,19 +68,6 @@ def parse() -> argparse.Namespace:
         parser, args, n_test=(2 * N_LEVELS, 10_000), steps=(1, 1000), eps=(1e-4, 1)
     )
     return args
-
-
-def load(path: Path) -> nn.Module:
-    """Read the weights of a small CNN; a file that has none ends the program with one line."""
-    model = models.small_cnn()
-    try:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    except OSError as error:
-        raise SystemExit(f"--weights {path}: {error.strerror}") from None
-    except Exception:  # torch has many for what a file may hold
-        raise SystemExit(f"--weights {path}: expected weights of the small CNN") from None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.eval()
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:

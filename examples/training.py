@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cifar10_data
+import models
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -127,6 +128,31 @@ def fast_optimizer(
         return (step + 1) / (rise + 1) if step < rise else (n_steps - step) / (n_steps - rise)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def load(path: Path) -> nn.Module:
+    """Read a network from weights named after it, as in small_cnn-standard.pt.
+
+    A file that is not there, or not so named, or holds something else, ends the program with one
+    line.
+    """
+    kinds = [name for name in models.NAMES if name_of(path).startswith(f"{name}-")]
+    if not kinds:
+        raise SystemExit(f"{path}: expected the name of a network: {', '.join(models.NAMES)}")
+    model: nn.Module = getattr(models, kinds[0])()
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except OSError as error:
+        raise SystemExit(f"{path}: {error.strerror}") from None
+    except Exception:  # torch has many for what a file may hold
+        raise SystemExit(f"{path}: expected weights of {kinds[0]}") from None
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval()
+
+
+def name_of(path: Path) -> str:
+    """Name a network after its file: fastnet-IAT-0 of defense-fastnet-IAT-0.pt."""
+    return path.stem.removeprefix("defense-")
 
 
 def write_json(path: Path, content: object) -> None:

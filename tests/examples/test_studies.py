@@ -1,6 +1,5 @@
 """The scripts of the studies on CIFAR-10 run through, on a few random images."""
 
-import argparse
 import functools
 import json
 import sys
@@ -9,6 +8,7 @@ import adaptive_smoothing
 import beyond_fgsm
 import cifar10_data
 import defenses
+import fgsm_training
 import models
 import networks_under_attack
 import numpy as np
@@ -41,14 +41,19 @@ def run(monkeypatch, tmp_path):
     return main
 
 
+SMALL = ["--n-train", "128", "--n-validation", "100", "--n-test", "40"]
+SHORT = ["--epochs-standard", "1", "--epochs", "1", "--train-steps", "1", "--model", "resnet10"]
+
+
 def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
-    sizes = ["--n-train", "128", "--n-validation", "100", "--n-test", "40", "--epochs", "1"]
-    folder = run(defenses, *sizes, "--train-steps", "1", "--only", "standard", "AT+IAT")
+    folder = run(defenses, *SMALL, *SHORT, "--only", "standard", "AT+IAT")
     studies = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    assert set(studies) == {"defense-standard.json", "defense-AT+IAT.json"}
+    plain = "defense-resnet10-standard-0.json"
+    assert set(studies) == {plain, "defense-resnet10-AT+IAT-0.json"}
     for study in studies.values():
         assert study["settings"].keys() >= KEPT
         assert len(study["curve"]) == 1
+        assert study["seconds"] > 0
         found = study["results"]
         clean = found["none"]["accuracy"]
         for name in ("IAA, predicted", "UCA", "OCA"):
@@ -56,12 +61,41 @@ def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
         assert found["UCA"]["confidence"] <= found["none"]["confidence"]
         assert found["worst case"]["robust error"] >= 1 - clean
     table = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith(("| standard |", "| AT+IAT |")) for line in table) == 2
+    assert sum(line.startswith(("| standard, ", "| AT+IAT, ")) for line in table) == 2
     assert (folder / "defenses-curves.png").exists()
     assert (folder / "defenses-pareto.png").exists()
-    before = (folder / "defense-standard.json").stat().st_mtime_ns
-    run(defenses, *sizes, "--only", "standard")
-    assert (folder / "defense-standard.json").stat().st_mtime_ns == before
+    before = (folder / plain).stat().st_mtime_ns
+    run(defenses, *SMALL, *SHORT, "--only", "standard")
+    assert (folder / plain).stat().st_mtime_ns == before
+
+
+def test_a_defense_starts_from_the_plain_network_of_its_seed(run):
+    with pytest.raises(SystemExit, match=r"resnet10-standard-3\.pt: No such file"):
+        run(defenses, *SMALL, *SHORT, "--only", "IAT", "--seeds", "3")
+
+
+@pytest.mark.parametrize("name", list(defenses.defenses(1.0, 1, torch.Generator())))
+def test_every_defense_has_a_loss(name):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    batch = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
+    objective = defenses.defenses(0.1, 1, torch.Generator().manual_seed(0))[name]
+    assert objective(model, batch).isfinite()
+
+
+def test_fgsm_training_keeps_what_it_has(run, capsys):
+    line = ["--model", "resnet10", "--epochs-standard", "1", "--epochs-adversarial", "1"]
+    folder = run(fgsm_training, *line)
+    study = json.loads((folder / "resnet10.json").read_text())
+    assert study["settings"].keys() >= KEPT
+    names = {f"{t} / {a}" for t in ("standard", "FGSM-AT") for a in fgsm_training.ATTACKS}
+    assert study["results"].keys() == names
+    printed = capsys.readouterr().out
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.checkpoint")}
+    assert len(before) == 2
+    run(fgsm_training, *line)
+    assert capsys.readouterr().out == printed[printed.index("| training") :]
+    assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.checkpoint")}
 
 
 def test_adaptive_smoothing_runs_every_method(run):
@@ -129,37 +163,37 @@ def test_networks_under_attack_draws_its_pictures(run, weights):
     accuracies = {point["accuracy"] for point in study["radius"]["UCA"]}
     assert len(accuracies) == 1
     assert set(study["transfer"]["IAA"]) == {
-        f"{source} to {to}" for source in ("first", "second") for to in ("first", "second")
+        f"small_cnn-{source} to small_cnn-{to}"
+        for source in ("first", "second")
+        for to in ("first", "second")
     }
     assert len(list(folder.glob("networks-*.png"))) == 4
 
 
-def test_beyond_fgsm_makes_its_six_studies(run, weights, capsys, monkeypatch):
+def test_beyond_fgsm_makes_its_seven_studies(run, weights, capsys, monkeypatch):
     quick = functools.partial(beyond_fgsm.AUTOATTACK, steps=5, n_targets=1, queries=5)
     monkeypatch.setattr(beyond_fgsm, "AUTOATTACK", quick)
     quick = functools.partial(beyond_fgsm.CW, search_steps=1, steps=5)
     monkeypatch.setattr(beyond_fgsm, "CW", quick)
     monkeypatch.setattr(beyond_fgsm, "RADII", [0, 8])
-    sizes = ["--n-test", "10", "--n-attacked", "4", "--n-train", "128", "--n-validation", "100"]
-    options = [*sizes, "--epochs", "1", "--n-draws", "2", "--weights", *weights]
+    sizes = ["--n-test", "10", "--n-attacked", "4", "--n-validation", "100"]
+    options = [*sizes, "--n-draws", "2", "--weights", *weights]
     folder = run(beyond_fgsm, *options)
     study = json.loads((folder / "beyond_fgsm.json").read_text())
     assert study["settings"].keys() >= KEPT
-    for name in ("first", "second"):
+    assert study.keys() == {"settings", *beyond_fgsm.STUDIES}
+    for name in ("small_cnn-first", "small_cnn-second"):
         clean = study["reliability"][f"{name} / none"]
         assert clean["n"] == 10
         assert len(clean["bins"]["counts"]) == beyond_fgsm.N_BINS
         for attack in ("FGSM", "PGD-10"):
             swept = [study["sweep"][f"{name} / {attack} / {k}/255"] for k in beyond_fgsm.RADII]
             assert swept[0] == {figure: clean[figure] for figure in beyond_fgsm.FIGURES}
-            here = study["reliability"][f"{name} / {attack}"]
-            assert swept[1] == {figure: here[figure] for figure in beyond_fgsm.FIGURES}
         assert study["temperature"]["results"][f"{name} / nothing / none"] == swept[0]
         assert study["temperature"]["temperatures"][f"{name} / PGD-10"] > 0
         tax = study["tax"][name]
         assert tax["clean ece"] == clean["ece"]
         assert tax["AutoAttack accuracy"] == study["attacks"][f"{name} / AutoAttack"]["accuracy"]
-    for name in ("first", "second", "noise"):
         found = [
             study["attacks"][f"{name} / {attack}"]["accuracy"] for attack in ("none", "PGD-10")
         ]
@@ -168,10 +202,10 @@ def test_beyond_fgsm_makes_its_six_studies(run, weights, capsys, monkeypatch):
         assert {f"{name} / PGD-10", f"{name}, smoothed / PGD-10"} <= study["smoothing"].keys()
     assert len(list(folder.glob("beyond_fgsm-*.png"))) == 3
     printed = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| noise, smoothed ") for line in printed) == 2
-    monkeypatch.delattr(beyond_fgsm.defenses, "train_one")
-    args = argparse.Namespace(out=folder, sigma=0.1)
-    assert not beyond_fgsm.trained_with_noise(None, None, args).training  # read, not made again
+    assert sum(line.startswith("| small_cnn-first, smoothed ") for line in printed) == 2
+    for name in beyond_fgsm.STUDIES:
+        monkeypatch.delattr(beyond_fgsm, "stronger" if name == "attacks" else name)
+    run(beyond_fgsm, *options)  # makes nothing again
 
 
 def test_smoothing_averages_probabilities():
@@ -189,12 +223,14 @@ def test_smoothing_averages_probabilities():
 
 @pytest.mark.parametrize("script", [networks_under_attack, beyond_fgsm])
 def test_weights_that_do_not_fit_end_in_one_line(run, tmp_path, script):
-    torch.save(models.resnet10().state_dict(), tmp_path / "a-resnet.pt")
-    (tmp_path / "a-text.pt").write_text("no weights")
-    for name in ("a-resnet.pt", "a-text.pt"):
-        with pytest.raises(SystemExit, match=rf"{name}: expected weights of the small CNN$"):
+    torch.save(models.resnet10().state_dict(), tmp_path / "small_cnn-resnet.pt")
+    (tmp_path / "small_cnn-text.pt").write_text("no weights")
+    for name in ("small_cnn-resnet.pt", "small_cnn-text.pt"):
+        with pytest.raises(SystemExit, match=rf"{name}: expected weights of small_cnn$"):
             run(script, "--weights", str(tmp_path / name))
     with pytest.raises(SystemExit, match=r"No such file or directory$"):
+        run(script, "--weights", str(tmp_path / "small_cnn-missing.pt"))
+    with pytest.raises(SystemExit, match=r"missing.pt: expected the name of a network: publ"):
         run(script, "--weights", str(tmp_path / "missing.pt"))
 
 
