@@ -22,7 +22,7 @@ from typing import Any
 import cifar10_data
 import fgsm_training
 import matplotlib.pyplot as plt
-import networks_under_attack
+import output
 import quickstart
 import torch
 import training
@@ -61,7 +61,7 @@ def main() -> None:
         args.out / f"beyond_fgsm-{name}.png" for name in ("sweep", "reliability", "pareto")
     )
     path = args.out / "beyond_fgsm.json"
-    study = {"settings": settings(args)} | training.read_json(path)
+    study = {"settings": settings(args)} | output.read_json(path)
     studies: dict[str, Callable[[], Any]] = {
         "sweep": lambda: sweep(networks, test, sweep_path),
         "reliability": lambda: reliability(pair, test, reliability_path),
@@ -75,7 +75,7 @@ def main() -> None:
         if name in args.studies and name not in study:
             torch.manual_seed(args.seed)  # the same starts, whatever was made before
             study[name] = make()
-            training.write_json(path, study)
+            output.write_json(path, study)
 
 
 def parse() -> argparse.Namespace:
@@ -174,15 +174,18 @@ def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> d
             ax.set_title(f"under {kind}", fontsize="small")
             ax.set(xlabel=r"$255\,\varepsilon$", xticks=RADII)
         row[2].set(yscale="log", yticks=[1, 2, 5, 10], yticklabels=["1", "2", "5", "10"])
-    networks_under_attack.save(figure, path)
-    return report("Against the radius", records, "training", "attack", "eps")
+    result = report("Against the radius", records, "training", "attack", "eps")
+    output.save_picture(figure, path, "beyond_fgsm.json#sweep", result)
+    return result
 
 
 def reliability(pair: dict[str, Any], test: cifar10_data.Batches, path: Path) -> dict[str, Any]:
     """Draw the reliability diagrams of two networks; keep their tables."""
     records = measure(pair, test, ATTACKS)
-    quickstart.draw_reliability(records, list(ATTACKS), path)
-    return {" / ".join(key): record.as_dict() for key, record in records.items()}
+    found = {" / ".join(key): record.as_dict() for key, record in records.items()}
+    figure = quickstart.draw_reliability(records, list(ATTACKS))
+    output.save_picture(figure, path, "beyond_fgsm.json#reliability", found)
+    return found
 
 
 def temperature(
@@ -261,9 +264,9 @@ def tax(
     points = {name: (each.accuracy, robust[name], each.ece) for name, each in clean.items()}
     figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     plots.pareto_front(points, ax=ax).set_ylabel("accuracy under AutoAttack")
-    networks_under_attack.save(figure, path)
     words = ("clean accuracy", "AutoAttack accuracy", "clean ece")
     found = {name: dict(zip(words, point, strict=True)) for name, point in points.items()}
+    output.save_picture(figure, path, "beyond_fgsm.json#tax", found)
     print_table("The robustness tax", "training", found)
     return found
 

@@ -12,7 +12,6 @@ stopped at any moment and started again. Then a table and two pictures of all th
 import argparse
 import functools
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import cifar10_data
 import matplotlib.pyplot as plt
 import models
+import output
 import quickstart
 import torch
 import training
@@ -29,6 +29,8 @@ from advcal import attacks, evaluation, metrics, plots, trainers
 
 PEAK, PEAK_WARM = 0.4, 0.1  # learning rates, from random weights and from trained ones
 SIGMA = 0.1  # deviation of the noise that is trained with
+
+Studies = dict[str, dict[str, Any]]  # of each network
 
 
 def defenses(
@@ -91,18 +93,22 @@ def main() -> None:
     validation = cifar10_data.Batches(*held_out, batch_size=500)
     for seed, name in itertools.product(args.seeds, args.only):
         path = args.out / f"{stem(args.model, name, seed)}.json"
-        study = training.read_json(path)
+        study = output.read_json(path)
         if "curve" not in study:
             study = {"defense": name, "settings": settings(args, name, seed)}
             run = train_one(name, seed, train, validation, args)
             study |= {"curve": run.curve, "seconds": run.seconds}
-            training.write_json(path, study)
+            output.write_json(path, study)
         if "results" not in study and not args.train_only:
             model = network(args, name, seed)
             study["results"] = attack_all(model, test, validation, args.eps)
-            training.write_json(path, study)
-    studies = [json.loads(path.read_text()) for path in sorted(args.out.glob("defense-*.json"))]
-    if studies := [study for study in studies if "results" in study]:
+            output.write_json(path, study)
+    found = {
+        training.name_of(path): output.read_json(path)
+        for path in sorted(args.out.glob("defense-*.json"))
+    }
+    if studies := {name: study for name, study in found.items() if "results" in study}:
+        output.write_json(args.out / "defenses.json", studies)
         print(summary(studies))
         draw_curves(studies, args.out / "defenses-curves.png")
         draw_pareto(studies, args.out / "defenses-pareto.png")
@@ -193,14 +199,11 @@ def train_one(
     """Train, and watch every tenth held-out image; they choose nothing."""
     plain = name == "standard"
     torch.manual_seed(seed)
-    model = getattr(models, args.model)(**({"images": train[0]} if args.model == "fastnet" else {}))
+    model = training.network(args.model, train[0])
     if not plain:
         model.load_state_dict(network(args, "standard", seed).state_dict())
     batches = cifar10_data.Batches(*train, batch_size=256, shuffle=True, seed=seed, augment=True)
     watched = cifar10_data.Batches(validation.images[::10], validation.labels[::10], batch_size=500)
-    n = args.epochs_standard if plain else args.epochs
-    peak = PEAK if plain else PEAK_WARM
-    optimizer, schedule = training.fast_optimizer(model, n * len(batches), peak=peak)
     starts = torch.Generator().manual_seed(seed)
     pgd = attacks.autocast(functools.partial(attacks.pgd, eps=args.eps, steps=10))
 
@@ -211,23 +214,18 @@ def train_one(
             point |= {f"{attack_name} accuracy": record.accuracy, f"{attack_name} mcs": record.mcs}
         return point
 
-    path = args.out / stem(args.model, name, seed)
-    run = training.train(
+    return training.train_fast(
         f"{name}, seed {seed}",
         model,
         batches,
         defenses(args.eps, args.train_steps, starts)[name],
-        optimizer,
-        n=n,
-        schedule=schedule,
-        checkpoint=path.with_suffix(".checkpoint"),
-        every=50,
+        n=args.epochs_standard if plain else args.epochs,
+        peak=PEAK if plain else PEAK_WARM,
+        path=args.out / stem(args.model, name, seed),
         bfloat16=args.bfloat16,
         watch=watch,
         state={"starts": starts},
     )
-    torch.save(model.state_dict(), path.with_suffix(".pt"))
-    return run
 
 
 def attack_all(
@@ -260,37 +258,34 @@ def attack_all(
     return results
 
 
-def summary(studies: list[dict[str, Any]]) -> str:
+def summary(studies: Studies) -> str:
     """Lay out accuracy and MCS as a Markdown table."""
-    names = [name for name in studies[0]["results"] if name != "worst case"]
+    first = next(iter(studies.values()))
+    names = [name for name in first["results"] if name != "worst case"]
     lines = ["| defense | " + " | ".join(names) + " | robust error | with rejection |"]
     lines.append("|:--|" + "--:|" * (len(names) + 2))
-    for study in studies:
+    for network, study in studies.items():
         cells = [
             f"{study['results'][name]['accuracy']:.3f}, {study['results'][name]['mcs']:+.3f}"
             for name in names
         ]
         worst = study["results"]["worst case"]
         cells += [f"{worst['robust error']:.3f}", f"{worst['robust error with rejection']:.3f}"]
-        lines.append(
-            f"| {study['defense']}, seed {study['settings']['seed']} | " + " | ".join(cells) + " |"
-        )
+        lines.append(f"| {network} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def draw_curves(studies: list[dict[str, Any]], path: Path) -> None:
+def draw_curves(studies: Studies, path: Path) -> None:
     """Draw accuracy and MCS after each epoch, clean and under PGD, a line per defense."""
     figures = ["none accuracy", "PGD-10 accuracy", "none mcs", "PGD-10 mcs"]
     titles = ["clean accuracy", "accuracy under PGD-10", "clean MCS", "MCS under PGD-10"]
     figure, axes = plt.subplots(2, 2, figsize=(7, 5), sharex=True, layout="constrained")
     styles = itertools.cycle(itertools.product(["-", "--"], ["C0", "C1", "C2", "C3", "C4"]))
-    for study, (dashes, colour) in zip(studies, styles, strict=False):
+    for (network, study), (dashes, colour) in zip(studies.items(), styles, strict=False):
         epochs = [point["epoch"] for point in study["curve"]]
         for ax, key in zip(axes.flat, figures, strict=True):
             values = [point[key] for point in study["curve"]]
-            label = (
-                f"{study['defense']}, {study['settings']['seed']}" if ax is axes.flat[0] else None
-            )
+            label = network if ax is axes.flat[0] else None
             ax.plot(epochs, values, color=colour, linestyle=dashes, label=label)
     for ax, title in zip(axes.flat, titles, strict=True):
         ax.set_title(title, fontsize="medium")
@@ -298,24 +293,22 @@ def draw_curves(studies: list[dict[str, Any]], path: Path) -> None:
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         ax.set_xlabel("epoch")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    output.save_picture(figure, path, "defenses.json", studies)
 
 
-def draw_pareto(studies: list[dict[str, Any]], path: Path) -> None:
+def draw_pareto(studies: Studies, path: Path) -> None:
     """Draw clean accuracy, accuracy under PGD-20 and clean ECE of every defense."""
     points = {}
-    for study in studies:
+    for network, study in studies.items():
         clean, robust = (study["results"][name] for name in ("none", "PGD-20"))
-        points[f"{study['defense']}, {study['settings']['seed']}"] = (
+        points[network] = (
             clean["accuracy"],
             robust["accuracy"],
             clean["ece"],
         )
     figure, ax = plt.subplots(figsize=(4.5, 3.6), layout="constrained")
     plots.pareto_front(points, ax=ax)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    output.save_picture(figure, path, "defenses.json", studies)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import cifar10_data
 import models
+import output
 import quickstart
 import torch
 import training
@@ -40,7 +41,7 @@ def main() -> None:
     quickstart.make_folder(args.out)
     test = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
     path = args.out / f"{args.model}.json"
-    study = training.read_json(path)
+    study = output.read_json(path)
     study = {"settings": settings(args), "curves": {}, "seconds": {}, "results": {}} | study
     records = study["results"]
     for name in ("standard", "FGSM-AT"):
@@ -54,7 +55,7 @@ def main() -> None:
                 torch.manual_seed(args.seed)
                 found = evaluation.evaluate(model, test, attack, n_bins=N_BINS, channels_last=True)
                 records[key] = found.as_dict()
-                training.write_json(path, study)
+                output.write_json(path, study)
     print(table(records))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,6 +128,49 @@ def fast_optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def network(name: str, images: Tensor) -> nn.Module:
+    """Make a network of :mod:`models`, which may take its first layer from the training images."""
+    options = {"images": images} if name == "fastnet" else {}
+    model: nn.Module = getattr(models, name)(**options)
+    return model
+
+
+def train_fast(
+    name: str,
+    model: nn.Module,
+    batches: cifar10_data.Batches,
+    objective: Callable[..., Tensor],
+    *,
+    n: int,
+    peak: float,
+    path: Path,
+    bfloat16: bool = False,
+    watch: Callable[[], Mapping[str, float]] = dict,
+    state: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train in the manner of the speed runs; keep checkpoint and weights under the name of `path`.
+
+    The other arguments are those of :func:`train` and :func:`fast_optimizer`.
+    """
+    optimizer, schedule = fast_optimizer(model, n * len(batches), peak=peak)
+    run = train(
+        name,
+        model,
+        batches,
+        objective,
+        optimizer,
+        n=n,
+        schedule=schedule,
+        checkpoint=path.with_name(f"{path.name}.checkpoint"),
+        every=50,
+        bfloat16=bfloat16,
+        watch=watch,
+        state=state,
+    )
+    torch.save(model.state_dict(), path.with_name(f"{path.name}.pt"))
+    return run
+
+
 def load(path: Path) -> nn.Module:
     """Read a network from weights named after it, as in small_cnn-standard.pt.
 
@@ -152,16 +193,4 @@ def load(path: Path) -> nn.Module:
 
 def name_of(path: Path) -> str:
     """Name a network after its file: fastnet-IAT-0 of defense-fastnet-IAT-0.pt."""
-    return path.stem.removeprefix("defense-")
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file such that there is the old one or the new one at any moment."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; nothing if it is not there."""
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return path.stem.removeprefix("defense-").removeprefix("smoothing-")

@@ -9,6 +9,7 @@ import beyond_fgsm
 import cifar10_data
 import defenses
 import fgsm_training
+import imagenet_confidence
 import models
 import networks_under_attack
 import numpy as np
@@ -47,7 +48,7 @@ SHORT = ["--epochs-standard", "1", "--epochs", "1", "--train-steps", "1", "--mod
 
 def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
     folder = run(defenses, *SMALL, *SHORT, "--only", "standard", "AT+IAT")
-    studies = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    studies = {path.name: json.loads(path.read_text()) for path in folder.glob("defense-*.json")}
     plain = "defense-resnet10-standard-0.json"
     assert set(studies) == {plain, "defense-resnet10-AT+IAT-0.json"}
     for study in studies.values():
@@ -60,8 +61,10 @@ def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
             assert found[name]["accuracy"] == clean
         assert found["UCA"]["confidence"] <= found["none"]["confidence"]
         assert found["worst case"]["robust error"] >= 1 - clean
+    together = json.loads((folder / "defenses.json").read_text())
+    assert list(together.values()) == [studies[name] for name in sorted(studies)]
     table = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith(("| standard, ", "| AT+IAT, ")) for line in table) == 2
+    assert sum(line.startswith("| resnet10-") for line in table) == 2
     assert (folder / "defenses-curves.png").exists()
     assert (folder / "defenses-pareto.png").exists()
     before = (folder / plain).stat().st_mtime_ns
@@ -98,21 +101,32 @@ def test_fgsm_training_keeps_what_it_has(run, capsys):
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.checkpoint")}
 
 
+FEW = ["--n-train", "100", "--n-validation", "100", "--n-test", "100", "--model", "resnet10"]
+ONCE = ["--epochs-standard", "1", "--epochs", "1", "--n-levels", "4"]
+
+
 def test_adaptive_smoothing_runs_every_method(run):
-    sizes = ["--n-train", "100", "--n-validation", "100", "--n-test", "100"]
-    folder = run(adaptive_smoothing, *sizes, "--epochs", "1", "--seeds", "1", "--n-levels", "2")
-    study = json.loads((folder / "adaptive_smoothing-small_cnn.json").read_text())
+    folder = run(adaptive_smoothing, *FEW, *ONCE, "--seeds", "0")
+    study = json.loads((folder / "adaptive_smoothing-resnet10.json").read_text())
     assert study["settings"].keys() >= KEPT
-    assert len(study["runs"]) == 1
-    assert list(study["summary"]) == list(adaptive_smoothing.METHODS)
-    plain, scaled = (study["summary"][name] for name in adaptive_smoothing.METHODS[:2])
-    assert plain["clean accuracy"] == scaled["clean accuracy"]
+    plain = ["vanilla", *adaptive_smoothing.POST_HOC]
+    lockstep = adaptive_smoothing.LOCKSTEP
+    assert list(study["runs"]) == [*plain, *adaptive_smoothing.TRAINED, "CCAT", lockstep]
+    assert {len(runs) for runs in study["runs"].values()} == {1}
+    clean = [study["summary"][name]["clean accuracy"] for name in plain[:2]]
+    assert clean[0] == clean[1]
+    assert all(seconds[0] > 0 for seconds in study["seconds"].values())
+    for name, figures in study["summary"].items():
+        assert ("lowest label" in figures) == ("AdaLS" in name)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+    run(adaptive_smoothing, *FEW, *ONCE, "--seeds", "0")
+    assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
 
 
 def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path):
-    sizes = ["--n-train", "100", "--n-validation", "100", "--n-test", "100", "--epochs", "1"]
-    few = ["--seeds", "2", "--n-levels", "4", "--one-split", "--cosine", "--model", "resnet10"]
-    study = run(adaptive_smoothing, *sizes, *few) / "adaptive_smoothing-resnet10.json"
+    needed = [*shifts_and_ensembles.JOINED[1:], shifts_and_ensembles.LOCKSTEP]
+    line = [*FEW, *ONCE, "--seeds", "0", "1", "--only", *needed]
+    study = run(adaptive_smoothing, *line) / "adaptive_smoothing-resnet10.json"
     strange = tmp_path / "strange.npz"
     images = np.random.default_rng(0).integers(256, size=(30, 32, 32, 3), dtype=np.uint8)
     np.savez(strange, images=images)
@@ -120,11 +134,12 @@ def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path
     folder = run(shifts_and_ensembles, *line, "--names", "contrast")
     found = json.loads((folder / "shifts.json").read_text())
     assert found["settings"].keys() >= KEPT
-    of_study = json.loads(study.read_text())["runs"]
-    for name in adaptive_smoothing.METHODS:
-        eces = [each[name]["clean ECE"] for each in of_study]
-        assert found["figures"][name]["clean"]["ece"] == pytest.approx(eces, abs=1e-4)
+    for name, of_study in json.loads(study.read_text())["runs"].items():
         assert len(found["figures"][name]) == 6
+        if name == shifts_and_ensembles.LOCKSTEP:
+            continue
+        eces = [each["clean ECE"] for each in of_study]
+        assert found["figures"][name]["clean"]["ece"] == pytest.approx(eces, abs=1e-4)
         assert len(found["auroc"][name]) == 2
     members = found["figures"]["vanilla"]["clean"]["nll"]
     assert found["figures"]["ensemble of vanilla"]["clean"]["nll"][0] < sum(members) / 2  # Jensen
@@ -132,10 +147,10 @@ def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path
     assert len(list(folder.glob("shifts-*.png"))) == 4
 
 
-def test_shifts_and_ensembles_wants_one_split(run, tmp_path):
+def test_shifts_and_ensembles_wants_networks_to_join(run, tmp_path):
     study = tmp_path / "study.json"
-    study.write_text(json.dumps({"settings": {"one_split": False, "seeds": 3}}))
-    with pytest.raises(SystemExit, match="--one-split"):
+    study.write_text(json.dumps({"settings": {"seeds": [0], "only": []}}))
+    with pytest.raises(SystemExit, match="expected two seeds or more of label smoothing"):
         run(shifts_and_ensembles, "--study", str(study))
     study.write_text("{}")
     with pytest.raises(SystemExit, match="no study of this kind"):
@@ -162,12 +177,14 @@ def test_networks_under_attack_draws_its_pictures(run, weights):
     assert set(study["lambda"]) == {"published", "accept"}
     accuracies = {point["accuracy"] for point in study["radius"]["UCA"]}
     assert len(accuracies) == 1
+    assert set(study["defenses"]["PGD"]) == {"small_cnn-first", "small_cnn-second"}
+    assert study["defenses"]["UCA"]["small_cnn-first"] == study["radius"]["UCA"]
     assert set(study["transfer"]["IAA"]) == {
         f"small_cnn-{source} to small_cnn-{to}"
         for source in ("first", "second")
         for to in ("first", "second")
     }
-    assert len(list(folder.glob("networks-*.png"))) == 4
+    assert len(list(folder.glob("networks-*.png"))) == 5
 
 
 def test_beyond_fgsm_makes_its_seven_studies(run, weights, capsys, monkeypatch):
@@ -238,3 +255,35 @@ def test_beyond_fgsm_tells_networks_apart_by_name(run, weights, capsys):
     with pytest.raises(SystemExit):
         run(beyond_fgsm, "--weights", weights[0], weights[0])
     assert "must have names of their own" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_imagenet_confidence_tells_what_it_moves(monkeypatch, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 5)
+    )
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
+    monkeypatch.setattr(imagenet_confidence, "network", lambda: model)
+    monkeypatch.setattr(imagenet_confidence, "photographs", lambda: (images, labels))
+    line = ["imagenet_confidence.py", "--steps", "2", "--radii", "2", "8", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", line)
+    imagenet_confidence.main()
+    study = json.loads((tmp_path / "imagenet.json").read_text())
+    assert study["settings"].keys() >= KEPT
+    found = study["results"]
+    assert len(found) == 1 + 2 * 7
+    assert found["UCA / 8/255"]["accuracy"] == found["none"]["accuracy"]
+    assert found["UCA / 8/255"]["confidence"] <= found["UCA / 2/255"]["confidence"]
+    before, after = study["images"]["none"], study["images"]["UCA / 8/255"]
+    assert [each["prediction"] for each in before] == [each["prediction"] for each in after]
+    assert "| UCA | " in capsys.readouterr().out
+    assert (tmp_path / "imagenet-confidence.png").exists()
+
+
+def test_imagenet_confidence_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(imagenet_confidence.importlib, "import_module", missing)
+    with pytest.raises(SystemExit, match=r"efficientnet_lite_pytorch.*what to install"):
+        imagenet_confidence.network()

@@ -2,6 +2,7 @@
 
 import cifar10_data
 import models
+import output
 import pytest
 import torch
 import training
@@ -85,7 +86,7 @@ def test_only_shifts_of_batch_norm_learn_faster_and_only_matrices_decay():
 
 def test_json_is_read_back_and_nothing_where_there_is_none(tmp_path):
     path = tmp_path / "a.json"
-    assert training.read_json(path) == {}
-    training.write_json(path, {"a": [1]})
-    assert training.read_json(path) == {"a": [1]}
+    assert output.read_json(path) == {}
+    output.write_json(path, {"a": [1]})
+    assert output.read_json(path) == {"a": [1]}
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
