@@ -20,7 +20,7 @@ import itertools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cifar10_data
 import defenses
@@ -305,17 +305,26 @@ def distances(seed: int, splits: Splits, args: argparse.Namespace) -> list[Tenso
     path = args.out / f"smoothing-{args.model}-distances-{seed}.pt"
     if not path.exists():
         model = training.load(suffixed(stem(PLAIN, seed, args), "pt"))
-        found = []
-        for part in (splits.train, splits.validation):
-            each = []
-            for inputs, *_ in Batches(*part, batch_size=500):
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-                with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-                    each.append(attacks.adversarial_distance(model, inputs, attack="quick"))
-            found.append(torch.cat(each))
+        parts = splits.train, splits.validation
+        found = [measured(model, part, "quick", args.bfloat16) for part in parts]
         torch.save(found, path)
-    measured: list[Tensor] = torch.load(path, weights_only=True)
-    return measured
+    of_both: list[Tensor] = torch.load(path, weights_only=True)
+    return of_both
+
+
+def measured(
+    model: nn.Module,
+    part: tuple[Tensor, Tensor],
+    attack: Literal["linear", "quick", "fast"],
+    bfloat16: bool,
+) -> Tensor:
+    """Measure how far each image is from the decision boundary."""
+    found = []
+    for inputs, *_ in Batches(*part, batch_size=500):
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            found.append(attacks.adversarial_distance(model, inputs, attack=attack))
+    return torch.cat(found)
 
 
 # --- figures ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-NAMES = ("published_cnn", "small_cnn", "resnet10", "resnet18", "fastnet")
+NAMES = ("published_cnn", "small_cnn", "resnet10", "resnet18", "mobilenet", "fastnet")
 
 
 def published_cnn(n_classes: int = 10) -> nn.Module:
@@ -95,6 +95,28 @@ def _resnet(channels: int, *, blocks_per_stage: int, n_classes: int) -> nn.Seque
             channels = width
     pool = nn.AdaptiveAvgPool2d(1)
     return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(channels, n_classes))
+
+
+def mobilenet(n_classes: int = 10) -> nn.Module:
+    """Build a small network of depthwise separable convolutions, in the manner of MobileNet.
+
+    Maps (n, 3, 32, 32) to (n, n_classes) with 543,050 parameters at ten classes.
+
+    Reference:
+        Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+        Applications", arXiv 1704.04861.
+    """
+    layers: list[nn.Module] = [_conv_norm(3, 32, 3, 1), nn.ReLU()]
+    widths = [32, 64, 128, 128, 256, 256, 512, 512]
+    for i, (channels_in, channels_out) in enumerate(pairwise(widths)):
+        stride = 2 if i % 2 else 1
+        depthwise = nn.Conv2d(
+            channels_in, channels_in, 3, stride, 1, groups=channels_in, bias=False
+        )
+        layers += [depthwise, nn.BatchNorm2d(channels_in), nn.ReLU()]
+        layers += [_conv_norm(channels_in, channels_out, 1, 1), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_classes)]
+    return nn.Sequential(*layers, *head)
 
 
 class _Normalise(nn.Module):

@@ -106,13 +106,14 @@ def fast_optimizer(
     """Make the optimizer of :func:`models.fastnet`, in the manner of the speed runs.
 
     SGD with Nesterov momentum; the learning rate rises to its peak for a fifth of the steps and
-    falls to zero, both in a straight line. The biases of BatchNorm learn 16 times as fast; neither
-    they nor other biases decay.
+    falls to zero, both in a straight line. A BatchNorm whose scale is fixed has a bias that learns
+    16 times as fast. Biases and scales do not decay.
 
     Reference:
         Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498, section 3.
     """
-    shifts = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    shifts = [m.bias for m in norms if not m.weight.requires_grad]
     others = [p for p in model.parameters() if p.requires_grad and all(p is not s for s in shifts)]
     groups = [
         {"params": [p for p in others if p.ndim > 1], "lr": peak, "weight_decay": 1e-3},

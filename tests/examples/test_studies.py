@@ -7,6 +7,7 @@ import sys
 import adaptive_smoothing
 import beyond_fgsm
 import cifar10_data
+import composition
 import defenses
 import fgsm_training
 import imagenet_confidence
@@ -155,6 +156,36 @@ def test_shifts_and_ensembles_wants_networks_to_join(run, tmp_path):
     study.write_text("{}")
     with pytest.raises(SystemExit, match="no study of this kind"):
         run(shifts_and_ensembles, "--study", str(study))
+
+
+def test_composition_trains_and_measures_recipes(run):
+    run(defenses, *SMALL, *SHORT, "--train-only", "--only", "standard", *composition.BASELINES)
+    recipes = ["PGD-AT, AR-AdaLS", "AT+IAT, AdaLS", "TRADES, AR-AdaLS", "AT+IAT, CAAT"]
+    line = ["--n-train", "128", "--n-validation", "100", "--n-test", "100", "--n-attacked", "10"]
+    line += ["--model", "resnet10", "--epochs", "1", "--train-steps", "1", "--seeds", "0"]
+    folder = run(composition, *line, "--n-levels", "2", "--only", *recipes)
+    study = json.loads((folder / "composition.json").read_text())
+    assert study["settings"].keys() >= KEPT
+    assert list(study["runs"]) == [f"{name} / 0" for name in (*composition.BASELINES, *recipes)]
+    for found in study["runs"].values():
+        assert found.keys() == {"all", "plain", "temperature", "by level"}
+        accuracies = {found["plain"][name]["accuracy"] for name in ("none", "UCA", "OCA")}
+        assert len(accuracies) == 1
+
+
+def test_a_temperature_by_level_mends_each_level_by_itself():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5, generator=generator).double()
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    distances = torch.arange(4000).double()
+    wrong = torch.where(distances[:, None] < 2000, 3 * logits, logits / 3)
+    by_level = composition.TemperatureByLevel(wrong, labels, distances, 2)
+    temperatures = [fit.temperature for fit in by_level.fits]
+    assert temperatures == pytest.approx([3, 1 / 3], rel=0.1)
+    expected = torch.cat(
+        [fit(part) for fit, part in zip(by_level.fits, wrong.split(2000), strict=True)]
+    )
+    torch.testing.assert_close(by_level(wrong, distances), expected)
 
 
 @pytest.fixture

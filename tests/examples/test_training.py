@@ -64,7 +64,7 @@ def test_the_clock_goes_on_from_where_it_stood():
     assert 1000 <= clock.seconds < 1100
 
 
-def test_only_shifts_of_batch_norm_learn_faster_and_only_matrices_decay():
+def test_only_shifts_without_scales_learn_faster_and_only_matrices_decay():
     model = models.fastnet()
     optimizer, schedule = training.fast_optimizer(model, 100, peak=0.1)
     decaying, plain, shifts = optimizer.param_groups
@@ -82,6 +82,11 @@ def test_only_shifts_of_batch_norm_learn_faster_and_only_matrices_decay():
     assert max(rates) == rates[20] == pytest.approx(0.1)
     assert 0 < rates[-1] < 0.002
     assert decaying["lr"] == 0
+
+
+def test_a_network_with_scales_learns_at_one_rate():
+    optimizer, _ = training.fast_optimizer(models.mobilenet(), 10)
+    assert {group["initial_lr"] for group in optimizer.param_groups if group["params"]} == {0.4}
 
 
 def test_json_is_read_back_and_nothing_where_there_is_none(tmp_path):
