@@ -11,6 +11,7 @@ import defenses
 import output
 import pytest
 import shifts_and_ensembles
+import verdicts
 from PIL import Image
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -147,6 +148,11 @@ def test_tables_of_adaptive_smoothing(kind):
         if header == expected[0] and body == expected[2:]
     ]
     assert len(of_kind) == 1
+
+
+def test_table_of_claims():
+    expected = lines(verdicts.table(results("shifts.json")))
+    assert table("adaptive_smoothing.md", "claim") == expected[2:]
 
 
 def test_table_of_shifts():
