@@ -40,6 +40,7 @@ AUTOATTACK = functools.partial(attacks.autoattack, eps=EPS)
 CW = functools.partial(attacks.cw_l2, search_steps=5, steps=100, initial_c=1.0)
 
 Model = Callable[[Tensor], Tensor]
+Measure = Callable[[dict[str, Any], cifar10_data.Batches, dict[str, Any]], "Records"]
 Records = dict[Any, evaluation.Evaluation]  # by the words that name a row of a table
 
 
@@ -60,16 +61,17 @@ def main() -> None:
     sweep_path, reliability_path, pareto_path = (
         args.out / f"beyond_fgsm-{name}.png" for name in ("sweep", "reliability", "pareto")
     )
+    measured = functools.partial(measure, bfloat16=args.bfloat16)
     path = args.out / "beyond_fgsm.json"
     study = {"settings": settings(args)} | output.read_json(path)
     studies: dict[str, Callable[[], Any]] = {
-        "sweep": lambda: sweep(networks, test, sweep_path),
-        "reliability": lambda: reliability(pair, test, reliability_path),
-        "temperature": lambda: temperature(pair, validation, test),
-        "attacks": lambda: stronger(networks, few),
+        "sweep": lambda: sweep(measured, networks, test, sweep_path),
+        "reliability": lambda: reliability(measured, pair, test, reliability_path),
+        "temperature": lambda: temperature(measured, pair, validation, test),
+        "attacks": lambda: stronger(measured, networks, few),
         "distances": lambda: distances(networks, fewer),
-        "smoothing": lambda: smoothing(networks, test, args),
-        "tax": lambda: tax(networks, test, study["attacks"], pareto_path),
+        "smoothing": lambda: smoothing(measured, networks, test, args),
+        "tax": lambda: tax(measured, networks, test, study["attacks"], pareto_path),
     }
     for name, make in studies.items():
         if name in args.studies and name not in study:
@@ -98,6 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES, help="(all)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="held out (5000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    parser.add_argument("--bfloat16", action="store_true", help="craft attacks in mixed precision")
     args = parser.parse_args()
     quickstart.check_ranges(
         parser,
@@ -124,7 +127,10 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "n_bins": N_BINS,
         "attacks": "FGSM; PGD of 10 steps of eps/4, random start, best iterate; AutoAttack of 100 "
         "steps, 9 targets and 5000 queries; CW of 5 x 100 steps",
-        **{name: getattr(args, name) for name in ("n_test", "n_attacked", "n_validation", "seed")},
+        **{
+            name: getattr(args, name)
+            for name in ("n_test", "n_attacked", "n_validation", "seed", "bfloat16")
+        },
         "smoothing": {"sigma": args.sigma, "n_draws": args.n_draws},
         **quickstart.date_and_versions(),
     }
@@ -136,8 +142,16 @@ def spread(test: cifar10_data.Batches, n: int) -> cifar10_data.Batches:
     return cifar10_data.Batches(test.images[chosen], test.labels[chosen], 100)
 
 
-def measure(networks: dict[str, Any], test: cifar10_data.Batches, under: dict[str, Any]) -> Records:
-    """Evaluate every network under every attack."""
+def measure(
+    networks: dict[str, Any],
+    test: cifar10_data.Batches,
+    under: dict[str, Any],
+    *,
+    bfloat16: bool = False,
+) -> Records:
+    """Evaluate every network under every attack; mixed precision is for crafting alone."""
+    if bfloat16:
+        under = {name: attack and attacks.autocast(attack) for name, attack in under.items()}
     rows = list(itertools.product(networks.items(), under.items()))
     return {
         (name, attack_name): evaluation.evaluate(
@@ -156,7 +170,9 @@ def report(title: str, records: Records, *names: str) -> dict[str, dict[str, flo
     }
 
 
-def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> dict[str, Any]:
+def sweep(
+    measured: Measure, networks: dict[str, Any], test: cifar10_data.Batches, path: Path
+) -> dict[str, Any]:
     """Attack at every radius: a row of panels per attack, a line per network."""
     kinds: dict[str, Callable[..., Tensor]] = {
         "FGSM": attacks.fgsm,
@@ -166,7 +182,7 @@ def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> d
     records: Records = {}
     for row, (kind, attack) in zip(axes, kinds.items(), strict=True):
         under = {f"{k}/255": functools.partial(attack, eps=k / 255) for k in RADII}
-        found = measure(networks, test, under)
+        found = measured(networks, test, under)
         records |= {(name, kind, radius): each for (name, radius), each in found.items()}
         lines = {name: [found[name, radius] for radius in under] for name in networks}
         plots.figures_against_eps(RADII, lines, figures=("accuracy", "ece", "nll", "mcs"), axes=row)
@@ -179,9 +195,11 @@ def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> d
     return result
 
 
-def reliability(pair: dict[str, Any], test: cifar10_data.Batches, path: Path) -> dict[str, Any]:
+def reliability(
+    measured: Measure, pair: dict[str, Any], test: cifar10_data.Batches, path: Path
+) -> dict[str, Any]:
     """Draw the reliability diagrams of two networks; keep their tables."""
-    records = measure(pair, test, ATTACKS)
+    records = measured(pair, test, ATTACKS)
     found = {" / ".join(key): record.as_dict() for key, record in records.items()}
     figure = quickstart.draw_reliability(records, list(ATTACKS))
     output.save_picture(figure, path, "beyond_fgsm.json#reliability", found)
@@ -189,17 +207,20 @@ def reliability(pair: dict[str, Any], test: cifar10_data.Batches, path: Path) ->
 
 
 def temperature(
-    networks: dict[str, Any], held_out: cifar10_data.Batches, test: cifar10_data.Batches
+    measured: Measure,
+    networks: dict[str, Any],
+    held_out: cifar10_data.Batches,
+    test: cifar10_data.Batches,
 ) -> dict[str, Any]:
     """Fit a temperature to clean and to attacked held-out images; attack what comes of it."""
-    records, fitted = measure(networks, test, PGD), {}
+    records, fitted = measured(networks, test, PGD), {}
     records = {(name, "nothing", attack): each for (name, attack), each in records.items()}
     for (name, model), (on, attack) in itertools.product(networks.items(), PGD.items()):
         seen = trainers.predict(model, held_out, attack, channels_last=True)
         calibrator = calibrators.fit_temperature(seen.logits, seen.labels)
         fitted[f"{name} / {on}"] = calibrator.temperature
 
-        found = measure({name: calibrated(model, calibrator)}, test, PGD)
+        found = measured({name: calibrated(model, calibrator)}, test, PGD)
         records |= {(name, on, attack): each for (_, attack), each in found.items()}
     results = report("Temperature scaling", records, "training", "fitted to", "attack")
     print("\nTemperatures: " + ", ".join(f"{key} {value:.2f}" for key, value in fitted.items()))
@@ -211,9 +232,11 @@ def calibrated(model: Model, calibrator: calibrators.Temperature) -> Model:
     return lambda inputs: calibrator.log_probs(model(inputs))
 
 
-def stronger(networks: dict[str, Any], few: cifar10_data.Batches) -> dict[str, Any]:
+def stronger(
+    measured: Measure, networks: dict[str, Any], few: cifar10_data.Batches
+) -> dict[str, Any]:
     """Compare FGSM and PGD with AutoAttack."""
-    records = measure(networks, few, ATTACKS | {"AutoAttack": AUTOATTACK})
+    records = measured(networks, few, ATTACKS | {"AutoAttack": AUTOATTACK})
     return report("AutoAttack", records, "training", "attack")
 
 
@@ -244,7 +267,10 @@ def smoothed(model: Model, noise: Tensor) -> Model:
 
 
 def smoothing(
-    networks: dict[str, Any], test: cifar10_data.Batches, args: argparse.Namespace
+    measured: Measure,
+    networks: dict[str, Any],
+    test: cifar10_data.Batches,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Evaluate networks as they are and smoothed; the attack goes through the noise."""
     generator = torch.Generator().manual_seed(args.seed)
@@ -252,14 +278,18 @@ def smoothing(
     noise = args.sigma * torch.randn(shape, generator=generator)
     both = networks | {f"{name}, smoothed": smoothed(networks[name], noise) for name in networks}
     batches = cifar10_data.Batches(test.images, test.labels, 25)  # times the draws in a pass
-    return report("Randomized smoothing", measure(both, batches, PGD), "training", "attack")
+    return report("Randomized smoothing", measured(both, batches, PGD), "training", "attack")
 
 
 def tax(
-    networks: dict[str, Any], test: cifar10_data.Batches, attacked: dict[str, Any], path: Path
+    measured: Measure,
+    networks: dict[str, Any],
+    test: cifar10_data.Batches,
+    attacked: dict[str, Any],
+    path: Path,
 ) -> dict[str, dict[str, float]]:
     """Draw clean accuracy, accuracy under AutoAttack and clean ECE."""
-    clean = {name: each for (name, _), each in measure(networks, test, {"none": None}).items()}
+    clean = {name: each for (name, _), each in measured(networks, test, {"none": None}).items()}
     robust = {name: attacked[f"{name} / AutoAttack"]["accuracy"] for name in networks}
     points = {name: (each.accuracy, robust[name], each.ece) for name, each in clean.items()}
     figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")

@@ -256,6 +256,20 @@ def test_beyond_fgsm_makes_its_seven_studies(run, weights, capsys, monkeypatch):
     run(beyond_fgsm, *options)  # makes nothing again
 
 
+def test_mixed_precision_crafts_and_does_not_judge():
+    torch.manual_seed(0)
+    networks = {"one": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))}
+    images = torch.randint(256, (20, 3, 4, 4), dtype=torch.uint8)
+    test = cifar10_data.Batches(images, torch.arange(20) % 3, 10)
+    found, mixed = (
+        beyond_fgsm.measure(networks, test, beyond_fgsm.ATTACKS, bfloat16=bfloat16)
+        for bfloat16 in (False, True)
+    )
+    assert mixed["one", "none"].as_dict() == found["one", "none"].as_dict()
+    for name in ("FGSM", "PGD-10"):
+        assert mixed["one", name].nll == pytest.approx(found["one", name].nll, rel=0.02)
+
+
 def test_smoothing_averages_probabilities():
     noise = torch.tensor([-1.0, 2.0])[:, None, None, None]
 
