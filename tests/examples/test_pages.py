@@ -8,6 +8,7 @@ from pathlib import Path
 
 import adaptive_smoothing
 import defenses
+import imagenet_confidence
 import output
 import pytest
 import shifts_and_ensembles
@@ -124,6 +125,16 @@ def test_tables_beyond_fgsm():
         found = [study["smoothing"][f"{network} / {attack}"] for attack in ("none", "PGD-10")]
         taken = ("accuracy", "confidence", "ece")
         assert cells == [f"{each[figure]:.3f}" for each in found for figure in taken]
+
+
+def test_table_of_the_imagenet_network():
+    study = results("imagenet.json")
+    expected = lines(imagenet_confidence.table(study["results"]))
+    assert table("defenses.md", "attack", "0.5/255") == expected[2:]
+    clean = [each["prediction"] for each in study["images"]["none"]]
+    for key, found in study["images"].items():
+        if key.startswith(("UCA", "OCA", "IAA, predicted")):
+            assert [each["prediction"] for each in found] == clean
 
 
 def test_table_of_defenses():
