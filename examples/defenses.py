@@ -12,7 +12,8 @@ stopped at any moment and started again. Then a table and two pictures of all th
 import argparse
 import functools
 import itertools
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,20 +260,30 @@ def attack_all(
 
 
 def summary(studies: Studies) -> str:
-    """Lay out accuracy and MCS as a Markdown table."""
-    first = next(iter(studies.values()))
-    names = [name for name in first["results"] if name != "worst case"]
+    """Lay accuracy and MCS out as a Markdown table, a row per defense, with the spread of seeds."""
+    by_defense: dict[str, list[dict[str, Any]]] = {}
+    for study in studies.values():
+        by_defense.setdefault(study["defense"], []).append(study["results"])
+    first = next(iter(by_defense.values()))[0]
+    names = [name for name in first if name != "worst case"]
     lines = ["| defense | " + " | ".join(names) + " | robust error | with rejection |"]
     lines.append("|:--|" + "--:|" * (len(names) + 2))
-    for network, study in studies.items():
+    for defense, runs in by_defense.items():
         cells = [
-            f"{study['results'][name]['accuracy']:.3f}, {study['results'][name]['mcs']:+.3f}"
+            f"{spread([run[name]['accuracy'] for run in runs])}, "
+            f"{spread([run[name]['mcs'] for run in runs], '+')}"
             for name in names
         ]
-        worst = study["results"]["worst case"]
-        cells += [f"{worst['robust error']:.3f}", f"{worst['robust error with rejection']:.3f}"]
-        lines.append(f"| {network} | " + " | ".join(cells) + " |")
+        for figure in ("robust error", "robust error with rejection"):
+            cells.append(spread([run["worst case"][figure] for run in runs]))
+        lines.append(f"| {defense} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Write the mean, and the standard deviation if there are several values."""
+    mean = f"{statistics.fmean(values):{sign}.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
 
 
 def draw_curves(studies: Studies, path: Path) -> None:

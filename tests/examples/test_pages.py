@@ -161,9 +161,11 @@ def test_tables_of_adaptive_smoothing(kind):
     assert len(of_kind) == 1
 
 
-def test_table_of_claims():
-    expected = lines(verdicts.table(results("shifts.json")))
-    assert table("adaptive_smoothing.md", "claim") == expected[2:]
+def test_tables_of_claims():
+    smoothing = verdicts.table(verdicts.SMOOTHING, verdicts.of_shifts(results("shifts.json")))
+    assert table("adaptive_smoothing.md", "claim") == lines(smoothing)[2:]
+    inverse = verdicts.table(verdicts.INVERSE, verdicts.of_defenses(results("defenses.json")))
+    assert table("defenses.md", "claim") == lines(inverse)[2:]
 
 
 def test_table_of_shifts():

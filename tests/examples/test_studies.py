@@ -65,12 +65,22 @@ def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
     together = json.loads((folder / "defenses.json").read_text())
     assert list(together.values()) == [studies[name] for name in sorted(studies)]
     table = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| resnet10-") for line in table) == 2
+    assert sum(line.startswith(("| standard | ", "| AT+IAT | ")) for line in table) == 2
     assert (folder / "defenses-curves.png").exists()
     assert (folder / "defenses-pareto.png").exists()
     before = (folder / plain).stat().st_mtime_ns
     run(defenses, *SMALL, *SHORT, "--only", "standard")
     assert (folder / plain).stat().st_mtime_ns == before
+
+
+def test_the_table_of_defenses_joins_seeds():
+    def study(accuracy, mcs):
+        worst = {"robust error": 0.5, "robust error with rejection": 0.25}
+        results = {"none": {"accuracy": accuracy, "mcs": mcs}, "worst case": worst}
+        return {"defense": "IAT", "results": results}
+
+    *_, row = defenses.summary({"a": study(0.5, -0.1), "b": study(0.7, 0.3)}).splitlines()
+    assert row == "| IAT | 0.600 ± 0.141, +0.100 ± 0.283 | 0.500 ± 0.000 | 0.250 ± 0.000 |"
 
 
 def test_a_defense_starts_from_the_plain_network_of_its_seed(run):
