@@ -6,10 +6,11 @@ published rule as well; and AR-AdaLS of an ensemble, whose members share soft la
 their averaged prediction. The plain networks and those of CCAT are those of examples/defenses.py,
 in the same folder; they are trained if they are not there.
 
-Validation images steer the smoothing. A temperature and Mix-n-Match are fitted to the plain network
-on a part of the test images, and the figures are of the others: accuracy and ECE (15 bins), clean
-and under three of `evaluation.corrupt`. One JSON file and one file of weights per method and seed:
-what is there is not made again, and the script may be stopped at any moment and started again.
+Validation images steer the smoothing. On a fifth of the test images a temperature and Mix-n-Match
+are fitted to the plain network, and the strength of a method is chosen if several are given. The
+figures are of the others: accuracy and ECE (15 bins), clean and under three of
+`evaluation.corrupt`. One JSON file and one file of weights per method and seed: what is there is
+not made again, and the script may be stopped at any moment and started again.
 
     python examples/adaptive_smoothing.py --data PATH --bfloat16 --out results/
 """
@@ -37,11 +38,12 @@ from advcal import attacks, calibrators, evaluation, losses, metrics, trainers
 Batches = cifar10_data.Batches
 
 PLAIN, CCAT, LOCKSTEP = "standard", "CCAT", "AR-AdaLS of ensemble"
+PRECOMPUTED = "AR-AdaLS, pre-computed"
 TRAINED = (
     "label smoothing",
     "mixup",
     "AdaLS",
-    "AR-AdaLS, pre-computed",
+    PRECOMPUTED,
     "AR-AdaLS, published rule",
     "AR-AdaLS, on the fly",
     "AR-AdaLS, random levels",
@@ -69,6 +71,7 @@ def main() -> None:
     args = parse()
     quickstart.make_folder(args.out)
     splits = split(cifar10_data.load_or_exit(args.data), args)
+    choice = choose_strengths(splits, args)
     networks = [
         (seed, name)
         for seed, name in itertools.product(args.seeds, dict.fromkeys((PLAIN, *args.only)))
@@ -78,7 +81,8 @@ def main() -> None:
         train_if_missing(name, seed, splits, args)
     if args.train_only:
         return
-    study: dict[str, Any] = {"settings": settings(args), "seconds": {}, "runs": {}}
+    study: dict[str, Any] = {"settings": settings(args), "choice": choice}
+    study |= {"seconds": {}, "runs": {}}
     for seed, name in networks:
         path = stem(name, seed, args)
         record = output.read_json(suffixed(path, "json"))
@@ -107,9 +111,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--train-only", action="store_true", help="train and measure nothing yet")
     parser.add_argument("--epochs-standard", type=int, default=24, help="epochs of training (24)")
     parser.add_argument("--epochs", type=int, default=12, help="of CCAT, from plain weights (12)")
-    parser.add_argument("--step-size", type=float, default=0.1, help="of (AR-)AdaLS (0.1)")
-    parser.add_argument("--smoothing", type=float, default=0.05, help="of label smoothing (0.05)")
-    parser.add_argument("--mixup", type=float, default=0.2, help="the alpha of mixup (0.2)")
+    several: dict[str, Any] = {"type": float, "nargs": "+"}
+    parser.add_argument("--step-sizes", **several, default=[0.1], help="of (AR-)AdaLS (0.1)")
+    parser.add_argument("--smoothings", **several, default=[0.05], help="of label smoothing (0.05)")
+    parser.add_argument("--mixups", **several, default=[0.2], help="alphas of mixup (0.2)")
     parser.add_argument("--n-levels", type=int, default=10, help="levels of AR-AdaLS (10)")
     parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="to steer by (5000)")
@@ -125,14 +130,14 @@ def parse() -> argparse.Namespace:
         args,
         epochs_standard=(1, 1000),
         epochs=(1, 1000),
-        step_size=(1e-6, 1),
-        smoothing=(1e-6, 1),
-        mixup=(1e-3, 10),
         n_levels=(2, 100),
         n_validation=(100, 25_000),
         n_train=(100, 50_000 - args.n_validation),
         n_test=(100, 10_000),
     )
+    if not all(0 < value <= 1 for value in (*args.step_sizes, *args.smoothings, *args.mixups)):
+        parser.error("--step-sizes, --smoothings and --mixups must be above 0 and at most 1")
+    args.strengths = {}
     args.eps, args.train_steps = 8 / 255, 3  # of CCAT, as examples/defenses.py has them
     return args
 
@@ -164,18 +169,46 @@ def split(data: cifar10_data.Cifar10, args: argparse.Namespace) -> Splits:
 # --- training --------------------------------------------------------------------------------
 
 
+def kind(name: str) -> str:
+    """Return the method whose strength a method has: all forms of AR-AdaLS have the same one."""
+    return PRECOMPUTED if "AR-AdaLS" in name else name
+
+
+def choose_strengths(splits: Splits, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Choose each method's strength by the ECE on held-out images, on the first seed.
+
+    Returns:
+        What there was to choose from, with its ECE; nothing where there was no choice.
+    """
+    candidates = {
+        "label smoothing": args.smoothings,
+        "mixup": args.mixups,
+        "AdaLS": args.step_sizes,
+        PRECOMPUTED: args.step_sizes,
+    }
+    found: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(kind(each) for each in args.only if kind(each) in candidates):
+        scores = {}
+        for strength in candidates[name] if len(candidates[name]) > 1 else []:
+            args.strengths[name] = strength
+            train_if_missing(name, args.seeds[0], splits, args)
+            model = load(stem(name, args.seeds[0], args), args.seeds[0], splits, args)
+            held_out = Batches(*splits.held_out, batch_size=500)
+            scores[strength] = evaluation.evaluate(model, held_out, channels_last=True).ece
+        args.strengths[name] = min(scores, key=scores.__getitem__, default=candidates[name][0])
+        if scores:
+            found[name] = {f"{strength:g}": ece for strength, ece in scores.items()}
+            print(f"{name}: {shown(found[name])}", flush=True)
+    return found
+
+
 def stem(name: str, seed: int, args: argparse.Namespace) -> Path:
     """Name the files of a network, without their suffix; its settings are part of the name."""
     if name in (PLAIN, CCAT):
         return Path(args.out / defenses.stem(args.model, name, seed))
-    words = [name.replace(", ", "-").replace(" ", "-")]
-    if name == "label smoothing":
-        words.append(f"{args.smoothing:g}")
-    elif name == "mixup":
-        words.append(f"{args.mixup:g}")
-    else:
-        words.append(f"{args.step_size:g}")
-        words += [] if name == "AdaLS" or args.n_levels == 10 else [f"R{args.n_levels}"]
+    words = [name.replace(", ", "-").replace(" ", "-"), f"{args.strengths[kind(name)]:g}"]
+    if "AR-AdaLS" in name and args.n_levels != 10:
+        words.append(f"R{args.n_levels}")
     return Path(args.out / f"smoothing-{args.model}-{'-'.join(words)}-{seed}")
 
 
@@ -275,10 +308,10 @@ def load(path: Path, seed: int, splits: Splits, args: argparse.Namespace) -> nn.
 def plain(name: str, args: argparse.Namespace) -> Callable[..., Tensor]:
     """Return the objective of the methods that look at no validation data."""
     if name == "mixup":
-        return trainers.mixup(alpha=args.mixup)
+        return trainers.mixup(alpha=args.strengths[name])
     return trainers.standard(
         loss=lambda logits, labels: cross_entropy(
-            logits, losses.smooth_labels(labels, logits.shape[1], args.smoothing)
+            logits, losses.smooth_labels(labels, logits.shape[1], args.strengths[name])
         )
     )
 
@@ -290,7 +323,7 @@ def smoothing_of(name: str, splits: Splits, args: argparse.Namespace) -> trainer
         Batches(*splits.validation, batch_size=500, indices=True),
         10,
         n_levels=1 if name == "AdaLS" else args.n_levels,
-        step_size=args.step_size,
+        step_size=args.strengths[kind(name)],
         method="published" if "published" in name else "shrunk",
         autocast=torch.bfloat16 if args.bfloat16 else None,
         channels_last=True,

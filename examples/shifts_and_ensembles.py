@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from advcal import attacks, evaluation, metrics, plots, trainers
 
 N_LEVELS = (3, 30)  # beside AdaLS, which has one, and what the study has
-PRECOMPUTED, LOCKSTEP = "AR-AdaLS, pre-computed", adaptive_smoothing.LOCKSTEP
+PRECOMPUTED, LOCKSTEP = adaptive_smoothing.PRECOMPUTED, adaptive_smoothing.LOCKSTEP
 JOINED = ("vanilla", "label smoothing", "AdaLS", PRECOMPUTED)
 
 Networks = dict[str, list[nn.Module]]

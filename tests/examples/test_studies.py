@@ -1,5 +1,6 @@
 """The scripts of the studies on CIFAR-10 run through, on a few random images."""
 
+import argparse
 import functools
 import json
 import sys
@@ -132,6 +133,31 @@ def test_adaptive_smoothing_runs_every_method(run):
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     run(adaptive_smoothing, *FEW, *ONCE, "--seeds", "0")
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+
+
+def test_adaptive_smoothing_chooses_a_strength_on_held_out_images(run, monkeypatch):
+    def record(model, batches, **_):
+        assert len(batches.labels) == 20
+        return argparse.Namespace(ece=next(eces))
+
+    line = [*FEW, *ONCE, "--seeds", "0", "--only", "label smoothing", "--smoothings", "0.1", "0.3"]
+    eces = iter([0.5, 0.25])
+    monkeypatch.setattr(adaptive_smoothing.evaluation, "evaluate", record)
+    monkeypatch.setattr(adaptive_smoothing.defenses, "train_one", trained_by_nobody)
+    monkeypatch.setattr(adaptive_smoothing.training, "train_fast", trained_by_nobody)
+    folder = run(adaptive_smoothing, *line)
+    study = json.loads((folder / "adaptive_smoothing-resnet10.json").read_text())
+    assert study["choice"] == {"label smoothing": {"0.1": 0.5, "0.3": 0.25}}
+    assert study["settings"]["strengths"] == {"label smoothing": 0.3}
+
+
+def trained_by_nobody(*arguments, path=None, **_):
+    """Write random weights where a training would."""
+    if path is None:
+        name, seed, *_, args = arguments
+        path = args.out / defenses.stem(args.model, name, seed)
+    torch.save(models.resnet10().state_dict(), path.with_name(f"{path.name}.pt"))
+    return adaptive_smoothing.training.Run([], 1.0)
 
 
 def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path):
