@@ -102,6 +102,12 @@ def main() -> None:
             output.write_json(path, study)
         if "results" not in study and not args.train_only:
             model = network(args, name, seed)
+            whole = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
+            clean = evaluation.evaluate(model, whole, channels_last=True)
+            study["all test images"] = {
+                name: getattr(clean, name) for name in ("n", "accuracy", "ece", "mcs", "nll")
+            }
+            print(f"{path.stem}: {study['all test images']}", flush=True)
             study["results"] = attack_all(model, test, validation, args.eps)
             output.write_json(path, study)
     found = {
