@@ -79,7 +79,7 @@ def test_every_picture_is_on_a_page_and_every_page_finds_its_pictures():
 def test_cifar10_quickstart_table():
     found = results("cifar10.json")["results"]
     figures = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
-    body = table("cifar10.md", "model", "attack", "accuracy")
+    body = table("defenses.md", "model", "attack", "accuracy")
     assert len(body) == len(found)
     for model, attack, *cells in body:
         record = found[f"{model} / {attack}"]
@@ -88,7 +88,7 @@ def test_cifar10_quickstart_table():
 
 def test_fgsm_table():
     attacked = ("none", "FGSM", "PGD-10")
-    ours = [row for row in table("cifar10.md", "training", "network") if row[1][0] != "*"]
+    ours = [row for row in table("fgsm_training.md", "training", "network") if row[1][0] != "*"]
     assert len(ours) == 4
     for training, network, epochs, *cells in ours:
         study = results(f"{network}.json")
@@ -101,11 +101,11 @@ def test_fgsm_table():
 def test_tables_beyond_fgsm():
     study = results("beyond_fgsm.json")
     radii = ("0/255", "4/255", "8/255", "12/255", "16/255")
-    for training, attack, *cells in table("cifar10.md", "training", "attack", "0", *radii[1:]):
+    for training, attack, *cells in table("fgsm_training.md", "training", "attack", "0", *radii[1:]):
         found = [study["sweep"][f"{training} / {attack} / {radius}"] for radius in radii]
         assert cells == [f"{each['accuracy']:.3f}, {each['ece']:.3f}" for each in found]
     fits = {"nothing": "nothing", "clean images": "none", "PGD-10": "PGD-10"}
-    for training, on, *cells in table("cifar10.md", "training", "fitted to"):
+    for training, on, *cells in table("fgsm_training.md", "training", "fitted to"):
         scaled = study["temperature"]
         temperature = scaled["temperatures"].get(f"{training} / {fits[on]}", 1.0)
         clean, pgd = (
@@ -114,14 +114,14 @@ def test_tables_beyond_fgsm():
         )
         figures = (clean["ece"], clean["nll"], pgd["accuracy"], pgd["ece"], pgd["nll"])
         assert cells == [f"{temperature:.2f}", *(f"{figure:.3f}" for figure in figures)]
-    for training, *cells in table("cifar10.md", "training", "clean", "FGSM"):
+    for training, *cells in table("fgsm_training.md", "training", "clean", "FGSM"):
         figures = [
             study["attacks"][f"{training} / {attack}"]["accuracy"]
             for attack in ("none", "FGSM", "PGD-10", "AutoAttack")
         ]
         figures += study["distances"][training].values()
         assert cells == [f"{figure:.3f}" for figure in figures]
-    for network, *cells in table("cifar10.md", "network", "accuracy"):
+    for network, *cells in table("fgsm_training.md", "network", "accuracy"):
         found = [study["smoothing"][f"{network} / {attack}"] for attack in ("none", "PGD-10")]
         taken = ("accuracy", "confidence", "ece")
         assert cells == [f"{each[figure]:.3f}" for each in found for figure in taken]
