@@ -7,6 +7,7 @@ as NumPy arrays, and returns a result of that kind in float64. Logits are taken 
 
 from advcal.metrics._binless import kde_ece, ks_error, smooth_ece
 from advcal.metrics._bins import ece
+from advcal.metrics._bootstrap import Interval, bootstrap
 from advcal.metrics._classwise import classwise_ece, classwise_mcs
 from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
@@ -24,8 +25,6 @@ from advcal.metrics._stability import churn, robustness_levels, variance
 from advcal.metrics._table import ReliabilityBins, reliability_bins
 from advcal.metrics._uncertainty import (
     CalibrationTest,
-    Interval,
-    bootstrap,
     calibration_test,
     consistency_bands,
     ece_interval,

@@ -1,9 +1,8 @@
-"""How sure a metric is of itself: intervals, a test of calibration, bands for diagrams."""
+"""How sure a calibration error is of itself: an interval, a test, bands for diagrams."""
 
 from collections.abc import Callable
 from typing import Generic, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,21 +10,8 @@ from advcal import _checks, _probs
 from advcal._random import resolve
 from advcal._typing import Array
 from advcal.metrics._bins import Binning, uniform_bin
+from advcal.metrics._bootstrap import Interval
 from advcal.metrics._table import reliability_bins
-
-
-class Interval(NamedTuple, Generic[Array]):
-    """A value with an interval around it.
-
-    Attributes:
-        value: The metric of all examples.
-        low: The lower end.
-        high: The upper end.
-    """
-
-    value: Array
-    low: Array
-    high: Array
 
 
 class CalibrationTest(NamedTuple, Generic[Array]):
@@ -38,65 +24,6 @@ class CalibrationTest(NamedTuple, Generic[Array]):
 
     value: Array
     p_value: Array
-
-
-def bootstrap(
-    metric: Callable[[Array, Array], Array],
-    probs: Array,
-    labels: Array,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    generator: torch.Generator | None = None,
-) -> Interval[Array]:
-    """Compute a metric with its percentile bootstrap interval.
-
-    The metric is computed on examples drawn with replacement, as many as there are. In simulations
-    intervals of level .95 cover the truth in about 95 % of cases for scores that are means, `mcs`
-    among them, and in 89 to 96 % for `debiased_rmsce`. Other calibration errors, which are never
-    negative, are biased upwards by sampling, and doubly so when resampled: near perfect calibration
-    their interval lies above the truth. For `ece` use `ece_interval`.
-
-    Args:
-        metric: A function of `probs` and `labels`, to an array of their kind or a number; options
-            by `functools.partial`.
-        probs: Probabilities, shape `(n, classes)`, or logits if the metric takes them.
-        labels: Integer labels of the same kind, shape `(n,)`.
-        resamples: The number of draws.
-        level: The share of the draws that lie within the interval, in `(0, 1)`.
-        generator: The source of randomness; a copy of the global one by default.
-
-    Returns:
-        The value and the ends, each of the kind of `probs`.
-
-    Raises:
-        TypeError: If an argument is of another kind or dtype.
-        ValueError: If a shape or value is wrong.
-
-    Example:
-        >>> import torch
-        >>> from advcal.metrics import accuracy
-        >>> probs = torch.tensor([[0.9, 0.1]]).expand(100, 2)
-        >>> labels = torch.arange(100) % 5 // 4  # 80 right, 20 wrong
-        >>> found = bootstrap(accuracy, probs, labels, generator=torch.Generator().manual_seed(0))
-        >>> bool(0.70 < found.low < 0.75 < 0.85 < found.high < 0.90)
-        True
-
-    References:
-        Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7, 1979.
-    """
-    p, _, _ = _probs.probabilities(
-        probs, labels, metric=metric, resamples=resamples, level=level, generator=generator
-    )
-    source = resolve(generator, p.device)
-    array = isinstance(probs, np.ndarray)
-    value = metric(probs, labels)
-    draws = []
-    for _ in range(resamples):
-        chosen = torch.randint(len(p), (len(p),), generator=source, device=source.device)
-        index = chosen.numpy() if array else chosen.to(p.device)
-        draws.append(metric(probs[index], labels[index]))
-    return Interval(value, *_ends(draws, level, array))
 
 
 def ece_interval(
@@ -190,16 +117,6 @@ def ece_interval(
         shrunk = gaps
     ends = (end(shrunk, (1 - level) / 2), end(gaps, (1 + level) / 2))
     return Interval(table.ece, *(own_kind(edges.new_tensor(each)) for each in ends))
-
-
-def _ends(draws: list[Array], level: float, array: bool) -> tuple[Array, Array]:
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    if array:
-        low, high = np.quantile(np.stack(draws), tails, axis=0)
-    else:
-        each = torch.stack([torch.as_tensor(draw, dtype=torch.float64) for draw in draws])
-        low, high = each.quantile(each.new_tensor(tails), dim=0)
-    return low, high
 
 
 def calibration_test(

@@ -21,7 +21,7 @@ def constant(confidence, right, n, kind=np.asarray):
 
 
 DRAWS = {
-    "bootstrap": functools.partial(metrics.bootstrap, metrics.accuracy),
+    "bootstrap": functools.partial(metrics.bootstrap, metrics.brier),
     "calibration_test": metrics.calibration_test,
     "consistency_bands": metrics.consistency_bands,
     "ece_interval": metrics.ece_interval,
@@ -33,7 +33,7 @@ def test_a_metric_may_give_a_plain_number(kind):
     data = constant(0.9, 80, 100, kind)
     found, wanted = (
         metrics.bootstrap(metric, *data, resamples=20, generator=seeded())
-        for metric in (lambda *data: float(metrics.accuracy(*data)), metrics.accuracy)
+        for metric in (lambda *data: float(metrics.mcs(*data)), metrics.mcs)
     )
     assert tuple(map(float, found)) == tuple(map(float, wanted))
     assert type(found.low) is type(wanted.low)
@@ -127,8 +127,9 @@ def test_bad_input_is_refused(name):
     with pytest.raises(ValueError, match="sum to 1"):
         DRAWS[name](data[0] * 2, data[1])
     if name != "calibration_test":
-        with pytest.raises(ValueError, match="expected level"):
-            DRAWS[name](*data, level=1.5)
+        for level in (0, 1, 1.5):
+            with pytest.raises(ValueError, match="expected level"):
+                DRAWS[name](*data, level=level)
 
 
 # --- the interval of the calibration error ---------------------------------------------------
