@@ -126,6 +126,7 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
         (one_of("gradient", "random_search"), "method"),
         (one_of("linf", "l2", "l1"), "norm"),
         (one_of("mean", "sum", "none"), "reduction"),
+        (one_of("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter"), "statistic"),
         (lambda _, value: generator(value), "generator"),
     )
     for name in names.split()

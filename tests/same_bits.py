@@ -36,7 +36,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 # What may differ: patterns of names, as in a shell, and the fault that was mended.
-EXPECTED: dict[str, str] = {}
+EXPECTED: dict[str, str] = {
+    "metrics: ece_interval(*": "exact bounds, which cover and have a width",
+    "metrics: calibration_test(*": "draws of bins, those of the interval",
+    "metrics: consistency_bands(*": "draws of bins",
+    "metrics: nll(from_logits=True)*": "no digits are lost to large logits, to the last bits",
+    "metrics: decompose_nll(from_logits=True)*": "pools what it pools of probabilities",
+}
 
 # --- one call, whatever its keywords are called ----------------------------------------------
 
@@ -461,6 +467,7 @@ METRIC_VALUES = {
     "n_levels": (1, 4),
     "reduction": REDUCTIONS,
     "resamples": (20, 50),
+    "statistic": ("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter"),
     "threshold": (0.0, 0.6),
     "tpr": (0.5, 1.0),
 }

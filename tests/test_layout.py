@@ -35,8 +35,9 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
     "accuracy", "attack", "attacks", "batches", "bins", "calibrator", "confidence", "corruption",
-    "curves", "distances", "eps", "in_batches", "inputs", "labels", "levels", "logits", "metric",
-    "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
+    "curves", "distances", "figure", "in_batches", "inputs", "labels", "levels", "logits",
+    "metric",
+    "model", "models", "n_classes", "objective", "optimizer", "out_batches", "over",
     "path", "probs", "records", "runs", "score", "scores", "settings", "size", "smoothing",
     "sources", "state", "targets", "train", "under", "validation",
 }  # fmt: skip
@@ -51,8 +52,8 @@ KEYWORDS = {
     "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
     "overshoot", "p_init", "progress", "queries", "random_start", "reduction", "reference",
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
-    "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
-    "title", "tol", "tpr", "weights",
+    "sources", "state", "statistic", "step_size", "steps", "stop_early", "targeted", "targets",
+    "threshold", "title", "tol", "tpr", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

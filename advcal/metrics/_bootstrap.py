@@ -3,8 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from statistics import NormalDist
-from typing import Any, Generic, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +12,7 @@ from torch import Tensor
 from advcal import _checks, _probs
 from advcal._random import resolve
 from advcal._typing import Array
-
-
-class Interval(NamedTuple, Generic[Array]):
-    """A value with an interval around it.
-
-    Attributes:
-        value: The metric of all examples.
-        low: The lower end.
-        high: The upper end.
-    """
-
-    value: Array
-    low: Array
-    high: Array
+from advcal.metrics._intervals import Interval, wilson
 
 
 def bootstrap(
@@ -104,14 +90,6 @@ def bootstrap(
             index: Any = chosen.numpy() if array else chosen
             draws.append(metric(probs[index], labels[index]))
     return Interval(value, *_ends(draws, level, array))
-
-
-def wilson(k: float, n: int, level: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share of which `k` of `n` were found."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
-    low, high = (middle - reach) / (n + z**2), (middle + reach) / (n + z**2)
-    return low if k > 0 else 0.0, high if k < n else 1.0  # whatever rounding says
 
 
 def _values(metric: Any, probs: Array, labels: Array, value: Any) -> Tensor | None:

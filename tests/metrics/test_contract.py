@@ -478,6 +478,7 @@ REFUSED = {
     "n_levels": [(0, ValueError, "n_levels >= 1"), (True, TypeError, "n_levels as an int")],
     "reduction": [("max", ValueError, "reduction to be one of 'mean', 'sum', 'none', got 'max'")],
     "resamples": [(0, ValueError, "resamples >= 1"), (10.0, TypeError, "resamples as an int")],
+    "statistic": [("max", ValueError, "statistic to be one of 'ece', 'rmsce', .*got 'max'")],
     "threshold": [("high", TypeError, "threshold as a number"), (math.nan, ValueError,
         "threshold finite")],
     "tpr": [(0, ValueError, "tpr > 0"), (2, ValueError, "tpr .*<= 1")],

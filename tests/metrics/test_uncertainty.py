@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from advcal import metrics
 
@@ -136,15 +136,15 @@ def test_bad_input_is_refused(name):
 
 
 @kinds
-def test_the_interval_of_one_bin_is_normal(kind):
+def test_the_interval_of_one_bin_is_binomial(kind):
     found = metrics.ece_interval(
         *constant(0.9, 400, 500, kind), resamples=5_000, generator=seeded()
     )
     assert type(found.low) is type(found.value)
     assert float(found.value) == pytest.approx(0.1)
-    half = 1.96 * np.sqrt(0.8 * 0.2 / 500)
-    assert float(found.low) == pytest.approx(0.1 - half, abs=2e-3)
-    assert float(found.high) == pytest.approx(0.1 + half, abs=2e-3)
+    low, high = 0.9 - beta.ppf(0.975, 401, 100), 0.9 - beta.ppf(0.025, 400, 101)
+    assert float(found.low) == pytest.approx(low, abs=4e-3)
+    assert float(found.high) == pytest.approx(high, abs=2e-4)
 
 
 @kinds
@@ -177,9 +177,9 @@ def test_the_interval_covers_the_truth(gap):
 @kinds
 def test_no_gap_and_only_wrong(kind):
     found = metrics.ece_interval(*constant(1.0, 20, 20, kind), generator=seeded())
-    assert [float(each) for each in found] == [0, 0, 0]
+    assert [float(each) for each in found] == pytest.approx([0, 0, 1 - 0.025 ** (1 / 20)], abs=1e-5)
     found = metrics.ece_interval(*constant(1.0, 0, 20, kind), generator=seeded())
-    assert [float(each) for each in found] == pytest.approx([1, 1, 1])
+    assert [float(each) for each in found] == pytest.approx([1, 0.025 ** (1 / 20), 1], abs=1e-2)
 
 
 # --- equal mass ------------------------------------------------------------------------------
