@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_INF = math.inf
 SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
 
 
@@ -33,12 +34,7 @@ def is_integer(dtype: torch.dtype) -> bool:
 
 
 def number(
-    name: str,
-    value: Any,
-    *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
+    name: str, value: Any, *, least: float = -_INF, above: float = -_INF, most: float = _INF
 ) -> float:
     """Check a finite real number within `[least, most]` and strictly above `above`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -137,7 +133,8 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
         (partial(number, least=0), "momentum overshoot tol"),
         (partial(number, least=0, most=1), "rho"),
         (partial(number, above=0), "initial_c initial_eps"),
-        (partial(number, above=0, most=1), "coverage initial_p level tpr"),
+        (partial(number, above=0, most=1), "coverage initial_p tpr"),
+        (partial(number, above=0, most=0.999999), "level"),
         (optional(partial(number, above=0)), "max_norm step_size"),
         (optional(partial(number, least=2**-13)), "bandwidth"),
         (number, "threshold"),
@@ -151,6 +148,7 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
         (one_of("gradient", "random_search"), "method"),
         (one_of("linf", "l2", "l1"), "norm"),
         (one_of("mean", "sum", "none"), "reduction"),
+        (one_of("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter"), "statistic"),
         (precision, "autocast"),
         (optional(device), "device"),
         (lambda _, value: generator(value), "generator"),
@@ -182,11 +180,7 @@ def path(name: str, value: Any) -> None:
 
 
 def labels(
-    value: Any,
-    n: int,
-    n_classes: int | None = None,
-    device: torch.device | None = None,
-    name: str = "labels",
+    value: Any, n: int, n_classes: int | None = None, device: Any = None, name: str = "labels"
 ) -> Tensor:
     """Check integer labels `(n,)` in `[0, n_classes)` and return them as int64."""
     if not isinstance(value, Tensor):
@@ -226,15 +220,15 @@ def class_rows(name: str, value: Tensor, n: int | None = None, given: Any = None
         n: The number of rows; any but 0 if None.
         given: What the tensor was made from, for the message; the tensor if None.
     """
+    shape = value.shape if value.ndim == 2 else (0, 0)
+    if value.is_floating_point() and shape[0] > 0 and shape[1] > 1 and n in (None, shape[0]):
+        return
     found = kind(value if given is None else given)
     if not value.is_floating_point():
         raise TypeError(f"expected {name} of a floating dtype, got {found}")
-    shape = value.shape if value.ndim == 2 else (0, 0)
-    if shape[0] == 0 or shape[1] < 2 or n not in (None, shape[0]):
-        rows = "n >= 1" if n is None else n
-        column = value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)
-        hint = f"; pass {_ONE_COLUMN[name]}" if column else ""
-        raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
+    rows, one_column = "n >= 1" if n is None else n, value.shape[1:] in ((), (1,))
+    hint = f"; pass {_ONE_COLUMN[name]}" if value.ndim and one_column else ""
+    raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
 
 
 def with_softmax(value: Tensor) -> Tensor:

@@ -131,5 +131,4 @@ def _rows(name: str, value: Any, n: int) -> Any:
     found = _probs.matrix(value)[0]
     if len(found) != n:
         raise ValueError(f"expected probs[{name!r}] of {n} examples, got {len(found)}")
-    _probs.check_sums(found)
-    return array(found.float())
+    return array(_probs.sound(found).float())

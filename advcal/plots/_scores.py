@@ -58,7 +58,7 @@ def score_histograms(
     given: Any = [
         each if isinstance(each, Tensor) else np.asarray(each) for each in (scores, labels)
     ]
-    s, y, _ = _probs.scores(*given)
+    s, y, _ = _probs.scores(*given, finite=True)
     _checks.arguments(n_bins=n_bins, figure=figure, title=title)
     if not isinstance(names, (list, tuple)) or len(names) != 2:
         raise ValueError(f"expected two names, got {names!r}")
