@@ -36,11 +36,11 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
     "accuracy", "attack", "attacks", "batch", "batches", "bins", "calibrator", "confidence",
-    "corruption", "crafted", "curves", "distances", "generator", "gradient", "in_batches",
-    "inputs", "labels", "levels", "logits", "metric", "model", "models", "n_classes", "objective",
-    "optimizer", "out_batches", "path", "points", "probs", "records", "rows", "runs", "score",
-    "scores", "settings", "size", "smoothing", "sources", "state", "targets", "train",
-    "validation", "values",
+    "corruption", "crafted", "curves", "distances", "figure", "generator", "gradient",
+    "in_batches", "inputs", "labels", "levels", "logits", "metric", "model", "models",
+    "n_classes", "objective", "optimizer", "out_batches", "path", "points", "probs", "records",
+    "rows", "runs", "score", "scores", "settings", "size", "smoothing", "sources", "state",
+    "targets", "train", "validation", "values",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
@@ -53,8 +53,8 @@ KEYWORDS = {
     "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
     "overshoot", "progress", "queries", "random_start", "reduction", "reference", "resamples",
     "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity", "sources",
-    "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold", "title",
-    "tol", "tpr", "variant", "weights",
+    "state", "statistic", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
+    "title", "tol", "tpr", "variant", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

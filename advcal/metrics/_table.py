@@ -61,7 +61,8 @@ class ReliabilityBins(Generic[Array]):
 
     # Any, so that type checkers take `total = 0` and then `total += table`.
     def __radd__(self, other: int) -> Any:
-        return self if other == 0 else NotImplemented  # so that sum(tables) works
+        # so that sum(tables) works, and nothing else adds
+        return self if type(other) is int and other == 0 else NotImplemented
 
     def all_reduce(self) -> ReliabilityBins[Array]:
         """Return the sum of the tables of all processes of `torch.distributed`'s default group.
