@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks, _digest
+from advcal._logits import finite
 from advcal._pass import Part, Way, again, one_pass
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
+from advcal.losses import SmoothingState
 from advcal.losses import adaptive_smoothing as initial_state
-from advcal.losses._adaptive import SmoothingState as State
 from advcal.metrics import robustness_levels
 
 Source = TypeVar("Source", bound=Iterable[Batch])
@@ -33,7 +35,7 @@ class AdaptiveSmoothing:
         validation_levels: The level of each validation example, likewise.
     """
 
-    state: State
+    state: SmoothingState
     levels: Tensor
     validation_levels: Tensor
 
@@ -41,7 +43,7 @@ class AdaptiveSmoothing:
         self,
         train: Iterable[Batch],
         validation: Iterable[Batch],
-        state: State,
+        state: SmoothingState,
         *,
         variant: str,
         loss: Loss,
@@ -77,7 +79,8 @@ class AdaptiveSmoothing:
             levels = self.levels[indices.cpu()].to(labels.device)
         logits = model(inputs)
         self._check_classes(logits)
-        return self._loss(logits, self.state.targets(labels, levels).to(logits.device))
+        targets = self.state.targets(labels, levels, logits)
+        return self._loss(finite(logits), targets.to(logits.device))
 
     def rank(
         self,
@@ -256,9 +259,7 @@ class AdaptiveSmoothing:
             )
         )
         self.levels, self.validation_levels, self._ranked = levels, validation, state["ranked"]
-        self.state = State(
-            self.state.n_classes, self.state.step_size, probs.detach().cpu().double().clone()
-        )
+        self.state = replace(self.state, label_probs=probs.detach().cpu().double().clone())
 
     @contextmanager
     def _pass(self, name: str, model: Model) -> Iterator[Iterator[tuple[Part, Tensor]]]:
