@@ -1,15 +1,10 @@
 """The confidence envelope."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advcal import _checks
-from advcal.plots._style import entry, fill, finish, limit, mapping, named, one, row, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import Axes, entry, fill, finish, limit, mapping, named, one, row, style
 
 
 def confidence_envelope(
