@@ -74,7 +74,10 @@ def fit_vector(logits: Tensor, labels: Tensor) -> Affine:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
     """
     z, y = calibration_data(logits, labels)
-    k, spread = z.shape[1], _spread(z)
+    k = z.shape[1]
+    # The standard deviation of the logits about the mean of their row.
+    squares = [z[rows].double().var(dim=1, correction=0).sum() for rows in _probs.row_chunks(z)]
+    spread = math.sqrt(sum(map(float, squares)) / len(z)) or 1.0
 
     def objective(theta: Tensor) -> tuple[float, Tensor]:
         weight, bias = theta.view(2, k)
@@ -106,8 +109,8 @@ def fit_matrix(
     Args:
         logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
         labels: Integer labels, shape `(n,)`.
-        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is not
-            theirs. 0 for matrix scaling as Guo et al. have it.
+        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is ours.
+            0 for matrix scaling as Guo et al. have it.
         l2_bias: $\mu$, likewise.
 
     Returns:
@@ -137,17 +140,13 @@ def fit_dirichlet(
 ) -> Affine:
     r"""Fit Dirichlet scaling with off-diagonal and intercept regularisation (ODIR).
 
-    Matrix scaling of the log-probabilities: with $p_i = \mathrm{softmax}(z_i)$,
-    $\min_{W, b} \frac{1}{n} \sum_i -\log \mathrm{softmax}(W \log p_i + b)_{y_i} +
-    \frac{\lambda}{K (K - 1)} \sum_{i \neq j} w_{ij}^2 + \frac{\mu}{K} \sum_j b_j^2$, solved as in
-    `fit_matrix`; the NLL is never above that of `fit_temperature`. The log-probabilities come from
-    the logits and are not clipped.
+    It is `fit_matrix` of the log-probabilities $\log \mathrm{softmax}(z_i)$ in the place of the
+    logits; they are not clipped.
 
     Args:
         logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
         labels: Integer labels, shape `(n,)`.
-        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is not
-            theirs.
+        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is ours.
         l2_bias: $\mu$, likewise.
 
     Returns:
@@ -285,14 +284,6 @@ def _nll(scores: Tensor, y: Tensor) -> tuple[float, Tensor]:
     log_probs = scores.log_softmax(dim=1)
     value = -float(log_probs.gather(1, y[:, None]).sum())
     return value, log_probs.exp_().scatter_add_(1, y[:, None], -torch.ones_like(log_probs[:, :1]))
-
-
-def _spread(z: Tensor) -> float:
-    """Return the standard deviation of the logits about the mean of their row."""
-    total = 0.0
-    for rows in _probs.row_chunks(z):
-        total += float(z[rows].double().var(dim=1, correction=0).sum())
-    return math.sqrt(total / z.shape[0]) or 1.0
 
 
 def _whitening(z: Tensor, beta: float, of_log_probs: bool) -> Tensor:

@@ -66,12 +66,8 @@ def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-9}
     )
     gamma = float(result.x) if result.fun < loss(0.0) else 0.0
-    return Affine(
-        z.shape[1],
-        parameter(beta * (1 - gamma * scores)),
-        parameter(np.zeros(z.shape[1])),
-        False,
-    )
+    weight, bias = parameter(beta * (1 - gamma * scores)), parameter(np.zeros(z.shape[1]))
+    return Affine(z.shape[1], weight, bias, False)
 
 
 def _class_scores(z: Tensor, y: Tensor, beta: float) -> Tensor:

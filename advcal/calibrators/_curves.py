@@ -30,9 +30,6 @@ class TopLabel(Calibrator):
     x: Tensor
     y: Tensor
 
-    def _log_probs(self, z: Tensor) -> Tensor:
-        return self._probs(z).log()
-
     def _probs(self, z: Tensor) -> Tensor:
         p = z.softmax(dim=1)
         index = _mapped_class(p)
@@ -59,9 +56,6 @@ class OneVsAll(Calibrator):
 
     x: tuple[Tensor, ...]
     y: tuple[Tensor, ...]
-
-    def _log_probs(self, z: Tensor) -> Tensor:
-        return self._probs(z).log()
 
     def _probs(self, z: Tensor) -> Tensor:
         p = z.softmax(dim=1)

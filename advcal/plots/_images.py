@@ -1,18 +1,13 @@
 """Images side by side with what a model says of them."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks, _probs
-from advcal.plots._style import COLOURS, WIDTH, array, crowded, finish, mapping, several
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import COLOURS, WIDTH, Axes, array, crowded, finish, mapping, several
 
 
 def image_grid(

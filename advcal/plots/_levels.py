@@ -1,16 +1,11 @@
 """Calibration by level of robustness."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advcal import _checks, _probs
 from advcal.metrics import accuracy, confidence, ece, variance
-from advcal.plots._style import COLOURS, MARKERS, WIDTH, array, finish, several
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import COLOURS, MARKERS, WIDTH, Axes, array, finish, several
 
 
 def robustness_levels(

@@ -1,18 +1,13 @@
 """Histograms of a score within the distribution and outside."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from advcal import _checks, _probs
 from advcal.metrics import auroc
-from advcal.plots._style import COLOURS, array, finish, named, one
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import COLOURS, Axes, array, finish, named, one
 
 
 def score_histograms(

@@ -1,17 +1,12 @@
 """Box plots over shifts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import fill, finish, mapping, named, one, row, word
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import Axes, fill, finish, mapping, named, one, row, word
 
 
 def shift_boxes(

@@ -1,17 +1,12 @@
 """The transfer matrix as a heat map."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import SIGNED, crowded, entry, finish, mapping, one, word
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import SIGNED, Axes, crowded, entry, finish, mapping, one, word
 
 
 def transfer_matrix(
