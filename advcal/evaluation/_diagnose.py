@@ -131,11 +131,10 @@ def diagnose(
         attacks: Names to attacks of yours, `(model, inputs, labels, eps=...) -> inputs`.
         steps: The number of steps of the random search.
         generator: Where random points come from; a copy of the global one if None.
-        autocast: `torch.bfloat16` to look at the model in mixed precision, if it is evaluated so.
+        autocast: `torch.bfloat16` to run the model in mixed precision, if it is evaluated so.
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: Where batches go; to the device of the model if None.
-        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs;
-            batches must then be of one example.
+        forward: `(model, batch) -> logits` as in `evaluate`, for batches of one example.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
@@ -164,7 +163,7 @@ def diagnose(
     _checks.choice("norm", norm, ("linf", "l2"))
     bounds = _checks.bounds_pair(bounds)
     sources = {} if sources is None else named("sources", sources)
-    attacks = {} if attacks is None else named("attacks", attacks, "attack")
+    attacks = {} if attacks is None else named("attacks", attacks, "attacks")
     modes = _train_mode(model)
     parts = []
     with watching(warn=False), one_pass([model, *sources.values()], batches, way) as batch_parts:
@@ -306,7 +305,7 @@ def _one_step(seen: Seen) -> Look:
     )
 
 
-def _beaten(by: str, prefix: str, seen: Seen) -> Look:
+def _beaten(prefix: str, by: str, seen: Seen) -> Look:
     each = {key: fooled for key, fooled in seen.items() if key.startswith(prefix)}
     fooled = torch.stack([*each.values()]).any(dim=0)
     n = int(fooled.sum())
@@ -352,15 +351,12 @@ class _Check(NamedTuple):
         return Finding(self.name, verdict, evidence, numbers)
 
 
-_AMONG = partial(_changed, "context", "among other neighbours")
-_AGAIN = partial(_changed, "random", "at a second pass")
-_SEARCH = partial(_beaten, "random search", "search")
-_TRANSFER = partial(_beaten, "transfer", "transfer: ")
 _ATTACKED = (_RANDOM, _NO_CORRECT)
+_CRAFTED = (_NO_SOURCE, *_ATTACKED)
 
 _CHECKS = (
-    _Check("batch dependence", _AMONG, (_RANDOM,)),
-    _Check("random outputs", _AGAIN),
+    _Check("batch dependence", partial(_changed, "context", "among other neighbours"), (_RANDOM,)),
+    _Check("random outputs", partial(_changed, "random", "at a second pass")),
     _Check("probabilities", _probabilities),
     _Check("logit scale", _logit_scale),
     _Check("zero gradients", _zero_gradients),
@@ -368,14 +364,12 @@ _CHECKS = (
     _Check("misleading gradients", _misleading_gradients, (_RANDOM, _NO_GRADIENT)),
     _Check("piecewise constant", _piecewise_constant, (_RANDOM,)),
     _Check("one step beats many", _one_step, _ATTACKED),
-    _Check("random search beats gradients", _SEARCH, _ATTACKED),
-    _Check("transfer beats gradients", _TRANSFER, (_NO_SOURCE, *_ATTACKED)),
+    _Check("random search beats gradients", partial(_beaten, "search", "random search"), _ATTACKED),
+    _Check("transfer beats gradients", partial(_beaten, "transfer", "transfer"), _CRAFTED),
     _Check("accuracy as eps grows", _growing_eps, _ATTACKED),
 )
 _YOURS = _Check(
-    "an attack of yours beats gradients",
-    partial(_beaten, "an attack of yours", "yours: "),
-    _ATTACKED,
+    "an attack of yours beats gradients", partial(_beaten, "yours", "an attack of yours"), _ATTACKED
 )
 
 
