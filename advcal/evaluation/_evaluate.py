@@ -52,16 +52,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, ready for JSON."""
-        plain: dict[str, Any] = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "bins"
-        }
-        plain["bins"] = {
-            name: getattr(self.bins, name).tolist()
-            for name in ("edges", "counts", "confidences", "corrects")
-        }
-        return plain
+        names = ("edges", "counts", "confidences", "corrects")
+        return vars(self) | {"bins": {name: getattr(self.bins, name).tolist() for name in names}}
 
 
 def evaluate(
@@ -82,7 +74,8 @@ def evaluate(
     A model that is in train mode runs in eval mode. One that is in eval mode runs as it is, parts
     of it in train mode included: dropout that samples, BatchNorm that takes the statistics of the
     batch. The model is left as it was found, and so are the batches. Memory does not grow with the
-    data. The probabilities are the softmax of the logits in float64.
+    data. The probabilities are the softmax of the logits in float64. The conventions say more of
+    passes over batches: `forward=` with attacks, 8-bit images, which models run how.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -92,12 +85,8 @@ def evaluate(
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; if None to the device of the model, and for a model that is a
-            plain function nowhere.
-        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs;
-            if None what comes after the labels is not used. An attack gets a model of inputs alone
-            that knows the rest of the batch. If the attack leaves out examples that are done, as
-            `square` does, the batches must be of one example.
+        device: Where batches go; to the device of the model if None, of a function nowhere.
+        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         all_reduce: Whether to sum over all processes of `torch.distributed`, so that each returns
             the record of all data; without a process group there is this process alone. Give each
             process its own part, which may be empty: `DistributedSampler` repeats examples to make
@@ -149,18 +138,20 @@ class Tally(NamedTuple):
         """Return every figure."""
         bins, n = self.bins, int(self.bins.n)
         nll, brier_score, clean_accuracy, unchanged = (self.sums / n).tolist()
+        of_bins = (bins.accuracy, bins.confidence, bins.ece, bins.mce, bins.mcs)
+        accuracy, confidence, ece, mce, mcs = map(float, of_bins)
         return Evaluation(
-            n=n,
-            accuracy=float(bins.accuracy),
-            confidence=float(bins.confidence),
-            ece=float(bins.ece),
-            mce=float(bins.mce),
-            mcs=float(bins.mcs),
-            nll=nll,
-            brier=brier_score,
-            clean_accuracy=clean_accuracy,
-            unchanged=unchanged,
-            bins=bins,
+            n,
+            accuracy,
+            confidence,
+            ece,
+            mce,
+            mcs,
+            nll,
+            brier_score,
+            clean_accuracy,
+            unchanged,
+            bins,
         )
 
 

@@ -1,6 +1,6 @@
 """Transfer: craft on one model, score on another."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -81,14 +81,19 @@ def transfer(
     return {names: counted.evaluation() for names, counted in tallies.items()}
 
 
-def named(name: str, values: Any, kind: str = "model") -> dict[str, Any]:
-    """Check a mapping of names to models, or what else is called, one or more."""
+def named(
+    name: str,
+    values: Any,
+    kind: str = "models",
+    check: Callable[[str, Any], object] = _checks.function,
+) -> dict[str, Any]:
+    """Check a mapping of names to models, or what else there is, one or more."""
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise TypeError(
-            f"expected {name} as a mapping of names to {kind}s, got {_checks.kind(values)}"
+            f"expected {name} as a mapping of names to {kind}, got {_checks.kind(values)}"
         )
     if not values:
-        raise ValueError(f"expected one {kind} or more in {name}, got none")
+        raise ValueError(f"expected one or more in {name}, got none")
     for key, value in values.items():
-        _checks.function(f"{name}[{key!r}]", value)
+        check(f"{name}[{key!r}]", value)
     return dict(values)
