@@ -83,7 +83,7 @@ class _Part(NamedTuple):
 
 
 _parts: dict[Hashable, _Part] = {}
-_switched: dict[Hashable, nn.Module] = {}  # models that were put in eval mode
+_switched: dict[Hashable, nn.Module] = {}  # models put in eval mode, by their own mode's key
 _lock = threading.RLock()
 
 
@@ -100,21 +100,18 @@ def _enter(stay: object, model: Any, grad: bool) -> None:
     """Note what there is, unless another use did, then freeze it."""
     if not isinstance(model, nn.Module):
         return
-    for key, put, read in _state(model, grad):
+    for key, put, read, inside in _state(model, grad):
         if key not in _parts:
             _parts[key] = _Part(partial(put, read()), set())
         _parts[key].stays.add(stay)
-    for parameter in model.parameters() if grad else ():
-        if parameter.requires_grad and not parameter.is_inference():
-            parameter.requires_grad_(False)
-    for module, name in _synchronised(model):
-        setattr(module, name, False)
+        if inside is not None:
+            put(inside)
     if getattr(bare(model), "training", False):
-        _switched[id(model)] = model
+        _switched[id(model), "training"] = model
         try:
             model.eval()
         except NotImplementedError:  # an exported program stays in the mode of its export
-            del _switched[id(model)]
+            del _switched[id(model), "training"]
             for module in model.modules():
                 module.training = False
 
@@ -124,7 +121,7 @@ def _leave(stay: object) -> None:
     free = {key: part for key, part in _parts.items() if part.stays <= {stay}}
     held = _parts.keys() - free.keys()
     for key in _switched.keys() & free.keys():
-        if held.isdisjoint(map(id, _switched[key].modules())):
+        if held.isdisjoint((id(module), "training") for module in _switched[key].modules()):
             _switched[key].train()  # which may do more than set the flags
     for part in free.values():
         part.restore()
@@ -135,28 +132,25 @@ def _leave(stay: object) -> None:
         _parts.pop(key, None)
 
 
-_Found = tuple[Hashable, Callable[[Any], object], Callable[[], Any]]
+_Found = tuple[Hashable, Callable[[Any], object], Callable[[], Any], bool | None]
 
 
 def _state(model: nn.Module, grad: bool) -> Iterator[_Found]:
-    """Yield what may change: its key, what puts a value back, and what reads the value."""
+    """Yield what may change: its key, what sets it, what reads it, and what it is to be inside."""
     for module in model.modules():
+        names: dict[str, bool | None] = {}
         if hasattr(module, "training"):  # what torch.jit.freeze made has none
-            mode = partial(setattr, module, "training")
-            yield id(module), mode, partial(getattr, module, "training")
-    for module, name in _synchronised(model):
-        yield (id(module), name), partial(setattr, module, name), partial(getattr, module, name)
+            names["training"] = None
+        if isinstance(module, DistributedDataParallel):
+            names |= {"require_backward_grad_sync": False, "require_forward_param_sync": False}
+        for name, inside in names.items():
+            put, read = partial(setattr, module, name), partial(getattr, module, name)
+            yield (id(module), name), put, read, inside
     for parameter in model.parameters() if grad else ():
         if (parameter.requires_grad or id(parameter) in _parts) and not parameter.is_inference():
-            yield id(parameter), parameter.requires_grad_, lambda: True
+            yield id(parameter), parameter.requires_grad_, lambda: True, False
     for module, name, tensor in _buffers(model):
-        yield (id(module), name), partial(_write_back, module, name, tensor), tensor.clone
-
-
-def _synchronised(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    names = ("require_backward_grad_sync", "require_forward_param_sync")
-    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
-    return [(module, name) for module in wrappers for name in names]
+        yield (id(module), name), partial(_write_back, module, name, tensor), tensor.clone, None
 
 
 def _buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
@@ -181,16 +175,18 @@ def unwrapped(model: Any) -> Any:
     A compiled model stays compiled, unless there is one of these inside it.
     """
     inner = model
-    while isinstance(inner, nn.Module):
-        if isinstance(inner, DistributedDataParallel):
-            model = inner = inner.module
-        elif "_forward_module" in inner._modules:  # Fabric's
-            model = inner = inner._modules["_forward_module"]
-        elif "_orig_mod" in inner._modules:  # torch.compile's
-            inner = inner._modules["_orig_mod"]
-        else:
-            break
+    while isinstance(inner, nn.Module) and not isinstance(inner, DataParallel):
+        outer, inner = inner, _inside(inner)
+        if inner is not None and "_orig_mod" not in outer._modules:
+            model = inner
     return model
+
+
+def _inside(model: nn.Module) -> Any:
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        return model.module
+    found = [name for name in ("_forward_module", "_orig_mod") if name in model._modules]
+    return model._modules[found[0]] if found else None  # Fabric's, torch.compile's
 
 
 def parallel(model: nn.Module) -> DistributedDataParallel | None:
@@ -202,11 +198,9 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
 
 def bare(model: nn.Module) -> nn.Module:
     """Return the module inside all wrappers, whose names of weights are the plain ones."""
-    inner = unwrapped(model)
-    inner = inner.module if isinstance(inner, DataParallel) else inner
-    compiled = "_orig_mod" in inner._modules
-    found: nn.Module = inner._modules["_orig_mod"] if compiled else inner
-    return found
+    while isinstance(inner := _inside(model), nn.Module):
+        model = inner
+    return model
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _probs
-from advcal._random import resolve
 from advcal._typing import Array
 from advcal.metrics._bins import Binning, uniform_bin
 from advcal.metrics._table import reliability_bins
@@ -88,7 +87,7 @@ def bootstrap(
     p, _, _ = _probs.probabilities(
         probs, labels, metric=metric, resamples=resamples, level=level, generator=generator
     )
-    source = resolve(generator, p.device)
+    source = _checks.resolve(generator, p.device)
     array = isinstance(probs, np.ndarray)
     value = metric(probs, labels)
     draws = []
@@ -163,7 +162,7 @@ def ece_interval(
     spreads = corrects * (counts - corrects) / filled + gaps.square() * n**2 / filled * (
         1 - counts / n
     )
-    source = resolve(generator, edges.device)
+    source = _checks.resolve(generator, edges.device)
     noise = torch.randn(
         resamples, len(gaps), dtype=torch.float64, generator=source, device=source.device
     )
@@ -327,7 +326,7 @@ def _calibrated_corrects(
     """Draw how many predictions of each bin are right if all are calibrated, per draw."""
     _checks.arguments(resamples=resamples, generator=generator)
     confidence, _, own_kind = _probs.top_labels(probs, labels, from_logits)
-    source = resolve(generator, confidence.device)
+    source = _checks.resolve(generator, confidence.device)
     n_bins = len(edges) - 1
     if binning == "uniform":
         index = uniform_bin(confidence, n_bins)
