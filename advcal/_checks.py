@@ -6,7 +6,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from math import inf
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,21 +31,55 @@ def is_integer(dtype: torch.dtype) -> bool:
     return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
-# --- numbers and choices ---------------------------------------------------------------------
+# --- arguments -------------------------------------------------------------------------------
+
+Check: TypeAlias = Callable[[str, Any], object]
+
+# What an argument of each name must be, in whatever function it stands: declared beside the check.
+# What is narrower in one function than in the others is checked there.
+_ARGUMENTS: dict[str, Check] = {}
+
+
+def arguments(**values: Any) -> None:
+    """Check arguments by what is declared of their names."""
+    for name, value in values.items():
+        _ARGUMENTS[name](name, value)
+
+
+def _declare(names: str, check: Check) -> None:
+    _ARGUMENTS.update(dict.fromkeys(names.split(), check))
+
+
+def optional(check: Check) -> Check:
+    """Let None pass a check."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+# --- numbers ---------------------------------------------------------------------------------
 
 
 def number(
-    name: str, value: Any, *, least: float = -_INF, above: float = -_INF, most: float = _INF
+    name: str, value: Any, *, least: float = -inf, above: float = -inf, most: float = inf
 ) -> float:
     """Check a finite real number within `[least, most]` and strictly above `above`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"expected {name} as a number, got {kind(value)}")
     if math.isfinite(value) and least <= value <= most and value > above:
         return float(value)
-    limits = [f"> {above:g}"] if above > -math.inf else []
-    limits += [f">= {least:g}"] if least > -math.inf else []
-    limits += [f"<= {most:g}"] if most < math.inf else []
-    raise ValueError(f"expected {name} {' and '.join(limits) or 'finite'}, got {value}")
+    limits = ((">", above), (">=", least), ("<=", most))
+    told = " and ".join(f"{sign} {end:g}" for sign, end in limits if math.isfinite(end))
+    raise ValueError(f"expected {name} {told or 'finite'}, got {value}")
+
+
+_declare("threshold", number)
+_declare("alpha beta gamma kappa l2_bias l2_off_diagonal lam margin", partial(number, least=0))
+_declare("momentum overshoot tol", partial(number, least=0))
+_declare("rho", partial(number, least=0, most=1))
+_declare("initial_c initial_eps", partial(number, above=0))
+_declare("coverage initial_p tpr", partial(number, above=0, most=1))
+_declare("level", partial(number, above=0, most=0.999999))
+_declare("max_norm step_size", optional(partial(number, above=0)))
+_declare("bandwidth", optional(partial(number, least=2**-13)))
 
 
 def count(name: str, value: Any, *, least: int = 1) -> int:
@@ -56,6 +91,16 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
     return int(value)
 
 
+_declare("accumulate candidates n n_bins n_levels resamples restarts", count)
+_declare("search_steps size steps", count)
+_declare("every", optional(count))
+_declare("n_classes", partial(count, least=2))
+_declare("n_targets", partial(count, least=0))
+
+
+# --- words and other kinds -------------------------------------------------------------------
+
+
 def choice(name: str, value: Any, options: Any) -> None:
     """Check that a value is one of a few words."""
     if not isinstance(value, str) or value not in options:
@@ -63,34 +108,35 @@ def choice(name: str, value: Any, options: Any) -> None:
         raise ValueError(f"expected {name} to be one of {known}, got {value!r}")
 
 
-def text(name: str, value: object) -> None:
-    """Check a word or a sentence."""
-    if not isinstance(value, str):
-        raise TypeError(f"expected {name} as a str, got {kind(value)}")
+_declare("binning", partial(choice, options=("uniform", "quantile")))
+_declare("label", partial(choice, options=("true", "predicted")))
+_declare("method", partial(choice, options=("gradient", "random_search")))
+_declare("norm", partial(choice, options=("linf", "l2", "l1")))
+_declare("reduction", partial(choice, options=("mean", "sum", "none")))
+_STATISTICS = ("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter")
+_declare("statistic", partial(choice, options=_STATISTICS))
 
 
-def function(name: str, value: object) -> None:
-    """Check a callable."""
-    if not callable(value):
-        raise TypeError(f"expected {name} as a callable, got {kind(value)}")
+def of_type(what: str, *types: Any) -> Callable[[str, object], None]:
+    """Make the check of a value of some types, in words `what`."""
+
+    def check(name: str, value: object) -> None:
+        if not isinstance(value, types):
+            raise TypeError(f"expected {name} as {what}, got {kind(value)}")
+
+    return check
 
 
-def switch(name: str, value: object) -> None:
-    """Check True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"expected {name} as True or False, got {kind(value)}")
-
-
-def generator(value: object) -> None:
-    """Check a random generator or None."""
-    if value is not None and not isinstance(value, torch.Generator):
-        raise TypeError(f"expected generator as a torch.Generator or None, got {kind(value)}")
-
-
-def sequence(name: str, value: object) -> None:
-    """Check a list or a tuple."""
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"expected {name} as a list or tuple, got {kind(value)}")
+function = of_type("a callable", Callable)
+generator = of_type("a torch.Generator or None", torch.Generator, type(None))
+sequence = of_type("a list or tuple", list, tuple)
+_declare("attack loss metric model objective reference", function)
+_declare("backward forward progress", optional(function))
+_declare("generator", generator)
+_declare("against figure", of_type("a str", str))
+_declare("by title", optional(of_type("a str", str)))
+_declare("all_reduce channels_last from_logits joint", of_type("True or False", bool))
+_declare("random_start ranked stop_early targeted", of_type("True or False", bool))
 
 
 def precision(name: str, value: object) -> None:
@@ -107,60 +153,8 @@ def device(name: str, value: Any) -> None:
         raise TypeError(f"expected {name} as a torch.device, got {value!r}") from error
 
 
-def optional(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
-    """Let None pass a check."""
-    return lambda name, value: None if value is None else check(name, value)
-
-
-def one_of(*options: str) -> Callable[[str, Any], object]:
-    """Make the check of one of a few words."""
-    return lambda name, value: choice(name, value, options)
-
-
-# What an argument of each name must be, in whatever function it stands. What is narrower in one
-# function than in the others is checked there.
-_ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
-    name: check
-    for check, names in (
-        (
-            count,
-            "accumulate candidates n n_bins n_levels resamples restarts search_steps size steps",
-        ),
-        (optional(count), "every"),
-        (partial(count, least=2), "n_classes"),
-        (partial(count, least=0), "n_targets"),
-        (partial(number, least=0), "alpha beta gamma kappa l2_bias l2_off_diagonal lam margin"),
-        (partial(number, least=0), "momentum overshoot tol"),
-        (partial(number, least=0, most=1), "rho"),
-        (partial(number, above=0), "initial_c initial_eps"),
-        (partial(number, above=0, most=1), "coverage initial_p tpr"),
-        (partial(number, above=0, most=0.999999), "level"),
-        (optional(partial(number, above=0)), "max_norm step_size"),
-        (optional(partial(number, least=2**-13)), "bandwidth"),
-        (number, "threshold"),
-        (switch, "all_reduce channels_last from_logits joint random_start stop_early targeted"),
-        (function, "attack loss metric model objective reference"),
-        (optional(function), "backward forward progress"),
-        (text, "against figure"),
-        (optional(text), "by title"),
-        (one_of("uniform", "quantile"), "binning"),
-        (one_of("true", "predicted"), "label"),
-        (one_of("gradient", "random_search"), "method"),
-        (one_of("linf", "l2", "l1"), "norm"),
-        (one_of("mean", "sum", "none"), "reduction"),
-        (one_of("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter"), "statistic"),
-        (precision, "autocast"),
-        (optional(device), "device"),
-        (lambda _, value: generator(value), "generator"),
-    )
-    for name in names.split()
-}
-
-
-def arguments(**values: Any) -> None:
-    """Check arguments by what `_ARGUMENTS` says of their names."""
-    for name, value in values.items():
-        _ARGUMENTS[name](name, value)
+_declare("autocast", precision)
+_declare("device", optional(device))
 
 
 # --- paths -----------------------------------------------------------------------------------
@@ -179,14 +173,32 @@ def path(name: str, value: Any) -> None:
 # --- tensors ---------------------------------------------------------------------------------
 
 
+def tensor(
+    name: str, value: Any, *, integer: bool = False, given: Any = None, hint: str = ""
+) -> Tensor:
+    """Check a tensor of a floating dtype, or of an integer one.
+
+    Args:
+        name: What it is.
+        value: The tensor.
+        integer: Whether its numbers are to be whole.
+        given: What the tensor was made from, for the message; the tensor if None.
+        hint: The end of the message for another dtype.
+    """
+    found = kind(value if given is None else given)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected {name} as a torch.Tensor, got {found}")
+    if not (is_integer(value.dtype) if integer else value.is_floating_point()):
+        dtype = "an integer dtype" if integer else "a floating dtype"
+        raise TypeError(f"expected {name} of {dtype}, got {found}{hint}")
+    return value
+
+
 def labels(
     value: Any, n: int, n_classes: int | None = None, device: Any = None, name: str = "labels"
 ) -> Tensor:
     """Check integer labels `(n,)` in `[0, n_classes)` and return them as int64."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected {name} as a torch.Tensor of integers, got {kind(value)}")
-    if not is_integer(value.dtype):
-        raise TypeError(f"expected {name} of an integer dtype, got {kind(value)}")
+    tensor(name, value, integer=True)
     if value.shape != (n,) or n == 0:
         raise ValueError(f"expected {name} of shape ({n or 'n >= 1'},), got {kind(value)}")
     if device is not None and value.device != device:
@@ -211,7 +223,7 @@ _ONE_COLUMN = {
 }
 
 
-def class_rows(name: str, value: Tensor, n: int | None = None, given: Any = None) -> None:
+def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -> None:
     """Check logits or probabilities `(n, classes)` of two classes or more.
 
     Args:
@@ -220,15 +232,12 @@ def class_rows(name: str, value: Tensor, n: int | None = None, given: Any = None
         n: The number of rows; any but 0 if None.
         given: What the tensor was made from, for the message; the tensor if None.
     """
+    tensor(name, value, given=given)
     shape = value.shape if value.ndim == 2 else (0, 0)
-    if value.is_floating_point() and shape[0] > 0 and shape[1] > 1 and n in (None, shape[0]):
-        return
-    found = kind(value if given is None else given)
-    if not value.is_floating_point():
-        raise TypeError(f"expected {name} of a floating dtype, got {found}")
-    rows, one_column = "n >= 1" if n is None else n, value.shape[1:] in ((), (1,))
-    hint = f"; pass {_ONE_COLUMN[name]}" if value.ndim and one_column else ""
-    raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
+    if shape[0] == 0 or shape[1] < 2 or n not in (None, shape[0]):
+        rows, found = "n >= 1" if n is None else n, kind(value if given is None else given)
+        hint = f"; pass {_ONE_COLUMN[name]}" if value.shape[1:] in ((), (1,)) else ""
+        raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
 
 
 def with_softmax(value: Tensor) -> Tensor:
@@ -294,23 +303,17 @@ def losses(value: Any, n: int) -> Tensor:
 
 def inputs(value: Any) -> Tensor:
     """Check floating inputs `(n, ...)`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected inputs as a torch.Tensor, got {kind(value)}")
-    if not value.is_floating_point():
-        raise TypeError(
-            f"expected inputs of a floating dtype, got {kind(value)}; "
-            "divide 8-bit images by 255 first"
-        )
-    if value.ndim < 2 or value.numel() == 0:
+    checked = tensor("inputs", value, hint="; divide 8-bit images by 255 first")
+    if checked.ndim < 2 or checked.numel() == 0:
         raise ValueError(f"expected inputs of shape (n >= 1, ...), got {kind(value)}")
-    return value
+    return checked
 
 
 def examples(inputs_: Any, labels_: Any) -> tuple[Tensor, Tensor]:
     """Check finite inputs `(n, ...)` and integer labels `(n,)` on one device."""
     checked = inputs(inputs_)
     least, most = (float(end) for end in checked.detach().aminmax())
-    if not -math.inf < least <= most < math.inf:
+    if not -inf < least <= most < inf:
         raise ValueError(f"expected finite inputs, got values from {least:g} to {most:g}")
     return checked, labels(labels_, len(checked), device=checked.device)
 
@@ -348,9 +351,7 @@ def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
         Two floats, or two tensors of the shape of the points, to be given to `torch.clamp`. They
         have the precision of the points: a pixel of 0.7 is not above a bound of 0.7.
     """
-    ends = (-math.inf, math.inf) if bounds is None else bounds
-    if not isinstance(ends, (tuple, list)) or len(ends) != 2:
-        raise TypeError(f"expected bounds as a pair (low, high) or None, got {bounds!r}")
+    ends = _pair((-inf, inf) if bounds is None else bounds)
     if not any(isinstance(end, Tensor) for end in ends):
         return tuple(torch.tensor(bounds_pair(ends), dtype=points.dtype, device="cpu").tolist())
     low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
@@ -361,12 +362,16 @@ def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
 
 def bounds_pair(bounds: Any) -> tuple[float, float]:
     """Check `(low, high)` with low < high; either may be infinite."""
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise TypeError(f"expected bounds as a pair (low, high), got {bounds!r}")
-    low, high = _end("bounds[0]", bounds[0]), _end("bounds[1]", bounds[1])
+    low, high = (_end(f"bounds[{i}]", end) for i, end in enumerate(_pair(bounds)))
     if not low < high:
         raise ValueError(f"expected bounds with low < high, got ({low:g}, {high:g})")
     return low, high
+
+
+def _pair(bounds: Any) -> tuple[Any, Any]:
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"expected bounds as a pair (low, high) or None, got {bounds!r}")
+    return bounds[0], bounds[1]
 
 
 def _end(name: str, value: Any) -> float:
@@ -381,10 +386,8 @@ def _bound(name: str, value: Any, points: Tensor) -> Tensor:
         try:
             return end.expand(points.shape)
         except RuntimeError:
-            shape = tuple(points.shape)
-            raise ValueError(
-                f"expected {name} that broadcasts to inputs of shape {shape}, got {kind(value)}"
-            ) from None
+            shapes = f"inputs of shape {tuple(points.shape)}, got {kind(value)}"
+            raise ValueError(f"expected {name} that broadcasts to {shapes}") from None
 
 
 def _reals(name: str, value: Tensor, points: Tensor) -> Tensor:
@@ -404,7 +407,7 @@ def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
     radii = _reals(name, value, points)
     if radii.shape != (len(points),):
         raise ValueError(f"expected {name} of shape ({len(points)},), got {kind(value)}")
-    for bad in radii[~((radii >= 0) & (radii < math.inf))]:
+    for bad in radii[~((radii >= 0) & (radii < inf))]:
         raise ValueError(f"expected {name} >= 0, got {float(bad)}")
     return radii
 
@@ -416,7 +419,7 @@ def resolve(value: torch.Generator | None, device: torch.device) -> torch.Genera
     governs it, and leaves the original where it was: a second call draws the same numbers.
     """
     if value is not None:
-        generator(value)
+        generator("generator", value)
         return value
     if device.type == "cuda":
         return torch.Generator(device).set_state(torch.cuda.get_rng_state(device))

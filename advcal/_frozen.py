@@ -32,22 +32,18 @@ def logits_of(model: Model, inputs: Tensor) -> Tensor:
     return logits
 
 
-_unseen = ContextVar("_unseen", default=False)
-_watched = ContextVar("_watched", default=False)
+_unseen: ContextVar[bool | None] = ContextVar("_unseen", default=None)  # None: nobody watches
 
 
 @contextmanager
 def watching(*, warn: bool = True) -> Iterator[None]:
     """Warn of probabilities inside, once, unless told not to; nested uses do nothing."""
-    if _watched.get():
-        yield
-        return
-    tokens = _watched.set(True), _unseen.set(warn)
+    token = _unseen.set(warn) if _unseen.get() is None else None
     try:
         yield
     finally:
-        _watched.reset(tokens[0])
-        _unseen.reset(tokens[1])
+        if token is not None:
+            _unseen.reset(token)
 
 
 @contextmanager
@@ -67,164 +63,110 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
         grad: Whether gradients flow inside, whatever the caller's grad mode is.
     """
     _checks.function("model", model)
-    with torch.inference_mode(False), watching():
-        stay = _Stay(model, grad)
+    with torch.inference_mode(False), watching(), torch.set_grad_enabled(grad):
+        stay = object()
         try:
             try:
-                stay.begin()
+                _alone(_enter, stay, model, grad)
                 yield
             finally:
-                stay.end()
+                _alone(_leave, stay)
         finally:
-            stay.end()  # what is left to do, if Ctrl-C came into the first
+            _alone(_leave, stay)  # what is left to do, if Ctrl-C came into the first
 
 
-_holds: "dict[tuple[int, bool], _Hold]" = {}
+class _Part(NamedTuple):
+    """What can change of a model: models can share parts, as an ensemble and its members do."""
+
+    restore: Callable[[], object]
+    stays: set[object]  # the uses of `frozen` that hold it; the last one out restores
+
+
+_parts: dict[Hashable, _Part] = {}
+_switched: dict[Hashable, nn.Module] = {}  # models put in eval mode, by their own mode's key
 _lock = threading.RLock()
 
 
-def _alone(work: Callable[[], None]) -> None:
+def _alone(work: Callable[..., None], *arguments: Any) -> None:
     try:
         with _lock:
-            work()
+            work(*arguments)
     finally:
         while _lock._is_owned():  # type: ignore[attr-defined]  # Ctrl-C came before the release
             _lock.release()
 
 
-class _Buffer(NamedTuple):
-    module: nn.Module
-    name: str
-    tensor: Tensor
-    value: Tensor
-
-
-class _Stay:
-    """One use of `frozen`. Ending it twice is ending it once."""
-
-    def __init__(self, model: object, grad: bool) -> None:
-        self.model, self.grad, self.before = model, grad, torch.is_grad_enabled()
-
-    def begin(self) -> None:
-        if isinstance(self.model, nn.Module):
-            _alone(self._enter)
-        torch.set_grad_enabled(self.grad)
-
-    def end(self) -> None:
-        _alone(self._leave)
-        torch.set_grad_enabled(self.before)
-
-    def _enter(self) -> None:
-        for flags in (False, True) if self.grad else (False,):
-            key = id(self.model), flags
-            hold = _holds.setdefault(key, _Hold(self.model, flags))
-            hold.stays.add(self)
-            hold.take()
-
-    def _leave(self) -> None:
-        for key, hold in list(_holds.items()):
-            if self in hold.stays or not hold.stays:
-                hold.stays.discard(self)
-                if not hold.stays:
-                    hold.drop()
-                    _holds.pop(key, None)
-
-
-class _Hold:
-    """What is kept of one model for all who are inside: its parameters' flags, or all else.
-
-    `before` is what puts it back, by what it is: models can share parts, as an ensemble and its
-    members do, and such a part waits for the last of them.
-    """
-
-    def __init__(self, model: Any, flags: bool) -> None:
-        self.model, self.flags = model, flags
-        self.stays: set[_Stay] = set()
-        self.before: dict[Hashable, Callable[[], object] | _Buffer] = {}
-        self.ready = self.switched = False
-
-    def take(self) -> None:
-        """Note what there is, then freeze. What is there already costs next to nothing."""
-        if not self.ready:
-            if not self.before:
-                found = dict(_flags(self.model) if self.flags else _state(self.model))
-                for other in self._others():
-                    found |= {key: other.before[key] for key in found.keys() & other.before.keys()}
-                self.before = found
-            for parameter in self.model.parameters() if self.flags else ():
-                if parameter.requires_grad and not parameter.is_inference():
-                    parameter.requires_grad_(False)
-            for module, name in () if self.flags else _synchronised(self.model):
-                setattr(module, name, False)
-            self.ready = True
-        if not self.flags and getattr(bare(self.model), "training", False):
-            self._switch()
-
-    def _switch(self) -> None:
-        self.switched = True
+def _enter(stay: object, model: Any, grad: bool) -> None:
+    """Note what there is, unless another use did, then freeze it."""
+    if not isinstance(model, nn.Module):
+        return
+    for key, put, read, inside in _state(model, grad):
+        if key not in _parts:
+            _parts[key] = _Part(partial(put, read()), set())
+        _parts[key].stays.add(stay)
+        if inside is not None:
+            put(inside)
+    if getattr(bare(model), "training", False):
+        _switched[id(model), "training"] = model
         try:
-            self.model.eval()
+            model.eval()
         except NotImplementedError:  # an exported program stays in the mode of its export
-            self.switched = False
-            for module in self.model.modules():
+            del _switched[id(model), "training"]
+            for module in model.modules():
                 module.training = False
 
-    def _others(self) -> "list[_Hold]":
-        return [each for each in _holds.values() if each is not self and each.flags == self.flags]
 
-    def drop(self) -> None:
-        """Put back what nobody else holds; stopped anywhere, it can be begun again."""
-        self.ready = False
-        held = {key for other in self._others() for key in other.before}
-        if self.switched and held.isdisjoint(self.before):
-            self.model.train()  # which may do more than set the flags
-        free = [before for key, before in self.before.items() if key not in held]
-        for before in free:
-            if not isinstance(before, _Buffer):
-                before()
-        _write_back([before for before in free if isinstance(before, _Buffer)])
-
-
-def _flags(model: nn.Module) -> Iterator[tuple[Hashable, Callable[[], object]]]:
-    held = {key for hold in _holds.values() if hold.flags for key in hold.before}
-    for parameter in model.parameters():
-        if (parameter.requires_grad or id(parameter) in held) and not parameter.is_inference():
-            yield id(parameter), partial(parameter.requires_grad_, True)
+def _leave(stay: object) -> None:
+    """Put back what nobody else holds; stopped anywhere, it can be begun again."""
+    free = {key: part for key, part in _parts.items() if part.stays <= {stay}}
+    held = _parts.keys() - free.keys()
+    for key in _switched.keys() & free.keys():
+        if held.isdisjoint((id(module), "training") for module in _switched[key].modules()):
+            _switched[key].train()  # which may do more than set the flags
+    for part in free.values():
+        part.restore()
+    for part in _parts.values():
+        part.stays.discard(stay)
+    for key in free:
+        _switched.pop(key, None)
+        _parts.pop(key, None)
 
 
-def _state(model: nn.Module) -> Iterator[tuple[Hashable, Callable[[], object] | _Buffer]]:
+_Found = tuple[Hashable, Callable[[Any], object], Callable[[], Any], bool | None]
+
+
+def _state(model: nn.Module, grad: bool) -> Iterator[_Found]:
+    """Yield what may change: its key, what sets it, what reads it, and what it is to be inside."""
     for module in model.modules():
+        names: dict[str, bool | None] = {}
         if hasattr(module, "training"):  # what torch.jit.freeze made has none
-            yield id(module), partial(setattr, module, "training", module.training)
-    for module, name in _synchronised(model):
-        yield (id(module), name), partial(setattr, module, name, getattr(module, name))
-    for buffer in _buffers(model):
-        yield (id(buffer.module), buffer.name), buffer
+            names["training"] = None
+        if isinstance(module, DistributedDataParallel):
+            names |= {"require_backward_grad_sync": False, "require_forward_param_sync": False}
+        for name, inside in names.items():
+            put, read = partial(setattr, module, name), partial(getattr, module, name)
+            yield (id(module), name), put, read, inside
+    for parameter in model.parameters() if grad else ():
+        if (parameter.requires_grad or id(parameter) in _parts) and not parameter.is_inference():
+            yield id(parameter), parameter.requires_grad_, lambda: True, False
+    for module, name, tensor in _buffers(model):
+        yield (id(module), name), partial(_write_back, module, name, tensor), tensor.clone, None
 
 
-def _synchronised(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    names = ("require_backward_grad_sync", "require_forward_param_sync")
-    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
-    return [(module, name) for module in wrappers for name in names]
+def _buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for module in model.modules():
+        for name, tensor in module._buffers.items():
+            if tensor is not None:
+                yield module, name, tensor
 
 
-def _buffers(model: nn.Module) -> list[_Buffer]:
-    return [
-        _Buffer(module, name, tensor, tensor.clone())
-        for module in model.modules()
-        for name, tensor in module._buffers.items()
-        if tensor is not None
-    ]
-
-
-def _write_back(buffers: list[_Buffer]) -> None:
-    with torch.no_grad():
-        for module, name, tensor, value in buffers:
-            # By value: batch_norm writes its statistics without a new version of the tensor.
-            # And only then: a copy would spoil a graph of the caller's that has the buffer.
-            if not (tensor.is_inference() or torch.equal(tensor, value)):
-                tensor.copy_(value)
-            module._buffers[name] = tensor
+def _write_back(module: nn.Module, name: str, tensor: Tensor, value: Tensor) -> None:
+    # By value: batch_norm writes its statistics without a new version of the tensor.
+    # And only then: a copy would spoil a graph of the caller's that has the buffer.
+    if not (tensor.is_inference() or torch.equal(tensor, value)):
+        with torch.no_grad():
+            tensor.copy_(value)
+    module._buffers[name] = tensor
 
 
 def unwrapped(model: Any) -> Any:
@@ -233,16 +175,18 @@ def unwrapped(model: Any) -> Any:
     A compiled model stays compiled, unless there is one of these inside it.
     """
     inner = model
-    while isinstance(inner, nn.Module):
-        if isinstance(inner, DistributedDataParallel):
-            model = inner = inner.module
-        elif "_forward_module" in inner._modules:  # Fabric's
-            model = inner = inner._modules["_forward_module"]
-        elif "_orig_mod" in inner._modules:  # torch.compile's
-            inner = inner._modules["_orig_mod"]
-        else:
-            break
+    while isinstance(inner, nn.Module) and not isinstance(inner, DataParallel):
+        outer, inner = inner, _inside(inner)
+        if inner is not None and "_orig_mod" not in outer._modules:
+            model = inner
     return model
+
+
+def _inside(model: nn.Module) -> Any:
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        return model.module
+    found = [name for name in ("_forward_module", "_orig_mod") if name in model._modules]
+    return model._modules[found[0]] if found else None  # Fabric's, torch.compile's
 
 
 def parallel(model: nn.Module) -> DistributedDataParallel | None:
@@ -254,21 +198,20 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
 
 def bare(model: nn.Module) -> nn.Module:
     """Return the module inside all wrappers, whose names of weights are the plain ones."""
-    inner = unwrapped(model)
-    inner = inner.module if isinstance(inner, DataParallel) else inner
-    compiled = "_orig_mod" in inner._modules
-    found: nn.Module = inner._modules["_orig_mod"] if compiled else inner
-    return found
+    while isinstance(inner := _inside(model), nn.Module):
+        model = inner
+    return model
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Undo on the way out what forward passes do to the buffers of a model."""
-    buffers = _buffers(model)
+    held = [(*found, found[-1].clone()) for found in _buffers(model)]
     try:
         yield
     finally:
-        _write_back(buffers)
+        for module, name, tensor, value in held:
+            _write_back(module, name, tensor, value)
 
 
 class Around(nn.Module):

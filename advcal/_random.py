@@ -5,10 +5,6 @@ from contextlib import contextmanager
 
 import torch
 
-from advcal._checks import resolve
-
-__all__ = ["anew", "onward", "resolve"]
-
 
 def onward(generator: torch.Generator | None) -> torch.Generator:
     """Return the caller's generator, or a new one that the global random state seeds and moves by.

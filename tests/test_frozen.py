@@ -36,7 +36,7 @@ def modes(model):
 
 
 def empty():
-    return not (_frozen._holds or _frozen._lock._is_owned())
+    return not (_frozen._parts or _frozen._switched or _frozen._lock._is_owned())
 
 
 # --- threads ---------------------------------------------------------------------------------

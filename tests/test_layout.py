@@ -40,7 +40,7 @@ POSITIONAL = {
     "in_batches", "inputs", "labels", "levels", "logits", "metric", "model", "models",
     "n_classes", "objective", "optimizer", "out_batches", "path", "points", "probs", "records",
     "rows", "runs", "score", "scores", "settings", "size", "smoothing", "sources", "state",
-    "targets", "train", "validation", "values",
+    "targets", "train", "validation",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {

@@ -8,7 +8,7 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import ball, per_example
+from advcal.attacks._balls import around, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
@@ -42,8 +42,7 @@ def ace(
         eps: The first radius, in units of `inputs`: a number, or one for each example.
         norm: `"linf"`, as published, `"l2"` or `"l1"`.
         search_steps: How many radii to try at most.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         Miscalibrated inputs, of the shape, dtype and device of `inputs`.
@@ -62,10 +61,9 @@ def ace(
         Galil & El-Yaniv, Disrupting Deep Uncertainty Estimation Without Harming Accuracy,
         NeurIPS 2021, algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(norm=norm, search_steps=search_steps)
+    region, labels = around(norm, inputs, labels, eps, bounds)
+    _checks.arguments(search_steps=search_steps)
     with frozen(model, grad=True):
-        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
         inputs, first = region.centre, torch.as_tensor(region.radius, dtype=torch.float64)
 
         def confidence(logits: Tensor) -> Tensor:
@@ -122,11 +120,9 @@ def generalised_ace(
         omega: Probabilities, shape `(classes,)` or `(n, classes)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The first length of a step in `norm`; `2.5 * eps / steps` if None. Random search
-            has no use for it.
-        method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        step_size: The first length of a step in `norm`; `2.5 * eps / steps` if None.
+        method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: Where random search draws from; a copy of the global one if None.
 
     Returns:
@@ -151,14 +147,11 @@ def generalised_ace(
         Emde et al., Towards Certification of Uncertainty Calibration under Adversarial Attacks,
         ICLR 2025.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(norm=norm, steps=steps, step_size=step_size)
-    _checks.arguments(method=method, generator=generator)
+    region, labels = around(norm, inputs, labels, eps, bounds)
+    _checks.arguments(steps=steps, step_size=step_size, method=method, generator=generator)
     if _checks.number("eta", eta) == 0:
         raise ValueError(f"expected eta other than 0, got {eta}")
-    omega = _distribution(omega, inputs)
-    region = ball(norm, inputs, eps, bounds)
-    inputs = region.centre
+    inputs, omega = region.centre, _distribution(omega, inputs)
     with frozen(model, grad=True):
         clean = logits_at(model, inputs)
         _checks.label_range(labels, clean.shape[1])

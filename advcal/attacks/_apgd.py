@@ -10,7 +10,7 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, rivals
 from advcal._typing import Bounds, Loss, Model, Norm
-from advcal.attacks._balls import Ball, ball
+from advcal.attacks._balls import Ball, around
 from advcal.attacks._gradient import (
     LOSSES,
     Best,
@@ -72,20 +72,15 @@ def apgd(
         restarts: How many times to start; more than one needs `random_start`.
         random_start: Whether to start at a random point of the ball instead of at the input.
         rho: The share of the steps that must raise the loss, from 0 to 1.
-        loss: `"cross_entropy"`, `"margin"`, `"dlr"`, or a callable `(logits, labels) -> (n,)`,
-            such as a library loss as it is, which is raised (lowered if `targeted`); `"kl"` is the
-            divergence from what the model says of the inputs, one more forward pass; it needs a
-            random start, since it has no slope at the inputs. With `n_targets` one of the first
-            three.
+        loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
+            `(logits, labels) -> (n,)`; with `n_targets` one of the first three.
         targeted: Whether to move towards `labels` instead of away from them.
         n_targets: How many wrong classes to aim at, one after the other; no more than there are.
             0 is the plain attack.
         stop_early: Whether an example leaves the batch once it is fooled. Whether each example is
             fooled stays the same.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the random start comes from; a copy of the global one if None, so that
-            two calls in a row start alike.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where the random start comes from; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -103,7 +98,7 @@ def apgd(
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
         Parameter-free Attacks, ICML 2020, algorithm 1 and section 4.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    region, labels = around(norm, inputs, labels, eps, bounds)
     _checks.arguments(norm=norm, steps=steps, restarts=restarts, random_start=random_start)
     _checks.arguments(rho=rho, targeted=targeted, n_targets=n_targets)
     _checks.arguments(stop_early=stop_early, generator=generator)
@@ -112,7 +107,6 @@ def apgd(
     if n_targets and targeted:
         raise ValueError(f"expected n_targets=0 with targeted, got {n_targets}")
     with frozen(model, grad=True):
-        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
         inputs = region.centre
         if n_targets:
             goals = _aims(loss, model, inputs, labels, n_targets)

@@ -12,7 +12,7 @@ from advcal._frozen import frozen
 from advcal._logits import masked
 from advcal._typing import Attack, Bounds, Model, Norm
 from advcal.attacks._apgd import apgd
-from advcal.attacks._balls import ball
+from advcal.attacks._balls import around, ball
 from advcal.attacks._combine import one_by_one
 from advcal.attacks._fmn import fmn
 from advcal.attacks._gradient import logits_at
@@ -51,10 +51,8 @@ def autoattack(
         steps: The steps of `apgd`, in each of its runs, and of `fmn`.
         n_targets: How many wrong classes to aim at, at most.
         queries: How often `square` calls the model, at most.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the random starts and squares come from; a copy of the global one if None,
-            so that two calls in a row draw alike.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where random starts and squares come from; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`. Where one withstands, the
@@ -75,11 +73,10 @@ def autoattack(
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
         Parameter-free Attacks, ICML 2020, section 5.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(norm=norm, steps=steps, n_targets=n_targets, generator=generator)
+    region, labels = around(norm, inputs, labels, eps, bounds)
+    _checks.arguments(steps=steps, n_targets=n_targets, generator=generator)
     _checks.count("queries", queries, least=0)
     with frozen(model, grad=False):
-        region = ball(norm, inputs, eps, bounds)
         n_classes = int((~masked(logits_at(model, region.centre))).sum(dim=1).max())
         generator = _checks.resolve(generator, inputs.device)
         climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)

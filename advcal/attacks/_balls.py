@@ -122,18 +122,6 @@ class Ball:
         out = ((gradient > 0) & (points >= high)) | ((gradient < 0) & (points <= low))
         return gradient.masked_fill(out, 0)
 
-    def free(self, values: Tensor) -> Tensor:
-        """Put values to 0 where the bounds meet, at which nothing may change.
-
-        Args:
-            values: Values that broadcast to the inputs.
-
-        Returns:
-            The values.
-        """
-        low, high = self.bounds
-        return values.masked_fill(low == high, 0) if isinstance(low, Tensor) else values
-
     def _share(self, generator: torch.Generator) -> Tensor:
         """Draw the share of the radius that a uniform point of a ball is off, shape `(n,)`."""
         share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
@@ -189,7 +177,7 @@ class _L2(Ball, norm="l2", order=2, dual=2):
         return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        noise = self.free(_draw(torch.randn, self.centre, generator))
+        noise = free(_draw(torch.randn, self.centre, generator), self.bounds)
         length = per_example(times(self.radius, self._share(generator)), self.centre)
         return self.project((self.centre + length * self.steepest(noise)).to(self.centre.dtype))
 
@@ -245,7 +233,7 @@ class _L1(Ball, norm="l1", order=1, dual=torch.inf):
     def random_point(self, generator: torch.Generator) -> Tensor:
         sign = _draw(torch.rand, self.centre, generator).sub(0.5).sign()
         share = -_draw(torch.rand, self.centre, generator).double().clamp_min(2**-53).log()
-        share = self.free(share)
+        share = free(share, self.bounds)
         total = per_example(share.flatten(1).sum(dim=1), share)
         share = share / torch.where(total > 0, total, 1.0)
         length = per_example(times(self.radius, self._share(generator)), share)
@@ -264,8 +252,7 @@ def linf(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) ->
     Args:
         inputs: The centres, shape `(n, ...)`, within `bounds`.
         eps: The radius, in units of `inputs`: a number, or one for each input, shape `(n,)`.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         The balls.
@@ -290,8 +277,7 @@ def l2(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> B
     Args:
         inputs: The centres, shape `(n, ...)`, within `bounds`.
         eps: The radius, in units of `inputs`: a number, or one for each input, shape `(n,)`.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         The balls.
@@ -317,8 +303,7 @@ def l1(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> B
         inputs: The centres, shape `(n, ...)`, within `bounds`.
         eps: The radius, in units of `inputs`, the sum of all changes: a number, or one for each
             input, shape `(n,)`.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         The balls.
@@ -344,6 +329,21 @@ def ball(name: str, inputs: Tensor, eps: float | Tensor, bounds: Bounds) -> Ball
     radius, box = _checks.radius(eps, _checks.inputs(inputs)), _checks.box(bounds, inputs)
     with torch.inference_mode(False):
         return Ball.norms[name](inputs.detach().clone(), radius, box)
+
+
+def around(
+    name: str, inputs: Tensor, labels: Tensor, eps: float | Tensor, bounds: Bounds
+) -> tuple[Ball, Tensor]:
+    """Check what attacks within a radius take; return the balls, and a copy of the labels."""
+    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    with torch.inference_mode(False):
+        return ball(name, inputs, eps, bounds), labels.clone()
+
+
+def free(values: Tensor, bounds: tuple[Any, Any]) -> Tensor:
+    """Put values to 0 where the bounds meet: nothing may change there."""
+    low, high = bounds
+    return values.masked_fill(low == high, 0) if isinstance(low, Tensor) else values
 
 
 def norm(offsets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, renyi
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import Ball, ball
+from advcal.attacks._balls import Ball, around
 from advcal.attacks._gradient import logits_at
 from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
 from advcal.attacks._search import Method, search_keeping
@@ -56,9 +56,8 @@ def uca(
         step_size: The first length of a step in `norm`; `4 * eps / steps` if None, `eps / steps`
             below 10 steps. Random search has no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
-        method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:
@@ -78,9 +77,8 @@ def uca(
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3. Their code lowers
         another objective.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method)
-    return _steer(model, region, labels, how, _lowest, generator)
+    how = _How(steps, step_size, random_start, method)
+    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _lowest, generator)
 
 
 def oca(
@@ -113,12 +111,10 @@ def oca(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The length of a step in `norm`; `2.5 * eps / steps` if None. Random search has
-            no use for it.
+        step_size: The length of a step in `norm`; `2.5 * eps / steps` if None.
         random_start: Whether to start at a random point of the ball instead of at the input.
-        method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:
@@ -137,9 +133,8 @@ def oca(
     References:
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method)
-    return _steer(model, region, labels, how, _highest, generator)
+    how = _How(steps, step_size, random_start, method)
+    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _highest, generator)
 
 
 def mma(
@@ -171,12 +166,10 @@ def mma(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The first length of a step in `norm`; those of `uca` and `oca` if None. Random
-            search has no use for it.
+        step_size: The first length of a step in `norm`; that of `uca` or `oca` if None.
         random_start: Whether to start at a random point of the ball instead of at the input.
-        method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:
@@ -196,9 +189,8 @@ def mma(
     References:
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method)
-    return _steer(model, region, labels, how, _wrong, generator)
+    how = _How(steps, step_size, random_start, method)
+    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _wrong, generator)
 
 
 def rca(
@@ -233,14 +225,11 @@ def rca(
         norm: `"linf"`, `"l2"` or `"l1"`.
         tol: How near to its target a confidence must come, at least 0.
         steps: The number of steps; with random search the number of queries.
-        step_size: The first length of a step in `norm`; those of `uca` and `oca` if None. Random
-            search has no use for it.
+        step_size: The first length of a step in `norm`; that of `uca` or `oca` if None.
         random_start: Whether to start at a random point of the ball instead of at the input.
-        method: `"gradient"`, or `"random_search"` to use the logits only.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where random numbers come from, the targets first; a copy of the global one if
-            None.
+        method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where random numbers come from, targets first; a copy of the global one if None.
 
     Returns:
         Inputs of random confidence, of the shape, dtype and device of `inputs`.
@@ -260,9 +249,8 @@ def rca(
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
     _checks.arguments(tol=tol)
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    region, how = ball(norm, inputs, eps, bounds), _How(steps, step_size, random_start, method, tol)
-    return _steer(model, region, labels, how, _random, generator)
+    how = _How(steps, step_size, random_start, method, tol)
+    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _random, generator)
 
 
 def _lowest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -296,8 +284,7 @@ class _How(NamedTuple):
 
 def _steer(
     model: Model,
-    region: Ball,
-    labels: Tensor,
+    examples: tuple[Ball, Tensor],
     how: _How,
     wanted_of: Callable[[Tensor, Tensor, torch.Generator], Tensor],
     generator: torch.Generator | None,
@@ -307,7 +294,8 @@ def _steer(
     What is wanted comes of the clean logits, the labels and the generator.
     """
     _checks.arguments(**how._asdict(), generator=generator)
-    inputs, steps = region.centre, how.steps
+    (region, labels), steps = examples, how.steps
+    inputs = region.centre
     with frozen(model, grad=True):
         generator = _checks.resolve(generator, inputs.device)
         clean = logits_at(model, inputs)

@@ -62,8 +62,7 @@ def cw_l2(
         initial_c: The first $c$.
         kappa: By how much another logit must lead, $\kappa \ge 0$.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

@@ -7,9 +7,9 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import norm, per_example
+from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, free, unit
+from advcal.attacks._nearest import Nearest, corner, cosine, unit
 
 
 def ddn(
@@ -42,8 +42,7 @@ def ddn(
         initial_eps: The first norm, in units of `inputs`.
         gamma: By which share the norm changes at each step, at most 1.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

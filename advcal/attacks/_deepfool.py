@@ -10,9 +10,9 @@ from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import DUAL_ORDERS, of_rows, per_example
+from advcal.attacks._balls import DUAL_ORDERS, free, of_rows, per_example
 from advcal.attacks._gradient import logits_at, select
-from advcal.attacks._nearest import Box, behind, free, lengths, unit
+from advcal.attacks._nearest import Box, behind, lengths, unit
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps
 # that the box cuts do not creep: of the move and of the whole way so far, and of the numbers moved.
@@ -49,8 +49,7 @@ def deepfool(
         candidates: The boundaries of how many other classes are tried: those of the highest logits
             at the inputs.
         overshoot: $\eta$, how much further to go than to the boundary.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

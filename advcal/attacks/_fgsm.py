@@ -6,7 +6,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._typing import Bounds, Loss, Model, Norm
-from advcal.attacks._balls import ball
+from advcal.attacks._balls import around, ball
 from advcal.attacks._gradient import climb, goal_of
 from advcal.attacks._pgd import Steepest, first_step
 
@@ -41,15 +41,11 @@ def fgsm(
         step_size: The length of the step in `norm`; if None `eps`, and `1.25 * eps` from a random
             start.
         random_start: Whether to start at a random point of the ball instead of at the input.
-        loss: `"cross_entropy"`, `"margin"`, `"dlr"`, or a callable `(logits, labels) -> (n,)`,
-            such as a library loss as it is, which is raised (lowered if `targeted`); `"kl"`, the
-            divergence from what the model says of the inputs, is for a random start, since it has
-            no slope at the inputs.
+        loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
+            `(logits, labels) -> (n,)`.
         targeted: Whether to move towards `labels` instead of away from them.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the random start comes from; a copy of the global one if None, so that
-            two calls in a row start alike. Give one in training.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where the random start comes from; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -67,11 +63,10 @@ def fgsm(
         Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4.
         Wong et al., Fast is Better than Free: Revisiting Adversarial Training, ICLR 2020 (FGSM-RS).
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(norm=norm, step_size=step_size, random_start=random_start)
+    region, labels = around(norm, inputs, labels, eps, bounds)
+    _checks.arguments(step_size=step_size, random_start=random_start)
     _checks.arguments(targeted=targeted, generator=generator)
     with frozen(model, grad=True):
-        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
         inputs = region.centre
         goal = goal_of(loss, model, inputs, labels, targeted)
         source = _checks.resolve(generator, inputs.device)
@@ -107,12 +102,10 @@ def n_fgsm(
             example, shape `(n,)`.
         noise: $k$, the reach of the noise in units of `eps`.
         step_size: The length of the step; `eps` if None.
-        loss: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
-            `(logits, labels) -> (n,)`, which is raised.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the noise comes from; a copy of the global one if None, so that two calls
-            in a row draw the same. Give one in training.
+        loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
+            `(logits, labels) -> (n,)`.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where the noise comes from; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

@@ -9,9 +9,9 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import DUAL_ORDERS, per_example
+from advcal.attacks._balls import DUAL_ORDERS, free, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, free, lengths, unit
+from advcal.attacks._nearest import Nearest, corner, cosine, lengths, unit
 
 
 def fmn(
@@ -50,8 +50,7 @@ def fmn(
         step_size: The first length of a step in L2, whatever the norm.
         gamma: By which share the radius changes at first, at most 1.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

@@ -9,9 +9,9 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import norm, per_example
+from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
-from advcal.attacks._nearest import Box, Nearest, corner, dot, free, unit
+from advcal.attacks._nearest import Box, Nearest, corner, dot, unit
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
 _SETTLED = 3e-3  # the overshoot to go on with once an example has been fooled
@@ -58,8 +58,7 @@ def foot(
         steps: The number of steps.
         candidates: How many classes have a search of their own; of no use if `targeted`.
         targeted: Whether to reach `labels` instead of leaving them.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to `inputs`, or None for no bounds. An entry whose bounds meet stays as it is.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

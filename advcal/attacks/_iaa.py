@@ -60,15 +60,13 @@ def iaa(
         norm: `"linf"`, `"l2"` or `"l1"`.
         lam: $\lambda \ge 0$. The larger, the lower the confidence; the authors study 1 to 10.
         steps: The number of steps; with random search the number of queries.
-        step_size: The first length of a step in `norm`; `eps / steps` if None. Random search has
-            no use for it.
+        step_size: The first length of a step in `norm`; `eps / steps` if None.
         random_start: Whether to start at a random point of the ball instead of at the input.
         label: Which label is kept, `"true"` or `"predicted"`.
         variant: `"accept"` or `"published"`.
-        method: `"gradient"`, or `"random_search"` to use the logits only; not with the published
-            variant.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
+        method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`,
+            and is not for the published variant.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: Where random numbers come from; a copy of the global one if None.
 
     Returns:

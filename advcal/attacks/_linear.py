@@ -7,9 +7,9 @@ from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import norm, per_example
+from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import select
-from advcal.attacks._nearest import Box, behind, dot, free, unit
+from advcal.attacks._nearest import Box, behind, dot, unit
 
 _NEWTON = 10  # iterations at most along a ray that the box bends: no pass of the model
 _TOLERANCE = 1e-4  # of the goal, by which a bent ray may fall short

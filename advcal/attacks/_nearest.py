@@ -79,12 +79,6 @@ def corner(inputs: Tensor, bounds: Box) -> Tensor:
     return torch.maximum(inputs - bounds[0], bounds[1] - inputs)
 
 
-def free(gradient: Tensor, bounds: Box) -> Tensor:
-    """Put the gradient to zero in entries whose bounds meet: they cannot move."""
-    low, high = bounds
-    return torch.where(low < high, gradient, 0.0) if isinstance(low, Tensor) else gradient
-
-
 def cosine(first: float, last: float, fraction: float) -> float:
     """Anneal from the first value at fraction 0 to the last at fraction 1."""
     return last + (first - last) * (1 + math.cos(math.pi * fraction)) / 2

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import ball
+from advcal.attacks._balls import around
 
 
 def uniform_noise(
@@ -28,10 +28,8 @@ def uniform_noise(
         labels: Integer labels, shape `(n,)`; only checked.
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the noise comes from; a copy of the global one if None, so that two calls
-            in a row draw the same.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where the noise comes from; a copy of the global one if None.
 
     Returns:
         Noisy inputs, of the shape, dtype and device of `inputs`.
@@ -47,8 +45,7 @@ def uniform_noise(
         >>> bool((noisy - inputs).abs().max() <= 0.1)
         True
     """
-    _checks.arguments(model=model, norm=norm, generator=generator)
-    inputs, _, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    _checks.arguments(model=model, generator=generator)
+    region, _ = around(norm, inputs, labels, eps, bounds)
     with torch.inference_mode(False), torch.no_grad():
-        source = _checks.resolve(generator, inputs.device)
-        return ball(norm, inputs, eps, bounds).random_point(source)
+        return region.random_point(_checks.resolve(generator, inputs.device))

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._typing import Bounds, Loss, Model, Norm
-from advcal.attacks._balls import Ball, ball, per_example
+from advcal.attacks._balls import Ball, around, per_example
 from advcal.attacks._gradient import Best, Point, climb, goal_of
 
 
@@ -61,10 +61,8 @@ def pgd(
             random start, since it has no slope at the inputs.
         targeted: Whether to move towards `labels` instead of away from them.
         stop_early: Whether an example leaves the batch once it is fooled.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the random start comes from; a copy of the global one if None, so that
-            two calls in a row start alike. Give one in training.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where the random start comes from; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -82,14 +80,13 @@ def pgd(
         Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
         Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(norm=norm, steps=steps, step_size=step_size, momentum=momentum)
+    region, labels = around(norm, inputs, labels, eps, bounds)
+    _checks.arguments(steps=steps, step_size=step_size, momentum=momentum)
     _checks.arguments(restarts=restarts, random_start=random_start, targeted=targeted)
     _checks.arguments(stop_early=stop_early, generator=generator)
     if restarts > 1 and not random_start:
         raise ValueError(f"expected random_start with restarts > 1, got restarts={restarts}")
     with frozen(model, grad=True):
-        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
         inputs = region.centre
         goal = goal_of(loss, model, inputs, labels, targeted)
         rule = Steepest(region, first_step(step_size, region, steps, spans=2.5), momentum)

@@ -7,7 +7,7 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, without_label
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import ball, per_example
+from advcal.attacks._balls import around, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._pgd import first_step
 
@@ -51,10 +51,8 @@ def pgd_conf(
         step_size: The first $\alpha$; `eps / 6` if None, the published .005 at .03.
         momentum: $\mu$ in `[0, 1)`.
         random_start: Whether to start at a random point of the ball instead of at the input.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the random start comes from; a copy of the global one if None, so that
-            two calls in a row start alike. Give one in training.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where the random start comes from; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -73,8 +71,8 @@ def pgd_conf(
         Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training: Generalizing to Unseen
         Attacks, ICML 2020, section 4 and the appendix on attacks.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(norm=norm, steps=steps, step_size=step_size, momentum=momentum)
+    region, labels = around(norm, inputs, labels, eps, bounds)
+    _checks.arguments(steps=steps, step_size=step_size, momentum=momentum)
     _checks.arguments(random_start=random_start, generator=generator)
     if momentum >= 1:
         raise ValueError(f"expected momentum < 1, got {momentum}")
@@ -86,9 +84,7 @@ def pgd_conf(
         return -log_odds(logits, rivals)
 
     with frozen(model, grad=True):
-        region, labels = ball(norm, inputs, eps, bounds), labels.clone()
-        inputs = region.centre
-        here = inputs
+        inputs = here = region.centre
         if random_start:
             generator = _checks.resolve(generator, inputs.device)
             offset = region.random_point(generator) - inputs

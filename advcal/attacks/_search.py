@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from advcal._typing import Model
-from advcal.attacks._balls import Ball, per_example, times
+from advcal.attacks._balls import Ball, free, per_example, times
 from advcal.attacks._gradient import Best, logits_at
 
 Method = Literal["gradient", "random_search"]
@@ -39,7 +39,7 @@ def search_keeping(
         if step == steps:
             break
         inside, signs = _patch(inputs, _FIRST_SHARE * (1 - step / steps) ** 2, generator)
-        inside = region.free(inside)
+        inside = free(inside, region.bounds)
         if region.order == torch.inf:
             moved = torch.where(inside, inputs + times(region.radius, signs), best.points)
         else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import Ball, ball, per_example
+from advcal.attacks._balls import Ball, ball, free, per_example
 from advcal.attacks._balls import norm as length_of
 from advcal.attacks._gradient import Best, goal_of, logits_at
 
@@ -55,10 +55,8 @@ def square(
         steps: How often to call the model, at most.
         initial_p: The share of the image that the first squares cover, above 0 and at most 1.
         targeted: Whether to move towards `labels` instead of away from them.
-        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
-            to the inputs, or None.
-        generator: Where the squares come from; a copy of the global one if None, so that two calls
-            in a row draw alike.
+        bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        generator: Where the squares come from; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -182,7 +180,7 @@ class _L2:
         return (bump if a > b else bump.T) * torch.ones_like(turn)
 
     def _on_the_sphere(self, offset: Tensor) -> Tensor:
-        offset = self.region.free(offset)
+        offset = free(offset, self.region.bounds)
         length = length_of(offset)
         factor = torch.where(length > 0, length, 1.0).reciprocal() * self.region.radius
         moved = self.images + offset * per_example(factor, offset).to(offset.dtype)

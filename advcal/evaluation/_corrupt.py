@@ -10,7 +10,6 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._pass import again
-from advcal._random import resolve
 from advcal._typing import Batch
 from advcal.evaluation import _shifts
 from advcal.evaluation._jpeg import compressed
@@ -102,7 +101,7 @@ def corrupt(
         raise ValueError(f"expected inputs of 3 channels to saturate, got {_checks.kind(inputs)}")
     if corruption == "jpeg_compression" and inputs.shape[1] not in (1, 3):
         raise ValueError(f"expected inputs of 1 or 3 channels, got {_checks.kind(inputs)}")
-    source = _shifts.Source(resolve(generator, inputs.device), inputs.device)
+    source = _shifts.Source(_checks.resolve(generator, inputs.device), inputs.device)
     row = CORRUPTIONS[corruption]
     with torch.no_grad():
         wide = inputs.detach().float()
@@ -141,7 +140,7 @@ def corruptions(
     again(batches)
     chosen = known_kinds(kinds, CORRUPTIONS)
     levels = [_severity(each) for each in listed("severity", severity)]
-    source = resolve(generator, torch.device("cpu"))
+    source = _checks.resolve(generator, torch.device("cpu"))
     keys = [(name, level) for name in chosen for level in levels]
     # One each, so that no set depends on which others there are.
     seeds = torch.randint(2**62, (len(keys),), generator=source, device=source.device)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from advcal import _checks
 from advcal._frozen import bare, watching
 from advcal._pass import Part, Way, one_pass
-from advcal._random import resolve
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
 from advcal.evaluation._table import aligned
@@ -171,7 +170,7 @@ def diagnose(
             inputs, labels = _examples(part)
             least, most = (float(end) for end in inputs.aminmax())
             box = (min(bounds[0], least), max(bounds[1], most))
-            generator = resolve(generator, inputs.device)
+            generator = _checks.resolve(generator, inputs.device)
             with part.casting():
                 bound = part.taking(model)
                 probe = _probe.Probe(bound, inputs, labels, eps, norm, box, generator)

@@ -64,8 +64,8 @@ def sweep(
     call goes on where a killed one stopped; a last line that was only half written is made again.
     More models, data sets, attacks or radii may join later. A line that this sweep does not want,
     or that was made with other weights, attack settings, `n_bins` or precision, is an error:
-    nothing is mixed silently. A function of yours is known by its code and all it refers to. A data
-    set is known by its name and size alone. An attack that draws from a `generator` of its own draws
+    nothing is mixed silently. A function of yours is known by its code and all it refers to, a
+    data set by its name and size alone. An attack that draws from a `generator` of its own draws
     other numbers after a break.
 
     Args:

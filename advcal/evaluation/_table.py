@@ -117,8 +117,8 @@ def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) 
         for name in (*columns, *figures):
             if name not in record:
                 raise ValueError(f"expected {name!r} in each record, got {list(record)}")
-        found = [record[name] for name in columns]
-        short = [f"{value:.4g}" if isinstance(value, float) else value for value in found]
+        names = [record[name] for name in columns]
+        short = [f"{value:.4g}" if isinstance(value, float) else value for value in names]
         rows.append([*short, *(record[figure] for figure in figures)])
     return rows
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _probs
-from advcal._random import resolve
 from advcal._typing import Array
 from advcal.metrics._intervals import Interval, wilson
 
@@ -74,7 +73,7 @@ def bootstrap(
     _checks.arguments(metric=metric, resamples=resamples, level=level, generator=generator)
     ranked = isinstance(probs, (Tensor, np.ndarray)) and probs.ndim == 1
     p, y, own_kind = _probs.scores(probs, labels) if ranked else _probs.probabilities(probs, labels)
-    source = resolve(generator, p.device)
+    source = _checks.resolve(generator, p.device)
     value = metric(probs, labels)
     each = _values(metric, probs, labels, value)
     if each is not None and bool(((each == 0) | (each == 1)).all()):

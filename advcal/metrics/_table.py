@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _probs
-from advcal._random import resolve
 from advcal._typing import Array
 from advcal.metrics import _distributed, _significance
 from advcal.metrics._bins import Binning, binned, expected_gap
@@ -199,7 +198,7 @@ class ReliabilityBins(Generic[Array]):
         _checks.choice("figure", figure, ("accuracy", "mcs", "ece"))
         _checks.arguments(level=level, resamples=resamples)
         sums, own_kind = self._sums(), _probs.as_tensor("edges", self.edges)[1]
-        source = resolve(generator, torch.device("cpu"))
+        source = _checks.resolve(generator, torch.device("cpu"))
         if figure == "accuracy":
             ends = wilson(float(sums.corrects.sum()), int(sums.n), level)
         elif figure == "mcs":
@@ -232,7 +231,7 @@ class ReliabilityBins(Generic[Array]):
         """
         _checks.choice("statistic", statistic, (*_significance.BINNED, "ks", "kuiper"))
         _checks.arguments(resamples=resamples)
-        source = resolve(generator, torch.device("cpu"))
+        source = _checks.resolve(generator, torch.device("cpu"))
         found = _significance.of_bins(self._sums(), statistic, resamples, source)
         own_kind = _probs.as_tensor("edges", self.edges)[1]
         return CalibrationTest(*(own_kind(self._scalar(each)) for each in found))
@@ -260,7 +259,7 @@ class ReliabilityBins(Generic[Array]):
         """
         _checks.arguments(level=level, resamples=resamples)
         sums, (edges, own_kind) = self._sums(), _probs.as_tensor("edges", self.edges)
-        source = resolve(generator, torch.device("cpu"))
+        source = _checks.resolve(generator, torch.device("cpu"))
         drawn = drawn_corrects(sums, sums.means, resamples, source) / sums.counts
         ends = np.full((2, self.n_bins), np.nan)
         tails = [(1 - level) / 2, (1 + level) / 2]

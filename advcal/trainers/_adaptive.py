@@ -239,7 +239,7 @@ class AdaptiveSmoothing:
             raise TypeError(f"expected state as a dict, got {_checks.kind(state)}")
         if set(state) != set(keys):
             raise ValueError(f"expected state with the keys {', '.join(keys)}, got {list(state)}")
-        _checks.switch("ranked", state["ranked"])
+        _checks.arguments(ranked=state["ranked"])
         probs = state["label_probs"]
         if not isinstance(probs, Tensor) or not probs.is_floating_point():
             raise TypeError(f"expected label_probs as a tensor, got {_checks.kind(probs)}")
