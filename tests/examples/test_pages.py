@@ -101,9 +101,8 @@ def test_fgsm_table():
 def test_tables_beyond_fgsm():
     study = results("beyond_fgsm.json")
     radii = ("0/255", "4/255", "8/255", "12/255", "16/255")
-    for training, attack, *cells in table(
-        "fgsm_training.md", "training", "attack", "0", *radii[1:]
-    ):
+    header = ("training", "attack", "0", *radii[1:])
+    for training, attack, *cells in table("fgsm_training.md", *header):
         found = [study["sweep"][f"{training} / {attack} / {radius}"] for radius in radii]
         assert cells == [f"{each['accuracy']:.3f}, {each['ece']:.3f}" for each in found]
     fits = {"nothing": "nothing", "clean images": "none", "PGD-10": "PGD-10"}
