@@ -96,9 +96,9 @@ class AdaptiveSmoothing:
         """Cut both splits into levels by their distance to the model's decision boundary.
 
         With a plainly trained model, once, before training, it is the source's pre-computing; with
-        the model in training, in the body of the loop, it is on the fly. `"linear"` there costs
-        somewhat more than an epoch of plain training, so do it every second epoch or more rarely;
-        `"quick"`, nearer to a full budget where `"linear"` is rough, takes three times that.
+        the model in training, in the body of the loop, it is on the fly. `"linear"` costs somewhat
+        more than an epoch of plain training, so do it every second epoch or more rarely; `"quick"`,
+        nearer to a full budget if `"linear"` is rough, takes three times that.
 
         Args:
             model: Inputs `(n, ...)` to logits `(n, classes)`; left as it was found.

@@ -174,10 +174,10 @@ class Checkpoint:
                 raise ValueError(
                     f"expected {self.path} of {name} {kind}, got one of {found['kinds'].get(name)}"
                 )
-        weights = {
-            k: getattr(v, "shape", None) for k, v in self.parts["model"].state_dict().items()
-        }
-        written = {k: getattr(v, "shape", None) for k, v in found["model"].items()}
+        weights, written = (
+            {name: getattr(each, "shape", None) for name, each in state.items()}
+            for state in (self.parts["model"].state_dict(), found["model"])
+        )
         for name in [*weights, *written]:
             if weights.get(name, "none") != written.get(name, "none"):
                 raise ValueError(

@@ -218,24 +218,7 @@ def fit(
         >>> [epoch.n for epoch in fit(model, batches, standard(), optimizer, n=2)]
         [2, 2]
     """
-    run = epochs(
-        model,
-        batches,
-        objective,
-        optimizer,
-        n=n,
-        schedule=schedule,
-        max_norm=max_norm,
-        accumulate=accumulate,
-        average=average,
-        autocast=autocast,
-        channels_last=channels_last,
-        backward=backward,
-        checkpoint=checkpoint,
-        every=every,
-        state=state,
-        progress=progress,
-    )
+    run = epochs(**locals())  # each argument as it is
     while True:
         try:
             next(run)
