@@ -147,7 +147,7 @@ def epochs(
         saved = Checkpoint(checkpoint, step.parts(), state, device_of(model), group)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(
+    return Run(
         model=model,
         batches=batches,
         objective=objective,
@@ -158,8 +158,7 @@ def epochs(
         channels_last=channels_last,
         group=group,
         progress=progress,
-    )
-    return run.epochs(n)
+    ).epochs(n)
 
 
 def fit(
