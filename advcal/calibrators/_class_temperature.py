@@ -45,8 +45,7 @@ def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
         tensor([1.5604, 3.6410], dtype=torch.float64)
 
     References:
-        Ao et al., Two Sides of Miscalibration: Identifying Over and Under-Confidence Prediction
-        for Network Calibration, UAI 2023.
+        Ao et al., Two Sides of Miscalibration, UAI 2023.
     """
     z, y = calibration_data(logits, labels)
     beta = 1 / best_temperature(z, y)

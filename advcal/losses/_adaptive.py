@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal.losses._smoothing import masked_of, mixed
+from advcal.losses._smoothing import checked, mixed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,14 +110,12 @@ class SmoothingState:
             TypeError: If `labels` or `levels` is not an integer tensor.
             ValueError: If a label or a level is out of range, or the shapes differ.
         """
-        n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
-        labels = _checks.labels(labels, n, self.n_classes)
+        labels, off = checked(labels, self.n_classes, logits)
         if levels is None:
             if self.n_levels > 1:
                 raise ValueError(f"expected levels, one of {self.n_levels} per example, got None")
             levels = torch.zeros_like(labels)
-        levels = _checks.labels(levels, n, self.n_levels, labels.device, name="levels")
-        off = masked_of(logits, labels, self.n_classes)
+        levels = _checks.labels(levels, len(labels), self.n_levels, labels.device, name="levels")
         left = (~off).sum(dim=1).double()
         # The label is never less than an equal of the classes that are left.
         probs = torch.maximum(self.label_probs.to(labels.device)[levels], 1 / left)

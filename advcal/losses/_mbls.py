@@ -43,8 +43,7 @@ def mbls(
         1.0
 
     References:
-        Liu et al., The Devil is in the Margin: Margin-based Label Smoothing for Network
-        Calibration, CVPR 2022.
+        Liu et al., The Devil is in the Margin, CVPR 2022.
     """
     _checks.arguments(margin=margin, alpha=alpha, reduction=reduction)
     logits, labels = checked(logits, labels)

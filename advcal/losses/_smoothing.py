@@ -38,10 +38,9 @@ def smooth_labels(
         Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7.
     """
     _checks.arguments(n_classes=n_classes)
-    n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
-    labels = _checks.labels(labels, n, n_classes)
+    labels, off = checked(labels, n_classes, logits)
     s = _smoothing(smoothing, labels, n_classes / (n_classes - 1))
-    return mixed(labels, s, masked_of(logits, labels, n_classes))
+    return mixed(labels, s, off)
 
 
 def mixed(labels: Tensor, s: Tensor, off: Tensor) -> Tensor:
@@ -50,15 +49,15 @@ def mixed(labels: Tensor, s: Tensor, off: Tensor) -> Tensor:
     return ((1 - s) * onehot + s / (~off).sum(dim=1, keepdim=True)).masked_fill(off, 0.0)
 
 
-def masked_of(logits: Tensor | None, labels: Tensor, n_classes: int) -> Tensor:
-    """Tell which classes the logits that soft labels are for mask, none if there are no logits."""
+def checked(labels: Tensor, n_classes: int, logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Check labels, and the logits that soft labels are for; return which classes these mask."""
+    n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
+    labels = _checks.labels(labels, n, n_classes)
     if logits is None:
-        return torch.zeros(len(labels), n_classes, dtype=torch.bool, device=labels.device)
-    if not isinstance(logits, Tensor) or logits.shape != (len(labels), n_classes):
-        raise ValueError(
-            f"expected logits of shape {(len(labels), n_classes)}, got {_checks.kind(logits)}"
-        )
-    return masked(logits).to(labels.device)
+        return labels, torch.zeros(n, n_classes, dtype=torch.bool, device=labels.device)
+    if not isinstance(logits, Tensor) or logits.shape != (n, n_classes):
+        raise ValueError(f"expected logits of shape {(n, n_classes)}, got {_checks.kind(logits)}")
+    return labels, masked(logits).to(labels.device)
 
 
 def _smoothing(value: Any, labels: Tensor, most: float) -> Tensor:

@@ -45,7 +45,6 @@ def curves(
         TypeError: If an argument is of the wrong kind.
         ValueError: If a line has not one value per setting, a record lacks a figure, a value is not
             finite, or there are too few or too many axes.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> records = {"PGD": [{"accuracy": 0.9, "mcs": 0.0}, {"accuracy": 0.1, "mcs": 0.8}]}

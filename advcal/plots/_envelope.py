@@ -27,7 +27,6 @@ def confidence_envelope(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If there is not one end per radius, or a value is not finite.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> from types import SimpleNamespace

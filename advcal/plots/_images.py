@@ -39,7 +39,6 @@ def image_grid(
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.
         ValueError: If names, shapes or values do not fit.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch

@@ -37,7 +37,6 @@ def robustness_levels(
     Raises:
         TypeError: If `probs`, `labels` or `levels` is of another kind or dtype.
         ValueError: If a shape or value is wrong.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch

@@ -29,7 +29,6 @@ def pareto_front(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If a model has not three finite values.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> ax = pareto_front({"standard": (0.95, 0.1, 0.3), "AT": (0.9, 0.6, 0.1)})

@@ -39,7 +39,6 @@ def reliability_diagram(
     Raises:
         TypeError: If `bins` is not a `ReliabilityBins`, or an argument is of the wrong kind.
         ValueError: If the ends of the band or the interval have another shape.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch

@@ -38,7 +38,6 @@ def score_histograms(
     Raises:
         TypeError: If `scores` or `labels` is of another kind or dtype.
         ValueError: If a shape or value is wrong or there is one kind of label only.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch

@@ -34,7 +34,6 @@ def shift_boxes(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If the models have other severities, or a value is not finite.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> found = {"standard": {1: [0.1, 0.2], 5: [0.2, 0.5]}}

@@ -31,7 +31,6 @@ def transfer_matrix(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If a pair or a figure is missing, or a value is not finite.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> found = {("a", "a"): 0.1, ("a", "b"): 0.6, ("b", "a"): 0.5, ("b", "b"): 0.0}

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks, _digest
+from advcal import _checks, _digest, losses
 from advcal._logits import finite
 from advcal._pass import Part, Way, again, one_pass
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
-from advcal.losses import SmoothingState
-from advcal.losses import adaptive_smoothing as initial_state
 from advcal.metrics import robustness_levels
 
 Source = TypeVar("Source", bound=Iterable[Batch])
@@ -35,7 +33,7 @@ class AdaptiveSmoothing:
         validation_levels: The level of each validation example, likewise.
     """
 
-    state: SmoothingState
+    state: losses.SmoothingState
     levels: Tensor
     validation_levels: Tensor
 
@@ -43,7 +41,7 @@ class AdaptiveSmoothing:
         self,
         train: Iterable[Batch],
         validation: Iterable[Batch],
-        state: SmoothingState,
+        state: losses.SmoothingState,
         *,
         variant: str,
         loss: Loss,
@@ -96,9 +94,9 @@ class AdaptiveSmoothing:
         """Cut both splits into levels by their distance to the model's decision boundary.
 
         With a plainly trained model, once, before training, it is the source's pre-computing; with
-        the model in training, in the body of the loop, it is on the fly. `"linear"` there costs
-        somewhat more than an epoch of plain training, so do it every second epoch or more rarely;
-        `"quick"`, nearer to a full budget where `"linear"` is rough, takes three times that.
+        the model in training, in the body of the loop, it is on the fly. `"linear"` costs somewhat
+        more than an epoch of plain training, so do it every second epoch or more rarely; `"quick"`,
+        nearer to a full budget if `"linear"` is rough, takes three times that.
 
         Args:
             model: Inputs `(n, ...)` to logits `(n, classes)`; left as it was found.
@@ -356,7 +354,7 @@ def adaptive_smoothing(
         NeurIPS 2021, algorithm 1; for the shrinkage, Efron & Morris, Data Analysis Using Stein's
         Estimator and its Generalizations, JASA 1975.
     """
-    state = initial_state(n_classes, n_levels=n_levels, step_size=step_size)
+    state = losses.adaptive_smoothing(n_classes, n_levels=n_levels, step_size=step_size)
     _checks.choice("variant", variant, ("shrunk", "published"))
     _checks.arguments(loss=loss)
     for batches in (train, validation):

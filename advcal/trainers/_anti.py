@@ -42,8 +42,7 @@ class anti_adversarial(Crafting):
         >>> objective = anti_adversarial(functools.partial(pgd, eps=8 / 255), reference=towards)
 
     References:
-        Dong et al., The Enemy of My Enemy is My Friend: Exploring Inverse Adversaries for Improving
-        Adversarial Training, CVPR 2023.
+        Dong et al., The Enemy of My Enemy is My Friend, CVPR 2023.
     """
 
     attack: Attack

@@ -49,8 +49,7 @@ class ccat(Crafting):
         torch.Size([])
 
     References:
-        Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training: Generalizing to Unseen
-        Attacks, ICML 2020, algorithm 1.
+        Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training, ICML 2020, algorithm 1.
     """
 
     attack: Attack | None = None

@@ -87,9 +87,7 @@ class Checkpoint:
     def save(self, position: Position) -> None:
         """Write the file; with several processes the first one writes, with the draws of all.
 
-        Raises:
-            FloatingPointError: If a weight is not finite; the file stays as it was.
-            TypeError: If the state holds more than tensors and plain values.
+        It stays as it was if a weight is not finite or the state is not plain.
         """
         for name, weight in self.parts["model"].named_parameters():
             if not bool(weight.detach().isfinite().all()):
@@ -121,16 +119,10 @@ class Checkpoint:
         return {k: type(part).__qualname__ for k, part in self.parts.items() if k != "model"}
 
     def load(self, n: int) -> Position:
-        """Read the file, if there is one, and put everything back as it was.
+        """Read the file, if there is one, for a run of `n` epochs, and put everything back.
 
-        The random states are then those of the beginning of the epoch.
-
-        Args:
-            n: The number of epochs that are wanted.
-
-        Raises:
-            ValueError: If the file is damaged, holds something else or more epochs, or was written
-                with other arguments. Nothing was put back then.
+        The random states are then those of the beginning of the epoch. Nothing is put back if the
+        file is damaged, holds something else or more epochs, or was written with other arguments.
         """
         if not os.path.exists(self.path):
             return Position()
@@ -174,10 +166,10 @@ class Checkpoint:
                 raise ValueError(
                     f"expected {self.path} of {name} {kind}, got one of {found['kinds'].get(name)}"
                 )
-        weights = {
-            k: getattr(v, "shape", None) for k, v in self.parts["model"].state_dict().items()
-        }
-        written = {k: getattr(v, "shape", None) for k, v in found["model"].items()}
+        weights, written = (
+            {name: getattr(each, "shape", None) for name, each in state.items()}
+            for state in (self.parts["model"].state_dict(), found["model"])
+        )
         for name in [*weights, *written]:
             if weights.get(name, "none") != written.get(name, "none"):
                 raise ValueError(

@@ -147,7 +147,7 @@ def epochs(
         saved = Checkpoint(checkpoint, step.parts(), state, device_of(model), group)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(
+    return Run(
         model=model,
         batches=batches,
         objective=objective,
@@ -158,8 +158,7 @@ def epochs(
         channels_last=channels_last,
         group=group,
         progress=progress,
-    )
-    return run.epochs(n)
+    ).epochs(n)
 
 
 def fit(
@@ -218,24 +217,7 @@ def fit(
         >>> [epoch.n for epoch in fit(model, batches, standard(), optimizer, n=2)]
         [2, 2]
     """
-    run = epochs(
-        model,
-        batches,
-        objective,
-        optimizer,
-        n=n,
-        schedule=schedule,
-        max_norm=max_norm,
-        accumulate=accumulate,
-        average=average,
-        autocast=autocast,
-        channels_last=channels_last,
-        backward=backward,
-        checkpoint=checkpoint,
-        every=every,
-        state=state,
-        progress=progress,
-    )
+    run = epochs(**locals())  # each argument as it is
     while True:
         try:
             next(run)
