@@ -13,10 +13,7 @@ from advcal._frozen import attacked, logits_of
 from advcal._logits import lift, log_odds
 from advcal._pass import rows_of
 from advcal._typing import Attack, Model
-from advcal.attacks import fgsm, pgd, square
-from advcal.attacks._balls import Ball, ball
-from advcal.attacks._balls import norm as length
-from advcal.attacks._gradient import logits_at
+from advcal.attacks import Ball, fgsm, l2, linf, pgd, square
 
 Norm = Literal["linf", "l2"]
 STEPS = 20
@@ -43,11 +40,11 @@ class Probe:
         changes of a logit, relative to the largest one, at a second pass and with other neighbours.
         """
         model, inputs = self.model, self.inputs
-        logits = _checks.with_softmax(logits_at(model, inputs))
+        logits = _checks.with_softmax(_logits(model, inputs))
         _checks.label_range(self.labels, logits.shape[1])
         half = (len(inputs) + 1) // 2
         paired = torch.arange(len(inputs), device=inputs.device) % half
-        moved = logits_at(rows_of(model, paired), inputs[paired])[:half]
+        moved = _logits(rows_of(model, paired), inputs[paired])[:half]
         top = logits.topk(2, dim=1).values
         return {
             "low": inputs.flatten(1).amin(dim=1),
@@ -55,7 +52,7 @@ class Probe:
             "correct": logits.argmax(dim=1) == self.labels,
             "probabilities": _checks.like_probabilities(logits),
             "gap": top[:, 0] - top[:, 1],
-            "random": _deviation(logits_at(model, inputs), logits),
+            "random": _deviation(_logits(model, inputs), logits),
             "context": _deviation(moved, logits[:half]).repeat(2)[: len(inputs)],
         }
 
@@ -68,7 +65,7 @@ class Probe:
         those at the input, stay exactly the same as a few coordinates move a little.
         """
         model, inputs, labels = self.model, self.inputs, self.labels
-        logits = logits_at(model, inputs)
+        logits = _logits(model, inputs)
         losses = log_odds(logits, labels).double()
         logits = logits.double()
         found = _gradient(model, inputs, lambda logits: log_odds(logits, labels))
@@ -76,14 +73,15 @@ class Probe:
         finite = gradient.flatten(1).isfinite().all(dim=1)
         gradient = gradient.nan_to_num(0, 0, 0)
         total = gradient.flatten(1).double().abs().sum(dim=1)
-        slope = total if self.norm == "linf" else length(gradient)
+        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+        slope = total if self.norm == "linf" else length
         rounding = torch.finfo(torch.float32).eps * logits.abs().amax(dim=1)
         shares = []
         for part in (SMALL, LARGE):
             region = self._ball(inputs, part)
             moved = region.project(inputs + part * self.eps * region.steepest(gradient))
             promise = (gradient.double() * (moved.double() - inputs.double())).flatten(1).sum(dim=1)
-            rise = log_odds(logits_at(model, moved), labels).double() - losses
+            rise = log_odds(_logits(model, moved), labels).double() - losses
             share = rise / promise.clamp_min(1e-300)
             shares.append(torch.where(promise > 10 * rounding, share, torch.nan))
         kept = torch.stack(shares)
@@ -91,8 +89,8 @@ class Probe:
         beside = self._ball(there, SMALL / 10).random_point(self.generator)
         drawn = torch.rand(inputs.shape, generator=self.generator, device=self.generator.device)
         chosen = drawn.to(inputs.device) < COORDINATES / inputs[0].numel()
-        away = logits_at(model, there).double()
-        near = logits_at(model, torch.where(chosen, beside, there)).double()
+        away = _logits(model, there).double()
+        near = _logits(model, torch.where(chosen, beside, there)).double()
         return {
             "finite": finite,
             "slope": slope,
@@ -117,7 +115,7 @@ class Probe:
         drawing: dict[str, Any] = options | {"eps": self.eps, "generator": self.generator}
         many = partial(pgd, **options, steps=STEPS, random_start=False)
         again = partial(pgd, **drawing, steps=STEPS, restarts=2, loss="margin")
-        correct = logits_at(self.model, self.inputs).argmax(dim=1) == self.labels
+        correct = _logits(self.model, self.inputs).argmax(dim=1) == self.labels
         found = {
             "one": self._fooled(partial(fgsm, **options, eps=self.eps), correct),
             "many": self._fooled(partial(many, eps=self.eps), correct),
@@ -149,12 +147,13 @@ class Probe:
         if chosen.any():
             crafting = (source or self._target)(chosen)
             points = attacked(attack, crafting, self.inputs[chosen], self.labels[chosen])
-            answers = logits_at(self._target(chosen), points).argmax(dim=1)
+            answers = _logits(self._target(chosen), points).argmax(dim=1)
             result[chosen] = answers != self.labels[chosen]
         return result
 
     def _ball(self, centre: Tensor, part: float) -> Ball:
-        return ball(self.norm, centre, part * self.eps, self.bounds)
+        make = linf if self.norm == "linf" else l2
+        return make(centre, eps=part * self.eps, bounds=self.bounds)
 
     def _radii(self) -> list[float]:
         """Return `eps` and multiples of it up to the whole box."""
@@ -164,6 +163,10 @@ class Probe:
         while found[-1] * 4 < widest:
             found.append(found[-1] * 4)
         return found if self.eps >= widest else [*found, widest]
+
+
+def _logits(model: Model, inputs: Tensor) -> Tensor:
+    return lift(logits_of(model, inputs))  # without a gradient, as in every pass
 
 
 def _gradient(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor | None:

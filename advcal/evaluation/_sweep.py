@@ -64,9 +64,9 @@ def sweep(
     call goes on where a killed one stopped; a last line that was only half written is made again.
     More models, data sets, attacks or radii may join later. A line that this sweep does not want,
     or that was made with other weights, attack settings, `n_bins` or precision, is an error:
-    nothing is mixed silently. A function of yours is known by its code and all it refers to, a
-    data set by its name and size alone. An attack that draws from a `generator` of its own draws
-    other numbers after a break.
+    nothing is mixed silently. A function of yours is known by its code and all it refers to, a data
+    set by its name and size alone. An attack that draws from a `generator` of its own draws other
+    numbers after a break.
 
     Args:
         models: Names to models.
@@ -81,10 +81,8 @@ def sweep(
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: Where batches go; to the device of each model if None.
         forward: `(model, batch) -> logits` for models that take more of a batch than the inputs.
-        all_reduce: Whether to sum over all processes of `torch.distributed`, as in `evaluate`; the
-            first process reads and writes the file.
-        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the
-            evaluations that are left to make.
+        all_reduce: Whether to sum over processes, as in `evaluate`; the first has the file.
+        progress: A wrapper of the evaluations left to make, such as `tqdm.tqdm`.
 
     Returns:
         One dict per evaluation, by model, data set, attack and radius: `"model"`, `"data"`,

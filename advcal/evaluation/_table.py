@@ -110,8 +110,8 @@ def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) 
     listed = records if isinstance(records, (list, tuple)) else ()
     others = [f" of {_checks.kind(each)}" for each in listed if not isinstance(each, Mapping)]
     if others or listed is not records:
-        found = _checks.kind(records) + "".join(others[:1])
-        raise TypeError(f"expected records as a mapping or a list of dicts, got {found}")
+        got = _checks.kind(records) + "".join(others[:1])
+        raise TypeError(f"expected records as a mapping or a list of dicts, got {got}")
     rows = []
     for record in records:
         for name in (*columns, *figures):

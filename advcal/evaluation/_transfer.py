@@ -8,7 +8,7 @@ import torch
 from advcal import _checks
 from advcal._pass import Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.evaluation._evaluate import Evaluation, Tally, tally
+from advcal.evaluation._evaluate import Evaluation, tallied
 
 
 def transfer(
@@ -67,17 +67,8 @@ def transfer(
     models = [*named("sources", sources).values(), *named("targets", targets).values()]
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(attack=attack, n_bins=n_bins)
-    tallies: dict[tuple[str, str], Tally] = {}
     with one_pass(models, batches, way) as parts:
-        for part in parts:
-            labels = part.labels
-            clean = {name: part.logits(target) for name, target in targets.items()}
-            for source_name, source in sources.items():
-                points = part.attacked(attack, source)
-                for name, target in targets.items():
-                    counted = tally(clean[name], part.logits(target, points), labels, n_bins)
-                    key = source_name, name
-                    tallies[key] = tallies[key].plus(counted) if key in tallies else counted
+        tallies = tallied(parts, sources, targets, attack, n_bins)
     return {names: counted.evaluation() for names, counted in tallies.items()}
 
 
