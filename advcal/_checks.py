@@ -100,6 +100,7 @@ def one_of(*options: str) -> Callable[[str, Any], object]:
 # What an argument of each name must be, in whatever function it stands. What is narrower in one
 # function than in the others is checked there.
 _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
+    "alpha": partial(number, above=0, most=0.5),
     "attack": function,
     "beta": partial(number, least=0),
     "candidates": count,
@@ -116,7 +117,9 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
     "method": one_of("gradient", "random_search"),
     "model": function,
     "momentum": partial(number, least=0),
+    "n": count,
     "n_bins": count,
+    "n_pilot": count,
     "n_targets": partial(count, least=0),
     "norm": one_of("linf", "l2", "l1"),
     "objective": function,
@@ -127,11 +130,14 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
     "restarts": count,
     "rho": partial(number, least=0, most=1),
     "search_steps": count,
+    "sigma": partial(number, above=0),
+    "size": count,
     "step_size": optional(partial(number, above=0)),
     "steps": count,
     "stop_early": switch,
     "targeted": switch,
     "tol": partial(number, least=0),
+    "votes": switch,
 }
 
 

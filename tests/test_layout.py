@@ -15,7 +15,10 @@ import advcal
 PACKAGE = Path(advcal.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-SUBMODULES = ["attacks", "calibrators", "evaluation", "losses", "metrics", "plots", "trainers"]
+SUBMODULES = [
+    *("attacks", "calibrators", "certify", "evaluation"),
+    *("losses", "metrics", "plots", "trainers"),
+]
 
 # Imports run downward only. Private modules of the root are open to all submodules.
 MAY_IMPORT = {
@@ -23,6 +26,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "calibrators": set(),
     "attacks": {"losses"},
+    "certify": {"metrics"},
     "trainers": {"losses", "attacks", "metrics"},
     "evaluation": {"attacks", "metrics"},
     "plots": {"metrics"},
@@ -46,11 +50,13 @@ KEYWORDS = {
     "checkpoint", "coverage", "dtype", "eps", "eta", "every", "figure", "figures", "format",
     "from_logits", "gamma", "generator", "initial_c", "initial_eps", "interval", "joint", "kappa",
     "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
-    "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
+    "momentum", "n", "n_bins", "n_levels", "n_pilot", "n_targets", "names", "noise", "norm",
+    "omega",
     "overshoot", "p_init", "progress", "queries", "random_start", "reduction", "reference",
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
+    "sigma", "size",
     "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
-    "title", "tol", "tpr", "weights",
+    "title", "tol", "tpr", "votes", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
