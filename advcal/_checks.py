@@ -104,6 +104,7 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
     "attack": function,
     "beta": partial(number, least=0),
     "candidates": count,
+    "delta": partial(number, above=0, most=0.5),
     "generator": lambda _, value: generator(value),
     "initial_c": partial(number, above=0),
     "initial_eps": partial(number, above=0),

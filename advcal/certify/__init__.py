@@ -1,7 +1,15 @@
 """What no attack can pass: certificates of labels, of confidences and of calibration."""
 
-from advcal.certify._bounds import Bounds
 from advcal.certify._certify import Certificates, certify
+from advcal.certify._figures import CertifiedFigures, figures
+from advcal.certify._reach import Reach
 from advcal.certify._smoothed import smoothed
 
-__all__ = ["Bounds", "Certificates", "certify", "smoothed"]
+__all__ = [
+    "Certificates",
+    "CertifiedFigures",
+    "Reach",
+    "certify",
+    "figures",
+    "smoothed",
+]

@@ -15,8 +15,8 @@ from advcal._frozen import frozen, logits_of
 from advcal._random import resolve
 from advcal._typing import Model, Progress
 from advcal.certify._binomial import z_lower, z_upper
-from advcal.certify._bounds import Bounds, tightened
 from advcal.certify._noise import noisy, pilot, seeds
+from advcal.certify._reach import Reach, tightened
 from advcal.certify._shift import FINE, VOTES, Scale, majority_shift, mean_bounds
 
 FIRST_LOOK = 100
@@ -26,7 +26,7 @@ FIRST_LOOK = 100
 class Certificates:
     """What draws of noise showed of a smoothed classifier, and what follows from it.
 
-    `bounds(eps)` gives what the probabilities can be within a radius. The radii hold with
+    `reach(eps)` says what the probabilities can be within a radius. The radii hold with
     probability `1 - alpha` for each example, and so do all bounds of its probabilities together;
     both with `1 - 2 alpha`.
 
@@ -55,7 +55,7 @@ class Certificates:
     alpha: float
     looks: int = 1
 
-    def bounds(self, eps: float) -> Bounds:
+    def reach(self, eps: float) -> Reach:
         r"""Bound the probability of every class anywhere within a radius.
 
         With P the probability that a score exceeds t, from below
@@ -66,7 +66,7 @@ class Certificates:
             eps: The radius in L2, in units of the inputs.
 
         Returns:
-            `Bounds` that hold with probability `1 - 2 alpha` for each example, its label included.
+            The `Reach`, which holds with probability `1 - 2 alpha` for each example.
 
         Raises:
             TypeError: If `eps` is not a number.
@@ -84,7 +84,7 @@ class Certificates:
         lower, upper = tightened(torch.from_numpy(low), torch.from_numpy(high))
         device = self.radius.device
         labels = self.labels.where(self.radius > eps, -1)
-        return Bounds(lower.to(device), upper.to(device), labels, 2 * self.alpha)
+        return Reach(lower.to(device), upper.to(device), labels, 2 * self.alpha)
 
 
 def certify(

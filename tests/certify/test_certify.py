@@ -98,7 +98,7 @@ def test_bounds_of_the_confidence_hold_what_a_linear_model_has_in_the_ball(eps):
     weight = np.array([3.0, -4.0, 0.0])
     inputs = torch.rand(12, 3, generator=seeded(2), dtype=torch.float64)
     found = run(Line(weight), inputs, n=10_000, alpha=1e-3)
-    bounds = found.bounds(eps)
+    bounds = found.reach(eps)
     for i, odds in enumerate((inputs @ torch.tensor(weight)).tolist()):
         least, most = (mean_sigmoid(odds + step, 5 * 0.5) for step in (-5 * eps, 5 * eps))
         assert bounds.lower[i, 0] <= least <= most <= bounds.upper[i, 0]
@@ -134,7 +134,7 @@ def test_bounds_widen_with_the_radius_and_the_certainty(votes):
     assert (sure.radius <= found.radius).all()
     before = None
     for eps in (0.0, 0.05, 0.3, 2.0):
-        bounds, wider = found.bounds(eps), sure.bounds(eps)
+        bounds, wider = found.reach(eps), sure.reach(eps)
         assert (bounds.lower <= bounds.upper).all()
         assert (wider.lower <= bounds.lower).all()
         assert (wider.upper >= bounds.upper).all()
@@ -162,7 +162,7 @@ def test_the_smoothed_model_lies_within_its_bounds(votes):
 
     average = smoothed(voting if votes else model, sigma=0.5, n=4000, generator=seeded(5))
     probs = average(inputs).exp()
-    bounds = found.bounds(0.05)
+    bounds = found.reach(0.05)
     assert (bounds.lower <= probs).all()
     assert (probs <= bounds.upper).all()
     certain = found.labels >= 0
@@ -265,7 +265,7 @@ def test_looks_save_draws_and_certify_no_more(votes):
     assert (~certified).any()
     agree = certified == (whole.radius > 0.05)
     assert agree[decided].double().mean() > 0.9
-    stays = found.bounds(0.05).labels >= 0
+    stays = found.reach(0.05).labels >= 0
     assert torch.equal(stays, certified)
 
 
@@ -352,7 +352,7 @@ def test_a_state_must_be_of_the_same():
     with pytest.raises(ValueError, match="state of 1 examples"):
         run(model, inputs[:1], state=before)
     with pytest.raises(ValueError, match="eps >= 0"):
-        before.bounds(-1.0)
+        before.reach(-1.0)
 
 
 def test_bad_models_and_inputs_are_named():

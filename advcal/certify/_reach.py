@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Bounds:
-    """Bounds that the probabilities of each example keep to, whatever an attack in the ball does.
+class Reach:
+    """What the probabilities of each example can be, whatever an attack in the ball does.
 
     Attributes:
         lower: The least probability of each class, float64, shape `(n, classes)`.
