@@ -40,24 +40,23 @@ POSITIONAL = {
     "accuracy", "attack", "attacks", "batches", "bins", "calibrator", "confidence", "corruption",
     "curves", "distances", "eps", "in_batches", "inputs", "labels", "levels", "logits", "metric",
     "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
-    "path", "probs", "reach", "records", "runs", "score", "scores", "size", "smoothing",
-    "sources", "state", "targets", "train", "under", "validation",
+    "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
+    "targets", "train", "under", "validation",
+    "reach",  # certify's own
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
     "accumulate", "all_reduce", "alpha", "attack", "attacked", "autocast", "average", "ax", "axes",
     "backward", "band", "bandwidth", "beta", "binning", "bounds", "candidates", "channels_last",
-    "checkpoint", "coverage", "delta", "dtype", "eps", "eta", "every", "figure", "figures",
-    "format",
+    "checkpoint", "coverage", "dtype", "eps", "eta", "every", "figure", "figures", "format",
     "from_logits", "gamma", "generator", "initial_c", "initial_eps", "interval", "joint", "kappa",
     "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
-    "momentum", "n", "n_bins", "n_levels", "n_pilot", "n_targets", "names", "noise", "norm",
-    "omega",
+    "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
     "overshoot", "p_init", "progress", "queries", "random_start", "reduction", "reference",
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
-    "sigma", "size",
     "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
-    "title", "tol", "tpr", "votes", "weights",
+    "title", "tol", "tpr", "weights",
+    "affine", "delta", "n_pilot", "sigma", "size", "votes",  # certify's own
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

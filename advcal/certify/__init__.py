@@ -2,6 +2,7 @@
 
 from advcal.certify._certify import Certificates, certify
 from advcal.certify._figures import CertifiedFigures, figures
+from advcal.certify._linf import crown, interval
 from advcal.certify._reach import Reach
 from advcal.certify._smoothed import smoothed
 
@@ -10,6 +11,8 @@ __all__ = [
     "CertifiedFigures",
     "Reach",
     "certify",
+    "crown",
     "figures",
+    "interval",
     "smoothed",
 ]
