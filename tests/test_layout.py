@@ -42,7 +42,7 @@ POSITIONAL = {
     "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
     "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
     "targets", "train", "under", "validation",
-    "reach",  # certify's own
+    "reach", "sets",  # certify's own
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
@@ -56,7 +56,7 @@ KEYWORDS = {
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
     "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
     "title", "tol", "tpr", "weights",
-    "affine", "delta", "n_pilot", "sigma", "size", "votes",  # certify's own
+    "affine", "delta", "n_free", "n_pilot", "penalty", "sigma", "size", "votes",  # certify's own
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
