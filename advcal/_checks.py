@@ -100,7 +100,6 @@ def one_of(*options: str) -> Callable[[str, Any], object]:
 # What an argument of each name must be, in whatever function it stands. What is narrower in one
 # function than in the others is checked there.
 _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
-    "alpha": partial(number, above=0, most=0.5),
     "attack": function,
     "beta": partial(number, least=0),
     "candidates": count,

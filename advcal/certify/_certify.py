@@ -157,8 +157,9 @@ def certify(
         2019; Kumar et al., Certifying Confidence via Randomized Smoothing, NeurIPS 2020; Voráček &
         Hein, Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023.
     """
-    _checks.arguments(model=model, votes=votes, sigma=sigma, alpha=alpha, n_pilot=n_pilot)
-    _checks.arguments(n=n, size=size, progress=progress)
+    _checks.arguments(model=model, votes=votes, sigma=sigma, n=n, n_pilot=n_pilot, size=size)
+    _checks.arguments(progress=progress)
+    _checks.number("alpha", alpha, above=0, most=0.5)
     points = _checks.inputs(inputs).detach()
     if eps is not None:
         _checks.number("eps", eps, above=0)

@@ -131,7 +131,8 @@ def conformal(
         Weng, Provably Robust Conformal Prediction, ICLR 2024 (RSCP+).
     """
     _checks.choice("score", score, ("lac", "aps", "raps"))
-    _checks.arguments(alpha=alpha, penalty=penalty, n_free=n_free)
+    _checks.arguments(penalty=penalty, n_free=n_free)
+    _checks.number("alpha", alpha, above=0, most=0.5)
     eps = _checks.number("eps", eps, least=0)
     if eps and sigma is None:
         raise ValueError(
