@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "attacks": {"losses"},
     "certify": {"metrics"},
     "trainers": {"losses", "attacks", "metrics"},
-    "evaluation": {"attacks", "metrics"},
+    "evaluation": {"attacks", "metrics", "certify"},
     "plots": {"metrics"},
 }
 # The most basic submodules take the checks and the types from the root, and no more.
@@ -42,7 +42,7 @@ POSITIONAL = {
     "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
     "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
     "targets", "train", "under", "validation",
-    "reach", "sets",  # certify's own
+    "reach", "run", "sets", "values",  # certify's own
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
@@ -56,7 +56,8 @@ KEYWORDS = {
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
     "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
     "title", "tol", "tpr", "weights",
-    "affine", "delta", "n_free", "n_pilot", "penalty", "sigma", "size", "votes",  # certify's own
+    "affine", "certified", "delta", "maximise", "minimise", "n_free", "n_pilot", "penalty",
+    "records", "side", "sigma", "size", "votes",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

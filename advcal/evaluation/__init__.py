@@ -6,6 +6,7 @@ from advcal.evaluation._diagnose import Diagnosis, Finding, diagnose
 from advcal.evaluation._envelope import Envelope, confidence_envelope
 from advcal.evaluation._evaluate import Evaluation, evaluate
 from advcal.evaluation._files import read_corruptions
+from advcal.evaluation._pareto import hypervolume, pareto, pareto_search
 from advcal.evaluation._sweep import sweep
 from advcal.evaluation._table import table
 from advcal.evaluation._transfer import transfer
@@ -22,6 +23,9 @@ __all__ = [
     "detection",
     "diagnose",
     "evaluate",
+    "hypervolume",
+    "pareto",
+    "pareto_search",
     "read_corruptions",
     "sweep",
     "table",
