@@ -42,7 +42,7 @@ POSITIONAL = {
     "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
     "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
     "targets", "train", "under", "validation",
-    "reach", "run", "sets", "values",  # certify's own
+    "audits", "reach", "run", "sets", "values",  # certify's own
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
@@ -56,8 +56,8 @@ KEYWORDS = {
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
     "sources", "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
     "title", "tol", "tpr", "weights",
-    "affine", "certified", "delta", "maximise", "minimise", "n_free", "n_pilot", "penalty",
-    "records", "side", "sigma", "size", "votes",
+    "affine", "certified", "delta", "held_out", "maximise", "minimise", "n_free", "n_pilot",
+    "out_batches", "path", "penalty", "records", "side", "sigma", "size", "votes",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

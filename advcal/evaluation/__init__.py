@@ -1,5 +1,6 @@
 """Evaluate: a model, data and an attack to a record of every figure; diagnose what to believe."""
 
+from advcal.evaluation._audit import Audit, audit, compare
 from advcal.evaluation._corrupt import corrupt, corruptions
 from advcal.evaluation._detect import Detection, detection
 from advcal.evaluation._diagnose import Diagnosis, Finding, diagnose
@@ -12,11 +13,14 @@ from advcal.evaluation._table import table
 from advcal.evaluation._transfer import transfer
 
 __all__ = [
+    "Audit",
     "Detection",
     "Diagnosis",
     "Envelope",
     "Evaluation",
     "Finding",
+    "audit",
+    "compare",
     "confidence_envelope",
     "corrupt",
     "corruptions",
