@@ -35,7 +35,7 @@ class Audit:
     """What `audit` found; `str` lays it out as a table, `html()` as a page.
 
     Attributes:
-        settings: The attack's radius and norm, and what the audit was made of, as words.
+        settings: What the audit was made of: numbers and words.
         parts: Plain numbers and lists under `"clean"`, `"attacked"`, `"envelope"`, `"diagnosis"`
             and, if there was something to make them of, `"certified"` and `"detection"`.
     """
@@ -144,10 +144,13 @@ def audit(
     if certified is not None:
         _checks.function("certified", certified)
     common: dict[str, Any] = {"norm": norm, "bounds": bounds}
+    words = "the worst of APGD on cross-entropy and on the margin"
     if attack is None:
         climb = partial(apgd, eps=eps, steps=steps, generator=generator, **common)
         attack = worst_case(climb, partial(climb, loss="margin"))
-    _checks.arguments(attack=attack)
+    else:
+        _checks.arguments(attack=attack)
+        words = fingerprint(attack)
 
     options: dict[str, Any] = {"autocast": autocast, "channels_last": channels_last}
     options |= {"device": device, "forward": forward}
@@ -178,7 +181,7 @@ def audit(
         }
     settings: dict[str, Any] = {"eps": eps, "norm": norm, "steps": steps, "n_bins": n_bins}
     settings |= {"bounds": list(bounds), "data": fingerprint(work.first(_PROBED))}
-    settings["held_out"] = held_out is not None
+    settings |= {"held_out": held_out is not None, "words": words}
     settings |= {"model": fingerprint(model), "attack": fingerprint(attack)}
     settings |= {"certified": None if certified is None else fingerprint(certified)}
     settings |= {"autocast": None if autocast is None else str(autocast)}

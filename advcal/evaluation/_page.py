@@ -18,6 +18,8 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--faint);
   white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
+@media (max-width: 40rem) { td { white-space: normal; } th, td { padding: .3rem .4rem; } }
 th:first-child, td:first-child { text-align: left; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 1.2rem 0; }
 figure { margin: 0; flex: 1 1 17rem; max-width: 24rem; } figcaption { font-size: .85rem; }
@@ -25,7 +27,7 @@ svg { width: 100%; height: auto; } svg text { fill: var(--text); font-size: 11px
 .note { border-left: 3px solid var(--attacked); padding-left: .8rem; }
 .small { font-size: .85rem; } summary { cursor: pointer; }
 """
-_SIZE, _LEFT, _FOOT = 240, 34, 30  # of a picture, and what the axes take of it
+_SIZE, _LEFT, _FOOT, _RIM = 240, 34, 30, 14  # of a picture, and what is kept free around it
 
 
 def page(audits: Mapping[str, Any]) -> str:
@@ -73,17 +75,21 @@ def _section(found: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"<details><summary>Diagnosis of the attack: {escape(verdict)}</summary>{_table(rows)}"
         f'</details><p class="small">{parts["clean"]["n"]} examples, {seconds:.0f} s. '
-        f"Attack: {escape(str(found['settings']['attack'])[:200])}</p>"
+        f"Attack: {escape(found['settings']['words'][:200])}</p>"
     )
     return lines
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    heading, *rest = ([escape(cell) for cell in row] for row in rows)
+    heading, *rest = ([_cell(cell) for cell in row] for row in rows)
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rest]
     top = "".join(f"<th>{cell}</th>" for cell in heading)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _cell(words: str) -> str:
+    return escape(words.replace(">=", "≥").replace("<=", "≤"))
 
 
 def _figure(picture: str, caption: str) -> str:
@@ -91,11 +97,11 @@ def _figure(picture: str, caption: str) -> str:
 
 
 def _x(value: float) -> float:
-    return round(_LEFT + value * (_SIZE - _LEFT - 8), 1)
+    return round(_LEFT + value * (_SIZE - _LEFT - _RIM), 1)
 
 
 def _y(value: float) -> float:
-    return round(8 + (1 - value) * (_SIZE - _FOOT - 8), 1)
+    return round(_RIM + (1 - value) * (_SIZE - _FOOT - _RIM), 1)
 
 
 def _axes(label: str, across: Sequence[tuple[float, str]], up: str, shapes: Sequence[str]) -> str:
