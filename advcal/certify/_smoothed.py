@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._frozen import logits_of
+from advcal._frozen import Around, logits_of
 from advcal._logits import log_mean_probs
 from advcal._random import resolve
 from advcal._typing import Model
@@ -54,12 +54,13 @@ def smoothed(
     return _Smoothed(model, float(sigma), n, generator)
 
 
-class _Smoothed(nn.Module):
+class _Smoothed(Around):
     def __init__(
         self, model: Model, sigma: float, n: int, generator: torch.Generator | None
     ) -> None:
         super().__init__()
         self.model, self.sigma, self.n, self.generator = model, sigma, n, generator
+        self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
         source = resolve(self.generator, inputs.device)

@@ -154,31 +154,18 @@ def audit(
 
     options: dict[str, Any] = {"autocast": autocast, "channels_last": channels_last}
     options |= {"device": device, "forward": forward}
-    work = _Work(model, batches, Way(**options), n_bins, held_out, generator)
+    ball = {"eps": eps, "generator": generator, **common}
+    work = _Work(model, batches, options, ball, attack, n_bins)
     parts: dict[str, Callable[[], Any]] = {
-        "clean": partial(work.side, None),
-        "attacked": partial(work.side, attack),
-        "envelope": lambda: confidence_envelope(
-            model,
-            batches,
-            eps=[eps / 4, eps / 2, eps],
-            steps=steps,
-            certified=certified,
-            generator=generator,
-            **common,
-            **options,
-        ).as_dict(),
-        "diagnosis": lambda: diagnose(
-            model, work.first(_PROBED), eps=eps, generator=generator, **common, **options
-        ).as_dict(),
+        "clean": partial(work.side, None, held_out),
+        "attacked": partial(work.side, attack, held_out),
+        "envelope": partial(work.envelope, steps, certified),
+        "diagnosis": work.diagnosis,
     }
     if certified is not None:
-        parts["certified"] = partial(work.certified, certified, eps)
+        parts["certified"] = partial(work.certified, certified)
     if out_batches is not None:
-        parts["detection"] = lambda: {
-            side: detection(model, batches, out_batches, attack=by, **options).as_dict()
-            for side, by in (("clean", None), ("attacked", attack))
-        }
+        parts["detection"] = partial(work.detection, out_batches)
     settings: dict[str, Any] = {"eps": eps, "norm": norm, "steps": steps, "n_bins": n_bins}
     settings |= {"bounds": list(bounds), "data": fingerprint(work.first(_PROBED))}
     settings |= {"held_out": held_out is not None, "words": words}
@@ -202,17 +189,18 @@ class _Work:
 
     model: Model
     batches: Iterable[Batch]
-    way: Way
+    options: dict[str, Any]
+    ball: dict[str, Any]
+    attack: Attack
     n_bins: int
-    held_out: Iterable[Batch] | None
-    generator: torch.Generator | None
 
-    def side(self, attack: Attack | None) -> dict[str, Any]:
+    def side(self, attack: Attack | None, held_out: Iterable[Batch] | None) -> dict[str, Any]:
         """Take every figure with its interval, before or under attack."""
         probs, labels = self._outputs(self.batches, attack)
-        over = partial(metrics.bootstrap, probs=probs, labels=labels, generator=self.generator)
+        generator = self.ball["generator"]
+        over = partial(metrics.bootstrap, probs=probs, labels=labels, generator=generator)
         right = int((probs.argmax(dim=1) == labels).sum())
-        ece = metrics.ece_interval(probs, labels, n_bins=self.n_bins, generator=self.generator)
+        ece = metrics.ece_interval(probs, labels, n_bins=self.n_bins, generator=generator)
         intervals: dict[str, Any] = {
             "accuracy": wilson(right, len(labels)),
             "ece": ece,
@@ -228,17 +216,36 @@ class _Work:
             "figures": {name: [float(end) for end in ends] for name, ends in intervals.items()},
             "bins": {name: getattr(bins, name).tolist() for name in names},
         }
-        if self.held_out is not None:
-            sets = conformal(*self._outputs(self.held_out, None))
+        if held_out is not None:
+            sets = conformal(*self._outputs(held_out, None))
             found["sets"] = dataclasses.asdict(set_figures(sets(probs), labels))
         return found
 
-    def certified(self, certified: Callable[..., Reach], eps: float) -> dict[str, Any]:
+    def envelope(self, steps: int, certified: Callable[..., Reach] | None) -> dict[str, Any]:
+        """Find how far the confidence can be moved, at a quarter, half and all of the radius."""
+        eps = self.ball["eps"]
+        options = {**self.options, **self.ball, "eps": [eps / 4, eps / 2, eps]}
+        found = confidence_envelope(
+            self.model, self.batches, steps=steps, certified=certified, **options
+        )
+        return found.as_dict()
+
+    def diagnosis(self) -> dict[str, Any]:
+        """Look for signs that attacks fail, on a few examples."""
+        return diagnose(self.model, self.first(_PROBED), **self.ball, **self.options).as_dict()
+
+    def detection(self, out_batches: Iterable[Batch]) -> dict[str, Any]:
+        """Tell what is outside, before and under attack."""
+        tell = partial(detection, self.model, self.batches, out_batches, **self.options)
+        return {"clean": tell().as_dict(), "attacked": tell(attack=self.attack).as_dict()}
+
+    def certified(self, certified: Callable[..., Reach]) -> dict[str, Any]:
         """Bound every figure."""
         reaches, labels = [], []
-        with one_pass([self.model], self.batches, self.way) as parts:
+        with one_pass([self.model], self.batches, Way(**self.options)) as parts:
             for part in parts:
-                reaches.append(certified(part.taking(self.model), part.floats, eps=eps))
+                points = part.floats
+                reaches.append(certified(part.taking(self.model), points, eps=self.ball["eps"]))
                 labels.append(part.labels)
         lower, upper, kept = (
             torch.cat([getattr(each, name).cpu() for each in reaches])
@@ -261,7 +268,7 @@ class _Work:
     def _outputs(self, batches: Iterable[Batch], attack: Attack | None) -> tuple[Tensor, Tensor]:
         """Return probabilities, float64 on the processor, and labels."""
         probs, labels = [], []
-        with one_pass([self.model], batches, self.way) as parts:
+        with one_pass([self.model], batches, Way(**self.options)) as parts:
             for part in parts:
                 points = None if attack is None else part.attacked(attack, self.model)
                 logits = part.logits(self.model, points)
