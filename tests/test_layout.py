@@ -42,7 +42,7 @@ POSITIONAL = {
     "model", "models", "n_classes", "n_levels", "objective", "optimizer", "out_batches", "over",
     "path", "probs", "records", "runs", "score", "scores", "size", "smoothing", "sources", "state",
     "targets", "train", "under", "validation",
-    "reach", "sets",  # certify's own
+    "reach", "sets", "temperature",  # certify's own
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
