@@ -28,29 +28,34 @@ def noisy(
     the inputs would show in its last bits which example it came from, and a model could be right
     for that reason only: of such a model every certificate is wrong.
     """
-    wide = point.double() if point.device.type != "mps" else point.cpu().double()
-    step = 2.0 ** (math.floor(math.log2(sigma)) - _FINENESS)
     draw: Callable[[int], Tensor] | None = None
     while start < stop:
         block, within = divmod(start, BLOCK)
         if draw is None or within == 0:
-            draw = _normals(wide, (seed, block + 1))
+            draw = _sums(point, (seed, block + 1), sigma)
             if within:  # what has been drawn of this block before
                 draw(within)
         rows = min(size, BLOCK - within, stop - start)
-        yield _rounded(draw(rows).mul_(sigma).add_(wide), step).to(point)
+        yield draw(rows)
         start += rows
 
 
 def pilot(point: Tensor, seed: int, *, sigma: float, n: int) -> Tensor:
     """Return n draws of an example with noise that is independent of all others."""
+    return _sums(point, (seed, 0), sigma)(n)
+
+
+def _sums(point: Tensor, key: tuple[int, int], sigma: float) -> Callable[[int], Tensor]:
+    """Return what draws an example with noise, `(rows, ...)`, of its dtype and on its device."""
     wide = point.double() if point.device.type != "mps" else point.cpu().double()
     step = 2.0 ** (math.floor(math.log2(sigma)) - _FINENESS)
-    return _rounded(_normals(wide, (seed, 0))(n).mul_(sigma).add_(wide), step).to(point)
+    normals = _normals(wide, key)
 
+    def draw(rows: int) -> Tensor:
+        sums = normals(rows).mul_(sigma).add_(wide)
+        return sums.div_(step).round_().mul_(step).to(point)
 
-def _rounded(values: Tensor, step: float) -> Tensor:
-    return values.div_(step).round_().mul_(step)
+    return draw
 
 
 def _normals(like: Tensor, key: tuple[int, int]) -> Callable[[int], Tensor]:
