@@ -100,10 +100,14 @@ def one_of(*options: str) -> Callable[[str, Any], object]:
 # What an argument of each name must be, in whatever function it stands. What is narrower in one
 # function than in the others is checked there.
 _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
+    "accumulate": count,
     "attack": function,
+    "backward": optional(function),
     "beta": partial(number, least=0),
     "candidates": count,
+    "channels_last": switch,
     "delta": partial(number, above=0, most=0.5),
+    "every": optional(count),
     "generator": lambda _, value: generator(value),
     "initial_c": partial(number, above=0),
     "initial_eps": partial(number, above=0),
@@ -114,6 +118,7 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
     "lam": partial(number, least=0),
     "level": partial(number, above=0, most=1),
     "loss": function,
+    "max_norm": optional(partial(number, above=0)),
     "method": one_of("gradient", "random_search"),
     "model": function,
     "momentum": partial(number, least=0),
@@ -128,6 +133,7 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
     "penalty": partial(number, least=0),
     "progress": optional(function),
     "random_start": switch,
+    "reference": function,
     "resamples": count,
     "restarts": count,
     "rho": partial(number, least=0, most=1),
@@ -147,6 +153,19 @@ def arguments(**values: Any) -> None:
     """Check arguments by what `_ARGUMENTS` says of their names."""
     for name, value in values.items():
         _ARGUMENTS[name](name, value)
+
+
+# --- paths -----------------------------------------------------------------------------------
+
+
+def path(name: str, value: Any) -> None:
+    """Check the path of a file to write, as far as its folder goes."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"expected {name} as the path of a file, got {kind(value)}")
+    if not os.fspath(value) or os.path.isdir(value):
+        raise ValueError(f"expected {name} as the path of a file, got {os.fspath(value)!r}")
+    if not os.path.isdir(os.path.dirname(os.fspath(value)) or "."):
+        raise ValueError(f"expected {name} in a folder that exists, got {os.fspath(value)!r}")
 
 
 # --- tensors ---------------------------------------------------------------------------------

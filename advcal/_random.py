@@ -1,4 +1,7 @@
-"""Random numbers that leave the global random state as it was."""
+"""Random numbers that leave the global random state as it was, or move it by one number."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -25,6 +28,24 @@ def onward(generator: torch.Generator | None) -> torch.Generator:
     For what trains: each call draws anew, and a checkpoint, which has the global state, knows where
     to go on.
     """
-    if generator is not None:
-        return generator
-    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    return torch.Generator().manual_seed(_seed()) if generator is None else generator
+
+
+@contextmanager
+def anew(device: torch.device) -> Iterator[None]:
+    """Do the same for what takes no generator: inside, the global random state is a new one.
+
+    Afterwards it is moved by the one number that seeded the new one, whatever was drawn. Two copies
+    of a state that only moved by a number or two would be all but the same draws.
+    """
+    seed, cuda = _seed(), [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        torch.default_generator.manual_seed(seed)
+        for each in cuda:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _seed() -> int:
+    return int(torch.randint(2**62, (), device="cpu"))

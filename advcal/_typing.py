@@ -28,7 +28,8 @@ Progress: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]
 """A wrapper of an iterable that shows how far it has come, such as `tqdm.tqdm`."""
 
 
-# Both take a model of any type, so that a function of yours may ask for an `nn.Module`.
+# Both take a model of any type, so that a function of yours may ask for an `nn.Module`; likewise a
+# batch.
 class Attack(Protocol):
     """`attack(model, inputs, labels) -> adversarial inputs` of the same shape, dtype and device."""
 
@@ -40,6 +41,6 @@ class Attack(Protocol):
 class Objective(Protocol):
     """`objective(model, batch) -> loss`, a scalar."""
 
-    def __call__(self, model: Any, batch: Batch, /) -> Tensor:
+    def __call__(self, model: Any, batch: Any, /) -> Tensor:
         """Take the loss of a batch."""
         ...

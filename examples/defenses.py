@@ -25,7 +25,7 @@ import quickstart
 import torch
 from torch import Tensor, nn
 
-from advcal import attacks, evaluation, metrics, plots, trainers
+from advcal import attacks, evaluation, losses, metrics, plots, trainers
 
 Objective = Callable[..., Tensor]
 
@@ -37,7 +37,8 @@ def defenses(eps: float, steps: int, seed: int) -> dict[str, Objective]:
     pgd = functools.partial(attacks.pgd, eps=eps, steps=steps, generator=starts)
     iaa = functools.partial(attacks.iaa, eps=eps, steps=steps, random_start=True, generator=starts)
     rejected = functools.partial(attacks.pgd_conf, eps=eps, steps=2 * steps, generator=starts)
-    at, iat = trainers.adversarial(pgd), trainers.inverse_adversarial(iaa)
+    penalty = functools.partial(losses.confidence_penalty, beta=0.1)
+    at, iat = trainers.adversarial(pgd), trainers.adversarial(iaa)
     return {
         "standard": trainers.standard(),
         "FGSM-AT": trainers.adversarial(fgsm),
@@ -47,7 +48,7 @@ def defenses(eps: float, steps: int, seed: int) -> dict[str, Objective]:
         "TRADES": trainers.trades(functools.partial(pgd, loss="kl")),
         "MART": trainers.mart(pgd),
         "CCAT": trainers.ccat(rejected, eps=eps),
-        "entropy-AT": trainers.entropy_adversarial(pgd),
+        "entropy-AT": trainers.adversarial(pgd, loss=penalty),
     }
 
 

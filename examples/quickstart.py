@@ -49,7 +49,7 @@ def objectives(eps: float, steps: int, seed: int) -> dict[str, Callable[..., Ten
     starts = torch.Generator().manual_seed(seed)
     pgd = functools.partial(attacks.pgd, eps=eps, steps=steps, generator=starts)
     iaa = functools.partial(attacks.iaa, eps=eps, steps=steps, random_start=True, generator=starts)
-    at_iat = trainers.mixed(trainers.adversarial(pgd), trainers.inverse_adversarial(iaa))
+    at_iat = trainers.mixed(trainers.adversarial(pgd), trainers.adversarial(iaa))
     return {"standard": trainers.standard(), "AT+IAT": at_iat}
 
 

@@ -64,7 +64,7 @@ def objective_of(name, seed):
     generator = torch.Generator().manual_seed(seed)
     pgd = partial(attacks.pgd, eps=EPS, steps=7, generator=generator)
     at = trainers.adversarial(pgd)
-    iat = trainers.inverse_adversarial(partial(attacks.iaa, eps=EPS, steps=7))
+    iat = trainers.adversarial(partial(attacks.iaa, eps=EPS, steps=7))
     conf = partial(attacks.pgd_conf, eps=EPS, steps=10, step_size=0.03, generator=generator)
     return {
         "standard": (trainers.standard(), 100),

@@ -5,6 +5,7 @@ Every attack returns inputs of the same shape, dtype and device, within `eps` of
 with `functools.partial(pgd, eps=8 / 255)`.
 """
 
+from advcal._typing import Attack
 from advcal.attacks._ace import ace, generalised_ace
 from advcal.attacks._anti import anti_adversary
 from advcal.attacks._apgd import apgd
@@ -27,6 +28,7 @@ from advcal.attacks._pgd_conf import pgd_conf
 from advcal.attacks._square import square
 
 __all__ = [
+    "Attack",
     "Ball",
     "ace",
     "adversarial_distance",

@@ -28,6 +28,7 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str] | BinaryIO) -> Non
 
     Raises:
         TypeError: If it is not a calibrator of this module.
+        ValueError: If the path is empty, or in a folder that does not exist.
 
     Example:
         >>> import io
@@ -36,6 +37,8 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str] | BinaryIO) -> Non
     """
     if _KINDS.get(type(calibrator).__name__) is not type(calibrator):
         raise TypeError(f"expected a calibrator, got {_checks.kind(calibrator)}")
+    if isinstance(path, (str, os.PathLike)):
+        _checks.path("path", path)
     fields = {f.name: getattr(calibrator, f.name) for f in dataclasses.fields(calibrator)}
     torch.save({"calibrator": type(calibrator).__name__, "fields": fields}, path)
 

@@ -102,10 +102,8 @@ def sweep(
         if attack is not None:
             _checks.function(f"attacks[{name!r}]", attack)
     radii = [None] if eps is None else [_radius(each) for each in listed("eps", eps)]
-    if path is not None and not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"expected path as a str, a path or None, got {_checks.kind(path)}")
-    if path is not None and not Path(path).absolute().parent.is_dir():
-        raise ValueError(f"expected path in a folder that exists, got {os.fspath(path)!r}")
+    if path is not None:
+        _checks.path("path", path)
     if progress is not None:
         _checks.function("progress", progress)
     casting(None, autocast)

@@ -4,6 +4,7 @@ Soft labels need no loss of their own: `torch.nn.functional.cross_entropy` takes
 wherever the logits are.
 """
 
+from advcal._typing import Loss
 from advcal.losses._adaptive import AdaptiveSmoothing, adaptive_smoothing
 from advcal.losses._dlr import dlr
 from advcal.losses._focal import flsd53, focal
@@ -18,6 +19,7 @@ from advcal.losses._trades import trades
 
 __all__ = [
     "AdaptiveSmoothing",
+    "Loss",
     "adaptive_smoothing",
     "confidence_penalty",
     "dlr",

@@ -1,5 +1,6 @@
 """Adversarial weight perturbation: any objective at weights that are moved to its disadvantage."""
 
+from dataclasses import KW_ONLY, dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch.func import functional_call
 from advcal import _checks
 from advcal._frozen import buffers_kept
 from advcal._typing import Batch, Model, Objective
-from advcal.trainers._passes import given, keeping
+from advcal.trainers._crafting import Crafting, crafted_by, loss_of
 
 
-def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class awp(Crafting):
     r"""Take an objective at the weights $w + v$ that one ascent step leads to.
 
     $v_l = \gamma\,\|w_l\|\,g_l / \|g_l\|$ for each weight $w_l$, with $g$ the gradient of the
@@ -25,11 +27,14 @@ def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
     Weights are the parameters of two dimensions or more that require a gradient; biases and the
     scales of normalisations stay, as with the authors. Shared weights move together.
 
-    What the objectives of this module craft or mix is made once, at $w$, and used in both passes;
-    an attack that an objective of yours calls by itself runs in both, the second time on $w + v$.
-    The buffers of the model, BatchNorm's statistics among them, see the second pass only. The
-    objective gets the model, in the second pass, as a module that can be called, not with the
-    attributes of yours. A model wrapped for distributed training is outside what this was made for.
+    What an objective crafts or mixes is made once, at $w$, and the loss of it is taken twice. The
+    objectives of this module can be asked for these steps, and so can one of yours that has the
+    methods `craft(model, batch) -> crafted` and `loss_of(model, crafted) -> loss`, `mixed` of them,
+    and `awp` itself. A plain function is called twice instead, the second time at $w + v$, with
+    the attack in it. The buffers of the model, BatchNorm's statistics among them, see the second
+    pass only. In that pass the objective gets the model as a module that can be called, not with
+    the attributes of yours. A model wrapped for distributed training is outside what this was made
+    for.
 
     Args:
         objective: Any `(model, batch) -> scalar loss`.
@@ -53,33 +58,42 @@ def awp(objective: Objective, *, gamma: float = 0.01) -> Objective:
         Wu et al., Adversarial Weight Perturbation Helps Robust Generalization, NeurIPS 2020,
         section 4.
     """
-    _checks.function("objective", objective)
-    gamma = _checks.number("gamma", gamma, least=0)
 
-    def perturbed(model: Model, batch: Batch) -> Tensor:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
-        weights = {
-            name: weight
-            for name, weight in model.named_parameters()
-            if weight.requires_grad and weight.ndim > 1
-        }
-        if not weights:
-            raise ValueError("expected a model with weights that require a gradient, got none")
-        with keeping() as made, buffers_kept(model), torch.enable_grad():
-            loss: Tensor = objective(model, batch)
+    objective: Objective
+    _: KW_ONLY
+    gamma: float = 0.01
+
+    def __post_init__(self) -> None:
+        _checks.arguments(objective=self.objective)
+        _checks.number("gamma", self.gamma, least=0)
+
+    def craft(self, model: Model, batch: Batch) -> Any:
+        _weights(model)
+        return crafted_by(self.objective, model, batch)
+
+    def loss_of(self, model: Model, crafted: Any) -> Tensor:
+        whole, weights = _weights(model)
+        with buffers_kept(whole), torch.enable_grad():
+            loss = loss_of(self.objective, model, crafted)
             _checks.differentiable("losses", loss, "the parameters")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         offsets = {
-            name: _offset(weight.detach(), gradient, gamma)
+            name: _offset(weight.detach(), gradient, self.gamma)
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }
-        with given(made):
-            loss = objective(_Moved(model, offsets), batch)
-        return loss
+        return loss_of(self.objective, _Moved(whole, offsets), crafted)
 
-    return perturbed
+
+def _weights(model: Model) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """Check a model and return it, and what of it is to be moved."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
+    named = model.named_parameters()
+    weights = {name: each for name, each in named if each.requires_grad and each.ndim > 1}
+    if not weights:
+        raise ValueError("expected a model with weights that require a gradient, got none")
+    return model, weights
 
 
 def _offset(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:

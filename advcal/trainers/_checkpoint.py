@@ -224,17 +224,6 @@ class Checkpoint:
             )
 
 
-def check_folder(path: Any) -> None:
-    """Check a path to write to, as far as its folder goes."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"expected checkpoint as a path, got {_checks.kind(path)}")
-    if not os.fspath(path) or os.path.isdir(path):
-        raise ValueError(f"expected checkpoint as the path of a file, got {os.fspath(path)!r}")
-    folder = os.path.dirname(os.fspath(path)) or "."
-    if not os.path.isdir(folder):
-        raise ValueError(f"expected checkpoint in a folder that exists, got {os.fspath(path)!r}")
-
-
 def check_state(state: Any) -> None:
     """Check what a user wants to be in a checkpoint."""
     if not isinstance(state, Mapping):

@@ -1,41 +1,19 @@
 """The training loop, as a generator of records."""
 
-import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from advcal import _checks
-from advcal._batches import casting, check_source, prepared
+from advcal._batches import casting, check_source
 from advcal._frozen import bare, device_of, parallel
 from advcal._typing import Batch, Objective, Progress
-from advcal.trainers._checkpoint import (
-    Checkpoint,
-    Path,
-    Position,
-    check_folder,
-    check_state,
-    has_state,
-)
+from advcal.trainers._checkpoint import Checkpoint, Path, check_state, has_state
+from advcal.trainers._run import Epoch, Run
 from advcal.trainers._step import Step
-
-
-class Epoch(NamedTuple):
-    """What one epoch of training did.
-
-    Attributes:
-        epoch: The number of the epoch, from 1.
-        loss: The mean of the objective over the epoch's examples, in all processes.
-        n: The number of examples.
-    """
-
-    epoch: int
-    loss: float
-    n: int
 
 
 def epochs(
@@ -144,86 +122,47 @@ def epochs(
         2 2
         3 2
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"expected optimizer as a torch.optim.Optimizer, got {_checks.kind(optimizer)}"
-        )
-    own = {id(parameter) for parameter in model.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("expected optimizer of the model's parameters, got one of none of them")
-    _checks.function("objective", objective)
+    _checks.arguments(objective=objective, n=n, max_norm=max_norm, accumulate=accumulate)
+    _checks.arguments(channels_last=channels_last, backward=backward, every=every)
     check_source(batches, progress)
-    n = _checks.count("n", n)
-    if backward is not None:
-        _checks.function("backward", backward)
+    _check_optimizer(optimizer, model)
     _check_schedule(schedule)
     if average is not None and not isinstance(average, AveragedModel):
         raise TypeError(f"expected average as an AveragedModel, got {_checks.kind(average)}")
-    autocasting = casting(model, autocast)
-    wrapper = parallel(model)
+    casts, wrapper = casting(model, autocast), parallel(model)
     group = None if wrapper is None else wrapper.process_group
     step = Step(
         bare(model),
         optimizer,
-        accumulate=_checks.count("accumulate", accumulate),
+        accumulate=accumulate,
         processes=1 if group is None else group.size(),
-        max_norm=None if max_norm is None else _checks.number("max_norm", max_norm, above=0),
+        max_norm=max_norm,
         schedule=schedule,
         average=average,
         backward=backward or Tensor.backward,
         scaler=_scaler(model, autocast),
     )
-    between = math.inf if every is None else _checks.count("every", every) * step.accumulate
     state = {} if state is None else state
     check_state(state)
     saved = None
     if checkpoint is not None:
-        check_folder(checkpoint)
+        _checks.path("checkpoint", checkpoint)
         saved = Checkpoint(checkpoint, step.parts(), state, device_of(model), group)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def run() -> Generator[Epoch, None, list[Epoch]]:
-        at = Position() if saved is None else saved.load(n)
-        records = [Epoch(*record) for record in at.records]
-        for epoch in range(at.epoch, n + 1):
-            if saved is not None and at.batch == 0:
-                at.start = saved.random()
-            _set_epoch(batches, epoch - 1)
-            model.train()
-            source = prepared(
-                batches, model, channels_last=channels_last, progress=progress, skip=at.batch
-            )
-            if saved is not None and at.batch > 0:
-                saved.set_random(at.now)
-            for batch in source:
-                at.batch += 1
-                size = _size(batch, at)
-                step.begin()
-                with autocasting(), _noting(at):
-                    loss = objective(model, batch)
-                mean, total = _finite(loss, size, group, at)
-                at.total, at.n = at.total + mean * total, at.n + total
-                stepped = step.add(loss, size, total)
-                if saved is not None and stepped and at.batch % between == 0:
-                    saved.save(at)
-            if step.pending:
-                step.take()
-            if at.n == 0:
-                raise ValueError(
-                    f"expected batches in epoch {epoch}, got none; an iterator can be gone "
-                    "through only once, a list or a DataLoader again and again"
-                )
-            records.append(Epoch(epoch, at.total / at.n, at.n))
-            at = Position(epoch + 1, records=records)
-            yield records[-1]
-            if saved is not None:
-                saved.save(at)
-        return records
-
-    return run()
+    run = Run(
+        model=model,
+        batches=batches,
+        objective=objective,
+        step=step,
+        saved=saved,
+        every=None if every is None else every * accumulate,
+        casts=casts,
+        channels_last=channels_last,
+        group=group,
+        progress=progress,
+    )
+    return run.epochs(n)
 
 
 def fit(
@@ -308,6 +247,18 @@ def fit(
             return records
 
 
+def _check_optimizer(optimizer: Any, model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"expected optimizer as a torch.optim.Optimizer, got {_checks.kind(optimizer)}"
+        )
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("expected optimizer of the model's parameters, got one of none of them")
+
+
 def _check_schedule(schedule: Any) -> None:
     if schedule is None:
         return
@@ -332,60 +283,3 @@ def _scaler(model: nn.Module, dtype: torch.dtype | None) -> torch.amp.GradScaler
             "training on CUDA"
         )
     return torch.amp.GradScaler(device.type)
-
-
-def _set_epoch(batches: object, epoch: int) -> None:
-    """Tell a sampler the epoch, from 0 as torch counts, where it shuffles by that."""
-    inner = getattr(batches, "batch_sampler", None)
-    samplers = getattr(batches, "sampler", None), getattr(inner, "sampler", None)
-    for each in (batches, inner, *samplers):
-        tell = getattr(each, "set_epoch", None)
-        if callable(tell):
-            tell(epoch)
-
-
-@contextmanager
-def _noting(at: Position) -> Iterator[None]:
-    """Note in an error of an objective, whatever it is, where it came."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in {at}")
-        raise
-
-
-def _size(batch: Batch, at: Position) -> int:
-    inputs, labels = batch[:2]
-    shape = inputs.shape
-    if not shape or shape[0] == 0:
-        raise ValueError(
-            f"expected inputs of shape (n >= 1, ...), got {_checks.kind(inputs)} in {at}"
-        )
-    if isinstance(labels, Tensor) and labels.shape[:1] != shape[:1]:
-        raise ValueError(
-            f"expected labels for {shape[0]} inputs, got {_checks.kind(labels)} in {at}"
-        )
-    return int(shape[0])
-
-
-def _finite(
-    loss: Tensor, size: int, group: torch.distributed.ProcessGroup | None, at: Position
-) -> tuple[float, int]:
-    """Return the mean loss and the number of examples in all processes.
-
-    Reading the loss is the one place where a step waits for the device.
-    """
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        raise ValueError(f"expected the objective to give a scalar, got {_checks.kind(loss)}")
-    _checks.differentiable("losses", loss, "the parameters")
-    if group is None:
-        value, total = loss.item(), size
-    else:
-        mean = loss.detach().double()
-        sums = torch.stack([mean * size, torch.full_like(mean, size)])
-        torch.distributed.all_reduce(sums, group=group)
-        summed, total = sums[0].item(), int(sums[1])
-        value = summed / total
-    if not math.isfinite(value):
-        raise FloatingPointError(f"expected a finite loss, got {value} in {at}")
-    return value, total

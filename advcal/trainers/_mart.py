@@ -1,13 +1,16 @@
 """MART: adversarial training that leans on what is already wrong."""
 
+from dataclasses import KW_ONLY, dataclass
+
 from torch import Tensor
 
 from advcal import _checks, losses
-from advcal._typing import Attack, Batch, Model, Objective
-from advcal.trainers._passes import both, craft, examples
+from advcal._typing import Attack, Batch, Model
+from advcal.trainers._crafting import Crafting, both, craft, examples
 
 
-def mart(attack: Attack, *, lam: float = 5.0, joint: bool = False) -> Objective:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class mart(Crafting):
     r"""Minimise the loss of MART: boosted cross-entropy and a divergence weighed by the mistakes.
 
     $\mathrm{CE}(f(x'), y) - \log(1.0001 - \max_{k \ne y} p_k(x'))
@@ -37,14 +40,20 @@ def mart(attack: Attack, *, lam: float = 5.0, joint: bool = False) -> Objective:
         Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
         ICLR 2020.
     """
-    _checks.function("attack", attack)
-    lam = _checks.number("lam", lam, least=0)
-    _checks.switch("joint", joint)
 
-    def objective(model: Model, batch: Batch) -> Tensor:
+    attack: Attack
+    _: KW_ONLY
+    lam: float = 5.0
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.arguments(attack=self.attack, lam=self.lam, joint=self.joint)
+
+    def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         inputs, labels = examples(batch)
-        points = craft(attack, model, inputs, labels)
-        logits, others = both(model, inputs, points, joint=joint)
-        return losses.mart(logits, labels, attacked=others, lam=lam)
+        return inputs, craft(self.attack, model, inputs, labels), labels
 
-    return objective
+    def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        inputs, points, labels = crafted
+        logits, others = both(model, inputs, points, joint=self.joint)
+        return losses.mart(logits, labels, attacked=others, lam=self.lam)

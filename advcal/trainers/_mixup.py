@@ -1,5 +1,8 @@
 """mixup: train on mixtures of two examples."""
 
+from dataclasses import KW_ONLY, dataclass
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,22 +10,21 @@ from torch.nn.functional import cross_entropy
 
 from advcal import _checks
 from advcal._random import onward
-from advcal._typing import Batch, Loss, Model, Objective
-from advcal.trainers._passes import examples, once
+from advcal._typing import Batch, Loss, Model
+from advcal.trainers._crafting import Crafting, examples
+
+Mixed: TypeAlias = tuple[Tensor, Tensor, Tensor, float]
+"""Inputs, the labels of both parts, and the share of the first."""
 
 
-def mixup(
-    *,
-    alpha: float = 0.2,
-    loss: Loss = cross_entropy,
-    generator: torch.Generator | None = None,
-) -> Objective:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class mixup(Crafting):
     r"""Minimise $\lambda L(f(\tilde x), y) + (1 - \lambda) L(f(\tilde x), y')$.
 
     $\tilde x = \lambda x + (1 - \lambda) x'$ mixes each example with another one of its batch, and
     $\lambda \sim \mathrm{Beta}(\alpha, \alpha)$ is drawn once per batch, as in the authors' code.
-    The sum of two losses is the loss to the mixed labels where it is linear in them, as
-    cross-entropy is.
+    The sum of two losses is the loss to the mixed labels if it is linear in them, as cross-entropy
+    is.
 
     Args:
         alpha: $\alpha > 0$; the smaller, the nearer is $\lambda$ to 0 or 1. For calibration .1 to
@@ -49,23 +51,26 @@ def mixup(
         al., On Mixup Training: Improved Calibration and Predictive Uncertainty for Deep Neural
         Networks, NeurIPS 2019.
     """
-    alpha = _checks.number("alpha", alpha, above=0)
-    _checks.function("loss", loss)
-    _checks.generator(generator)
 
-    def draw(n: int) -> Tensor:
-        """Draw the share, then a partner for each example."""
-        source = onward(generator)
-        seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
-        share = np.random.default_rng(int(seed)).beta(alpha, alpha)
-        pairs = torch.randperm(n, generator=source, device=source.device)
-        return torch.cat([torch.tensor([share], dtype=torch.float64), pairs.cpu().double()])
+    _: KW_ONLY
+    alpha: float = 0.2
+    loss: Loss = cross_entropy
+    generator: torch.Generator | None = None
 
-    def objective(model: Model, batch: Batch) -> Tensor:
+    def __post_init__(self) -> None:
+        _checks.number("alpha", self.alpha, above=0)
+        _checks.arguments(loss=self.loss, generator=self.generator)
+
+    def craft(self, model: Model, batch: Batch) -> Mixed:
         inputs, labels = examples(batch)
-        drawn = once((len(inputs) + 1,), lambda: draw(len(inputs)))
-        share, pairs = float(drawn[0]), drawn[1:].long().to(inputs.device)
-        logits = model(share * inputs + (1 - share) * inputs[pairs])
-        return share * loss(logits, labels) + (1 - share) * loss(logits, labels[pairs])
+        source = onward(self.generator)
+        seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
+        share = float(np.random.default_rng(int(seed)).beta(self.alpha, self.alpha))
+        pairs = torch.randperm(len(inputs), generator=source, device=source.device)
+        pairs = pairs.to(inputs.device)
+        return share * inputs + (1 - share) * inputs[pairs], labels, labels[pairs], share
 
-    return objective
+    def loss_of(self, model: Model, crafted: Mixed) -> Tensor:
+        inputs, labels, others, share = crafted
+        logits = model(inputs)
+        return share * self.loss(logits, labels) + (1 - share) * self.loss(logits, others)

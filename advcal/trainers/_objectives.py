@@ -1,16 +1,19 @@
-"""Objectives: what a model is trained on, as functions `(model, batch) -> scalar loss`."""
+"""Objectives: what a model is trained on, as values that are called: `(model, batch) -> loss`."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
 from advcal._typing import Attack, Batch, Loss, Model, Objective
-from advcal.trainers._passes import craft, examples
+from advcal.trainers._crafting import Crafting, craft, crafted_by, examples, loss_of
 
 
-def standard(*, loss: Loss = cross_entropy) -> Objective:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class standard(Crafting):
     r"""Train on the inputs as they are: minimise $L(f(x), y)$.
 
     Args:
@@ -28,20 +31,29 @@ def standard(*, loss: Loss = cross_entropy) -> Objective:
         >>> objective(torch.nn.Identity(), (torch.tensor([[0.0, 0.0]]), torch.tensor([1])))
         tensor(0.6931)
     """
-    _checks.function("loss", loss)
 
-    def objective(model: Model, batch: Batch) -> Tensor:
-        inputs, labels = examples(batch)
-        return loss(model(inputs), labels)
+    _: KW_ONLY
+    loss: Loss = cross_entropy
 
-    return objective
+    def __post_init__(self) -> None:
+        _checks.arguments(loss=self.loss)
+
+    def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        return examples(batch)
+
+    def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, labels = crafted
+        return self.loss(model(inputs), labels)
 
 
-def adversarial(attack: Attack, *, loss: Loss = cross_entropy) -> Objective:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class adversarial(Crafting):
     r"""Train on attacked inputs only: minimise $L(f(x'), y)$ with $x' = \mathrm{attack}(f, x, y)$.
 
     The attack crafts against the weights of the moment, in eval mode, so that the statistics of
-    BatchNorm never see it; the loss is then taken in the mode that the model is in.
+    BatchNorm never see it; the loss is then taken in the mode that the model is in. With
+    `advcal.attacks.iaa` it is inverse adversarial training (IAT): the model is taught the label on
+    inputs of lower confidence in it.
 
     Args:
         attack: `(model, inputs, labels) -> adversarial inputs`, for instance
@@ -63,52 +75,33 @@ def adversarial(attack: Attack, *, loss: Loss = cross_entropy) -> Objective:
 
     References:
         Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015; Madry et al.,
-        Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, eq. 2.1.
+        Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, eq. 2.1; Cheng et
+        al., Towards Calibration Enhanced Network by Inverse Adversarial Attack, arXiv 2504.06358.
     """
-    _checks.function("attack", attack)
-    _checks.function("loss", loss)
 
-    def objective(model: Model, batch: Batch) -> Tensor:
+    attack: Attack
+    _: KW_ONLY
+    loss: Loss = cross_entropy
+
+    def __post_init__(self) -> None:
+        _checks.arguments(attack=self.attack, loss=self.loss)
+
+    def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, labels = examples(batch)
-        return loss(model(craft(attack, model, inputs, labels)), labels)
+        return craft(self.attack, model, inputs, labels), labels
 
-    return objective
-
-
-def inverse_adversarial(attack: Attack, *, loss: Loss = cross_entropy) -> Objective:
-    r"""Train on inverse adversarial inputs (IAT): minimise $L(f(x + N), y)$.
-
-    $N$ lowers the confidence and keeps the label; training on it with the true label teaches the
-    model to stay confident where it is right. The examples are made anew for each batch.
-
-    Args:
-        attack: An attack on confidence, for instance
-            `functools.partial(advcal.attacks.iaa, eps=8 / 255)`.
-        loss: `(logits, labels) -> scalar`.
-
-    Returns:
-        An objective.
-
-    Raises:
-        TypeError: If an argument is not a callable.
-
-    Example:
-        >>> import functools
-        >>> from advcal.attacks import iaa
-        >>> objective = inverse_adversarial(functools.partial(iaa, eps=0.1, steps=5))
-
-    References:
-        Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack,
-        arXiv 2504.06358, section 3.3.
-    """
-    return adversarial(attack, loss=loss)
+    def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor]) -> Tensor:
+        points, labels = crafted
+        return self.loss(model(points), labels)
 
 
-def mixed(*objectives: Objective, weights: Sequence[float] | None = None) -> Objective:
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class mixed(Crafting):
     r"""Minimise a weighted sum of objectives on the same batch: $\sum_i w_i L_i$.
 
-    `mixed(adversarial(pgd), inverse_adversarial(iaa))` is AT+IAT. Its authors publish no ratio;
-    equal weights are the default here.
+    `mixed(adversarial(pgd), adversarial(iaa))` is AT+IAT; its authors publish no ratio, and equal
+    weights are the default here. With `adversarial(uca)`, `adversarial(oca)` and `weights=[1, 1]`
+    it is fine-tuning on attacks on confidence (CAAT).
 
     Args:
         *objectives: One or more objectives.
@@ -126,21 +119,44 @@ def mixed(*objectives: Objective, weights: Sequence[float] | None = None) -> Obj
         >>> twice = mixed(standard(), standard(), weights=[1.0, 1.0])
         >>> twice(torch.nn.Identity(), (torch.tensor([[0.0, 0.0]]), torch.tensor([1])))
         tensor(1.3863)
+
+    References:
+        Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, for CAAT.
     """
-    if not objectives:
-        raise ValueError("expected one objective or more, got none")
-    for each in objectives:
-        _checks.function("objective", each)
-    if weights is None:
-        weights = [1 / len(objectives)] * len(objectives)
+
+    objectives: tuple[Objective, ...]
+    weights: tuple[float, ...] | None
+
+    def __init__(self, *objectives: Objective, weights: Sequence[float] | None = None) -> None:
+        if not objectives:
+            raise ValueError("expected one objective or more, got none")
+        for each in objectives:
+            _checks.function("objective", each)
+        if weights is not None:
+            weights = _checked(weights, len(objectives))
+        object.__setattr__(self, "objectives", objectives)
+        object.__setattr__(self, "weights", weights)
+
+    def craft(self, model: Model, batch: Batch) -> list[Any]:
+        return [crafted_by(each, model, batch) for each in self.objectives]
+
+    def loss_of(self, model: Model, crafted: list[Any]) -> Tensor:
+        parts = zip(self.objectives, crafted, strict=True)
+        return self._sum([loss_of(each, model, part) for each, part in parts])
+
+    def __call__(self, model: Model, batch: Batch) -> Tensor:
+        # In turn: what is crafted for the second meets BatchNorm's statistics after the first.
+        return self._sum([each(model, batch) for each in self.objectives])
+
+    def _sum(self, losses: list[Tensor]) -> Tensor:
+        weights = self.weights or [1 / len(losses)] * len(losses)
+        first, *rest = (w * each for w, each in zip(weights, losses, strict=True))
+        return sum(rest, start=first)
+
+
+def _checked(weights: Any, n: int) -> tuple[float, ...]:
     if not isinstance(weights, Sequence):
         raise TypeError(f"expected weights as a sequence of numbers, got {_checks.kind(weights)}")
-    if len(weights) != len(objectives):
-        raise ValueError(f"expected {len(objectives)} weights, got {len(weights)}")
-    weights = [_checks.number("weights", weight, least=0) for weight in weights]
-
-    def objective(model: Model, batch: Batch) -> Tensor:
-        losses = [w * each(model, batch) for w, each in zip(weights, objectives, strict=True)]
-        return sum(losses[1:], start=losses[0])
-
-    return objective
+    if len(weights) != n:
+        raise ValueError(f"expected {n} weights, got {len(weights)}")
+    return tuple(_checks.number("weights", weight, least=0) for weight in weights)

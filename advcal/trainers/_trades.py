@@ -1,5 +1,6 @@
 """TRADES: the objective, and its attack on the divergence."""
 
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 import torch
@@ -8,21 +9,16 @@ from torch import Tensor
 from advcal import _checks, losses
 from advcal._frozen import frozen
 from advcal._random import onward
-from advcal._typing import Attack, Batch, Model, Objective
+from advcal._typing import Attack, Batch, Model
 from advcal.attacks import linf
 from advcal.attacks._gradient import goal_of, gradient_at
-from advcal.trainers._passes import both, craft, examples
+from advcal.trainers._crafting import Crafting, both, craft, examples
 
 _EPS, _STEPS, _STEP_SIZE, _NOISE = 0.031, 10, 0.007, 0.001  # the authors'
 
 
-def trades(
-    attack: Attack | None = None,
-    *,
-    beta: float = 6.0,
-    joint: bool = False,
-    generator: torch.Generator | None = None,
-) -> Objective:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class trades(Crafting):
     r"""Minimise $\mathrm{CE}(f(x), y) + \beta\,\mathrm{KL}(p(x) \| p(x'))$ where $x'$ raises it.
 
     The gradient runs through both sides of the divergence. Without `attack` it is the authors',
@@ -62,20 +58,27 @@ def trades(
         Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML
         2019, algorithm 1.
     """
-    _checks.generator(generator)
-    if attack is None:
-        attack = partial(_climb, generator=generator)
-    _checks.function("attack", attack)
-    beta = _checks.number("beta", beta, least=0)
-    _checks.switch("joint", joint)
 
-    def objective(model: Model, batch: Batch) -> Tensor:
+    attack: Attack | None = None
+    _: KW_ONLY
+    beta: float = 6.0
+    joint: bool = False
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.attack is not None:
+            _checks.arguments(attack=self.attack)
+        _checks.arguments(beta=self.beta, joint=self.joint, generator=self.generator)
+
+    def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         inputs, labels = examples(batch)
-        points = craft(attack, model, inputs, labels)
-        logits, others = both(model, inputs, points, joint=joint)
-        return losses.trades(logits, labels, attacked=others, beta=beta)
+        attack = self.attack or partial(_climb, generator=self.generator)
+        return inputs, craft(attack, model, inputs, labels), labels
 
-    return objective
+    def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        inputs, points, labels = crafted
+        logits, others = both(model, inputs, points, joint=self.joint)
+        return losses.trades(logits, labels, attacked=others, beta=self.beta)
 
 
 def _climb(

@@ -169,7 +169,7 @@ BAD = {
     "negative eps": ({"eps": [-0.1]}, ValueError, "eps >= 0, got -0.1"),
     "NaN": ({"eps": [float("nan")]}, ValueError, "eps >= 0, got nan"),
     "eps twice": ({"eps": [0.1, 0.1]}, ValueError, "each only once in eps"),
-    "path": ({"path": 3}, TypeError, "path as a str, a path or None, got int"),
+    "path": ({"path": 3}, TypeError, "path as the path of a file, got int"),
     "folder": ({"path": "nowhere/a.jsonl"}, ValueError, "path in a folder that exists, got"),
     "n_bins": ({"n_bins": 0}, ValueError, "n_bins >= 1, got 0"),
     "autocast": ({"autocast": "bf16"}, TypeError, "autocast as a floating torch.dtype"),

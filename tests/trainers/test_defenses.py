@@ -91,21 +91,23 @@ def test_anti_adversarial():
     close(objective(model, (x, y)), wanted)
 
 
-def test_entropy_adversarial():
+def test_adversarial_training_with_a_reward_for_entropy():
     model, (x, y) = setting()
     p = model(x / 2).softmax(dim=1)
     wanted = cross_entropy(model(x / 2), y) + 0.5 * (p * p.log()).sum(dim=1).mean()
-    close(trainers.entropy_adversarial(halve, beta=0.5)(model, (x, y)), wanted)
-    zero = trainers.entropy_adversarial(halve, beta=0.0)(model, (x, y))
+    penalty = partial(losses.confidence_penalty, beta=0.5)
+    close(trainers.adversarial(halve, loss=penalty)(model, (x, y)), wanted)
+    zero = trainers.adversarial(halve, loss=partial(penalty, beta=0.0))(model, (x, y))
     close(zero, trainers.adversarial(halve)(model, (x, y)))
 
 
-def test_caat():
+def test_training_on_attacks_on_confidence():
     model, (x, y) = setting()
     under, over = partial(uca, eps=0.1), partial(oca, eps=0.1)
     points = under(model, x, y), over(model, x, y)
     wanted = sum(cross_entropy(model(each), y) for each in points)
-    close(trainers.caat(under, over)(model, (x, y)), wanted)
+    both = trainers.adversarial(under), trainers.adversarial(over)
+    close(trainers.mixed(*both, weights=[1, 1])(model, (x, y)), wanted)
 
 
 # --- CCAT ------------------------------------------------------------------------------------
@@ -227,6 +229,88 @@ def test_awp_crafts_once_and_on_the_weights_that_are_trained():
     assert calls == [model, model]
     objective(model, (x, y))  # afterwards everything is crafted anew
     assert len(calls) == 4
+
+
+class Steady:
+    """An objective of a user's in two steps."""
+
+    def __init__(self, attack):
+        self.attack = attack
+
+    def craft(self, model, batch):
+        inputs, labels = batch
+        return inputs, trainers.craft(self.attack, model, inputs, labels), labels
+
+    def loss_of(self, model, crafted):
+        inputs, points, labels = crafted
+        change = model(inputs).softmax(dim=1).amax(dim=1) - model(points).softmax(dim=1).amax(dim=1)
+        return cross_entropy(model(points), labels) + change.square().mean()
+
+    def __call__(self, model, batch):
+        return self.loss_of(model, self.craft(model, batch))
+
+
+AROUND = {
+    "awp": trainers.awp,
+    "awp of awp": lambda objective: trainers.awp(trainers.awp(objective)),
+    "awp of mixed": lambda objective: trainers.awp(trainers.mixed(trainers.standard(), objective)),
+}
+
+
+def counted(calls):
+    """Make a random attack that notes what it was given and what it returned."""
+
+    def attack(model, inputs, labels):
+        calls.append((model, PGD(model, inputs, labels)))
+        return calls[-1][1]
+
+    return attack
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_awp_crafts_once_around_an_objective_of_the_users(around):
+    model, batch = setting(norm=True)
+    calls = []
+    objective = AROUND[around](Steady(counted(calls)))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    loss = objective(model, batch)
+    ((given, points),) = calls
+    assert given is model
+    fixed = AROUND[around](Steady(lambda *_: points))
+    assert loss == fixed(setting(norm=True)[0], batch)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is not None
+
+
+def test_awp_calls_a_plain_function_twice_the_second_time_on_the_moved_weights():
+    model, batch = setting()
+    calls = []
+    attack = counted(calls)
+
+    def plain(model, batch):
+        return cross_entropy(model(attack(model, *batch)), batch[1])
+
+    trainers.awp(plain, gamma=0.5)(model, batch)
+    (first, one), (second, other) = calls
+    assert first is model
+    assert second is not model
+    assert not torch.equal(one, other)
+
+
+def test_two_objectives_at_once_under_awp_share_nothing():
+    """Tensors of one shape, crafted by objectives that are mixed and nested, meet their own."""
+    model, (x, y) = setting()
+    one, other = (lambda m, x, y, k=k: x * k for k in (0.5, 0.9))
+    pair = trainers.adversarial(one), trainers.anti_adversarial(other, reference=one)
+    losses = [trainers.mixed(*order)(model, (x, y)) for order in (pair, pair[::-1])]
+    close(*losses)
+    losses = [
+        trainers.awp(trainers.mixed(*order), gamma=0.2)(model, (x, y))
+        for order in (pair, pair[::-1])
+    ]
+    close(*losses)
 
 
 def test_an_attack_that_an_objective_calls_by_itself_leaves_the_model_as_it_was():
@@ -496,9 +580,6 @@ BAD = {
     "ccat-eps": (lambda: trainers.ccat(eps=0), ValueError, "eps > 0, got 0"),
     "ccat-rho": (lambda: trainers.ccat(eps=0.1, rho=0), ValueError, "rho > 0, got 0"),
     "ccat-generator": (lambda: trainers.ccat(eps=0.1, generator=1), TypeError, "generator .*got"),
-    "caat-under": (lambda: trainers.caat(None, PGD), TypeError, "under as a callable, got None"),
-    "caat-over": (lambda: trainers.caat(PGD, 0.1), TypeError, "over as a callable, got float"),
-    "caat-loss": (lambda: trainers.caat(PGD, PGD, loss=1), TypeError, "loss as a callable"),
     "anti-attack": (
         lambda: trainers.anti_adversarial(None, reference=PGD),
         TypeError,
@@ -511,12 +592,6 @@ BAD = {
     ),
     "anti-beta": (
         lambda: trainers.anti_adversarial(PGD, reference=PGD, beta=-1),
-        ValueError,
-        "beta >= 0, got -1",
-    ),
-    "entropy-attack": (lambda: trainers.entropy_adversarial(1), TypeError, "attack as a callable"),
-    "entropy-beta": (
-        lambda: trainers.entropy_adversarial(PGD, beta=-1),
         ValueError,
         "beta >= 0, got -1",
     ),

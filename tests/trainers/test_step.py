@@ -266,7 +266,7 @@ BAD = {
     "no schedule": ({"schedule": Odd()}, TypeError, "schedule as a scheduler of .*, got Odd"),
     "a model": ({"average": nn.Linear(2, 2)}, TypeError, "average as an AveragedModel, got Linear"),
     "backward by name": ({"backward": "loss"}, TypeError, "backward as a callable, got str"),
-    "a number": ({"checkpoint": 3}, TypeError, "checkpoint as a path, got int"),
+    "a number": ({"checkpoint": 3}, TypeError, "checkpoint as the path of a file, got int"),
     "no folder": ({"checkpoint": "none/x"}, ValueError, "checkpoint in a folder that exists, got"),
     "a list": ({"state": [1]}, TypeError, "state as a mapping from names, got list"),
     "no name": ({"state": {1: []}}, TypeError, "the names in state as str, got int"),

@@ -1,0 +1,64 @@
+"""Configured things are values: called like `functools.partial`, compared, pickled, printed."""
+
+from dataclasses import fields
+from functools import partial
+from inspect import Parameter, isroutine, signature
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+class Value:
+    """What a frozen dataclass that is called has besides its fields.
+
+    Derive with `@dataclass(frozen=True, slots=True, eq=False, repr=False)`: with slots a function
+    that is a default does not become a method. One that takes `*arguments` has an `__init__` of its
+    own, which sets its fields by `object.__setattr__`. Two are equal if they were made by equal
+    calls, `partial`s in them included; a generator equals itself alone. Each prints as that call,
+    without its defaults and without addresses, so the same in each process.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and _key(self) == _key(other)
+
+    def __hash__(self) -> int:
+        return hash(_key(self))
+
+    def __repr__(self) -> str:
+        words: list[str] = []
+        for name, each in signature(type(self)).parameters.items():
+            value = getattr(self, name)
+            if each.kind is Parameter.VAR_POSITIONAL:
+                words += map(_shown, value)
+            elif _key(value) != _key(each.default):
+                named = each.kind is Parameter.KEYWORD_ONLY
+                words.append(f"{name}={_shown(value)}" if named else _shown(value))
+        return f"{type(self).__name__}({', '.join(words)})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, partial):
+        words = [_shown(each) for each in (value.func, *value.args)]
+        words += [f"{name}={_shown(each)}" for name, each in value.keywords.items()]
+        return f"partial({', '.join(words)})"
+    if isroutine(value) or isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, torch.Generator):
+        return f"torch.Generator({value.device.type!r})"
+    return repr(value)
+
+
+def _key(value: Any) -> Any:
+    """Return what stands for a value in comparisons."""
+    if isinstance(value, Value):
+        names = (field.name for field in fields(cast(Any, value)))
+        return type(value), *(_key(getattr(value, name)) for name in names)
+    if isinstance(value, partial):
+        named = frozenset((name, _key(each)) for name, each in value.keywords.items())
+        return partial, _key(value.func), _key(value.args), named
+    if isinstance(value, (tuple, list)):
+        return type(value), *map(_key, value)
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, str(value.device), *value.flatten().tolist()
+    return value

@@ -1,0 +1,168 @@
+"""A training under way: epoch after epoch, from wherever its checkpoint is."""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from advcal import _checks
+from advcal._batches import prepared
+from advcal._typing import Batch, Objective, Progress
+from advcal.trainers._checkpoint import Checkpoint, Position
+from advcal.trainers._step import Step
+
+
+class Epoch(NamedTuple):
+    """What one epoch of training did.
+
+    Attributes:
+        epoch: The number of the epoch, from 1.
+        loss: The mean of the objective over the epoch's examples, in all processes.
+        n: The number of examples.
+    """
+
+    epoch: int
+    loss: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a training is made of, checked.
+
+    Attributes:
+        model: The model, in its wrappers.
+        batches: What is gone through in each epoch.
+        objective: `(model, batch) -> scalar loss`.
+        step: What takes the gradients and steps.
+        saved: The checkpoint, or None.
+        every: The number of batches between checkpoints within an epoch; none if None.
+        casts: What opens mixed precision.
+        channels_last: Whether to lay out inputs channels last.
+        group: The processes that train together, or None if there is one alone.
+        progress: What shows progress through the batches, or None.
+    """
+
+    model: nn.Module
+    batches: Iterable[Batch]
+    objective: Objective
+    step: Step
+    saved: Checkpoint | None
+    every: int | None
+    casts: Callable[[], AbstractContextManager[Any]]
+    channels_last: bool
+    group: torch.distributed.ProcessGroup | None
+    progress: Progress | None
+
+    def epochs(self, n: int) -> Generator[Epoch, None, list[Epoch]]:
+        """Yield the record of each epoch that the checkpoint has not; return those of all."""
+        at = Position() if self.saved is None else self.saved.load(n)
+        records = [Epoch(*record) for record in at.records]
+        for epoch in range(at.epoch, n + 1):
+            self._train(at)
+            records.append(Epoch(epoch, at.total / at.n, at.n))
+            at = Position(epoch + 1, records=records)
+            yield records[-1]
+            if self.saved is not None:
+                self.saved.save(at)
+        return records
+
+    def _train(self, at: Position) -> None:
+        """Go through what is left of an epoch."""
+        if self.saved is not None and at.batch == 0:
+            at.start = self.saved.random()
+        _set_epoch(self.batches, at.epoch - 1)
+        self.model.train()
+        source = prepared(
+            self.batches,
+            self.model,
+            channels_last=self.channels_last,
+            progress=self.progress,
+            skip=at.batch,
+        )
+        if self.saved is not None and at.batch > 0:
+            self.saved.set_random(at.now)
+        for batch in source:
+            self._take(batch, at)
+        if self.step.pending:
+            self.step.take()
+        if at.n == 0:
+            raise ValueError(
+                f"expected batches in epoch {at.epoch}, got none; an iterator can be gone "
+                "through only once, a list or a DataLoader again and again"
+            )
+
+    def _take(self, batch: Batch, at: Position) -> None:
+        """Take one batch, the step after it and the checkpoint, if they are due."""
+        at.batch += 1
+        size = _size(batch, at)
+        self.step.begin()
+        with self.casts(), _noting(at):
+            loss = self.objective(self.model, batch)
+        mean, total = _finite(loss, size, self.group, at)
+        at.total, at.n = at.total + mean * total, at.n + total
+        stepped = self.step.add(loss, size, total)
+        due = self.every is not None and at.batch % self.every == 0
+        if self.saved is not None and stepped and due:
+            self.saved.save(at)
+
+
+def _set_epoch(batches: object, epoch: int) -> None:
+    """Tell a sampler the epoch, from 0 as torch counts, where it shuffles by that."""
+    inner = getattr(batches, "batch_sampler", None)
+    samplers = getattr(batches, "sampler", None), getattr(inner, "sampler", None)
+    for each in (batches, inner, *samplers):
+        tell = getattr(each, "set_epoch", None)
+        if callable(tell):
+            tell(epoch)
+
+
+@contextmanager
+def _noting(at: Position) -> Iterator[None]:
+    """Note in an error of an objective, whatever it is, where it came."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in {at}")
+        raise
+
+
+def _size(batch: Batch, at: Position) -> int:
+    inputs, labels = batch[:2]
+    shape = inputs.shape
+    if not shape or shape[0] == 0:
+        raise ValueError(
+            f"expected inputs of shape (n >= 1, ...), got {_checks.kind(inputs)} in {at}"
+        )
+    if isinstance(labels, Tensor) and labels.shape[:1] != shape[:1]:
+        raise ValueError(
+            f"expected labels for {shape[0]} inputs, got {_checks.kind(labels)} in {at}"
+        )
+    return int(shape[0])
+
+
+def _finite(
+    loss: Tensor, size: int, group: torch.distributed.ProcessGroup | None, at: Position
+) -> tuple[float, int]:
+    """Return the mean loss and the number of examples in all processes.
+
+    Reading the loss is the one place where a step waits for the device.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        raise ValueError(f"expected the objective to give a scalar, got {_checks.kind(loss)}")
+    _checks.differentiable("losses", loss, "the parameters")
+    if group is None:
+        value, total = loss.item(), size
+    else:
+        mean = loss.detach().double()
+        sums = torch.stack([mean * size, torch.full_like(mean, size)])
+        torch.distributed.all_reduce(sums, group=group)
+        summed, total = sums[0].item(), int(sums[1])
+        value = summed / total
+    if not math.isfinite(value):
+        raise FloatingPointError(f"expected a finite loss, got {value} in {at}")
+    return value, total
