@@ -143,7 +143,10 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
         (optional(partial(number, above=0)), "max_norm step_size"),
         (optional(partial(number, least=2**-13)), "bandwidth"),
         (number, "threshold"),
-        (switch, "all_reduce channels_last from_logits joint random_start stop_early targeted votes"),
+        (
+            switch,
+            "all_reduce channels_last from_logits joint random_start stop_early targeted votes",
+        ),
         (function, "attack loss metric model objective reference"),
         (optional(function), "backward forward progress"),
         (text, "against figure"),

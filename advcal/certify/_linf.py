@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._typing import Bounds
 from advcal.certify._affine import Affine, affine_maps
 from advcal.certify._reach import Reach, tightened
 from advcal.certify._relax import Box, crown_margins, interval_margins
@@ -24,7 +25,7 @@ def interval(
     *,
     eps: float,
     affine: tuple[type, ...] = (),
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Reach:
     r"""Bound the probabilities of a ReLU network in L∞ by interval arithmetic.
 
@@ -38,7 +39,8 @@ def interval(
         inputs: Inputs within `bounds`, shape `(n, ...)`.
         eps: The radius in L∞, in units of the inputs.
         affine: Types of further layers that are affine, such as one that normalises.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
 
     Returns:
         A `Reach`, which holds without exception.
@@ -67,7 +69,7 @@ def crown(
     *,
     eps: float,
     affine: tuple[type, ...] = (),
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Reach:
     r"""Bound the probabilities of a ReLU network in L∞ by linear bounds of each ReLU (CROWN).
 
@@ -88,7 +90,8 @@ def crown(
         inputs: Inputs within `bounds`, shape `(n, ...)`.
         eps: The radius in L∞, in units of the inputs.
         affine: Types of further layers that are affine, such as one that normalises.
-        bounds: The lowest and the highest valid value of an input.
+        bounds: The lowest and the highest valid value of an input: numbers, tensors that broadcast
+            to the inputs, or None.
 
     Returns:
         A `Reach`, which holds without exception.
@@ -123,25 +126,28 @@ def _reach(
     eps = _checks.number("eps", eps, least=0)
     if not isinstance(affine, tuple) or not all(isinstance(each, type) for each in affine):
         raise TypeError(f"expected affine as a tuple of types, got {affine!r}")
-    low, high = torch.tensor(_checks.bounds_pair(bounds), dtype=points.dtype).tolist()
-    least, most = (float(end) for end in points.aminmax())
-    if not (low <= least and most <= high):
+    low, high = (
+        torch.as_tensor(end, dtype=points.dtype, device=points.device).expand_as(points)
+        for end in _checks.box(bounds, points)
+    )
+    if not bool(((low <= points) & (points <= high)).all()):
+        least, most = (float(end) for end in points.aminmax())
         raise ValueError(
-            f"expected inputs within bounds ({low:g}, {high:g}), got values from {least:g} to "
-            f"{most:g}"
+            f"expected inputs within bounds, got values from {least:g} to {most:g}; certify images "
+            "before they are normalised, or pass bounds="
         )
     with frozen(model, grad=True):
         maps = affine_maps(model, points, affine)
     rows, places = _pairs(len(maps[-1].offset), points.device)
-    flat = points.double().flatten(1)
+    ends = [
+        torch.clamp(points.double() - eps, min=low.double()).flatten(1),
+        torch.clamp(points.double() + eps, max=high.double()).flatten(1),
+    ]
     widest = max(max(each.matrix.shape) for each in maps)
     size = max(1, _ENTRIES // (2 * widest * widest))
     with torch.no_grad():
-        boxes = (
-            Box((part - eps).clamp_min(low), (part + eps).clamp_max(high))
-            for part in flat.split(size)
-        )
-        found = torch.cat([margins(box, maps, rows) for box in boxes])
+        boxes = zip(*(end.split(size) for end in ends), strict=True)
+        found = torch.cat([margins(Box(*box), maps, rows) for box in boxes])
     return _probabilities(found - _SLACK * (1 + found.abs()), places)
 
 

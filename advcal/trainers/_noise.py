@@ -4,15 +4,15 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal._frozen import logits_of, unwrapped
+from advcal._frozen import Around, logits_of, unwrapped
 from advcal._logits import log_mean_probs
 from advcal._random import onward
 from advcal._typing import Attack, Batch, Loss, Model, Objective
-from advcal.trainers._crafting import Crafting, craft, crafted_by, examples, loss_of
+from advcal.trainers._crafting import Crafting, craft, examples, two_steps
 
 Averaged: TypeAlias = tuple[Tensor, Tensor, int]
 """Attacked inputs, labels, and the seed of the noise that the attack saw."""
@@ -59,10 +59,10 @@ class noisy(Crafting):
     def craft(self, model: Model, batch: Batch) -> Any:
         inputs, *rest = batch
         points = inputs + _noise(inputs, self.sigma, onward(self.generator))
-        return crafted_by(self.objective, model, (points, *rest))
+        return two_steps(self.objective)[0](model, (points, *rest))
 
     def loss_of(self, model: Model, crafted: Any) -> Tensor:
-        return loss_of(self.objective, model, crafted)
+        return two_steps(self.objective)[1](model, crafted)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -128,12 +128,13 @@ class smooth_adversarial(Crafting):
         return self.loss(model(torch.cat(seen)), labels.repeat(self.n))
 
 
-class _Averaged(nn.Module):
+class _Averaged(Around):
     """The smoothed model with noise that is the same at each call with as many inputs."""
 
     def __init__(self, model: Model, sigma: float, n: int, seed: int) -> None:
         super().__init__()
         self.model, self.sigma, self.n, self.seed = model, sigma, n, seed
+        self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
         source = torch.Generator(inputs.device).manual_seed(self.seed)

@@ -197,6 +197,21 @@ def test_it_works_in_any_mode_and_on_wider_bounds(method):
 
 
 @METHODS
+def test_bounds_of_all_forms(method):
+    model, inputs = perceptron(), points(3)
+    plain = method(model, inputs, eps=0.1)
+    each = torch.zeros(6), torch.ones(6)
+    assert torch.equal(method(model, inputs, eps=0.1, bounds=each).lower, plain.lower)
+    assert torch.equal(
+        method(model, inputs, eps=0.1, bounds=(0.0, torch.ones(()))).lower, plain.lower
+    )
+    free = method(model, inputs, eps=0.1, bounds=None)
+    assert torch.equal(free.lower, method(model, inputs, eps=0.1, bounds=(-9, 9)).lower)
+    fixed = method(model, inputs, eps=0.1, bounds=(inputs, inputs))  # nothing may move
+    assert torch.allclose(fixed.lower, model(inputs).detach().double().softmax(dim=1), atol=SLACK)
+
+
+@METHODS
 def test_bad_arguments_are_named(method):
     model, inputs = perceptron(), points(2)
     for options, error, words in [

@@ -145,7 +145,7 @@ def test_any_attack_will_do_and_the_model_is_left_as_it_was():
     clean = detection(model, batches(points), batches(points))
     for attack in (
         partial(uca, eps=0.1, steps=3),
-        partial(square, eps=0.1, queries=10),
+        partial(square, eps=0.1, steps=10),
         partial(apgd, eps=0.1, steps=3),
     ):
         found = detection(model, batches(points), batches(points), attack=attack)
