@@ -61,7 +61,7 @@ KEYWORDS = {
     "state", "step_size", "steps", "stop_early", "targeted", "targets", "threshold", "title",
     "tol", "tpr", "variant", "weights",
     "affine", "certified", "delta", "held_out", "maximise", "minimise", "n_free", "n_pilot",
-    "penalty", "side", "sigma", "votes",
+    "out_batches", "path", "penalty", "records", "side", "sigma", "size", "votes",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
