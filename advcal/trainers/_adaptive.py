@@ -12,8 +12,8 @@ from advcal import _checks, _digest
 from advcal._pass import Part, Way, again, one_pass
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
+from advcal.losses import SmoothingState as State
 from advcal.losses import adaptive_smoothing as initial_state
-from advcal.losses._adaptive import SmoothingState as State
 from advcal.metrics import robustness_levels
 
 Source = TypeVar("Source", bound=Iterable[Batch])
