@@ -45,7 +45,7 @@ POSITIONAL = {
     "optimizer", "out_batches", "path", "points", "probs", "records", "rows", "runs", "score",
     "scores", "settings", "size", "smoothing", "sources", "state", "targets", "train",
     "validation", "values",
-    "audits", "reach", "run", "sets", "temperature",  # certify's own
+    "audits", "eps", "reach", "run", "sets", "temperature",  # certify's own
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
