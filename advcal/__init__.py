@@ -1,7 +1,8 @@
 """Attacks, defenses and calibration metrics for classifiers in PyTorch.
 
-Six submodules, each usable on its own: `advcal.attacks`, `advcal.losses`, `advcal.metrics`,
-`advcal.calibrators`, `advcal.trainers`, `advcal.evaluation`, and `advcal.plots` for the pictures.
+Seven submodules, each usable on its own: `advcal.attacks`, `advcal.losses`, `advcal.metrics`,
+`advcal.calibrators`, `advcal.trainers`, `advcal.certify`, `advcal.evaluation`, and `advcal.plots`
+for the pictures.
 A submodule is loaded when it is first used, so that `import advcal` costs next to nothing.
 """
 
@@ -10,10 +11,28 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from advcal import attacks, calibrators, evaluation, losses, metrics, plots, trainers
+    from advcal import (
+        attacks,
+        calibrators,
+        certify,
+        evaluation,
+        losses,
+        metrics,
+        plots,
+        trainers,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["attacks", "calibrators", "evaluation", "losses", "metrics", "plots", "trainers"]
+__all__ = [
+    "attacks",
+    "calibrators",
+    "certify",
+    "evaluation",
+    "losses",
+    "metrics",
+    "plots",
+    "trainers",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -73,9 +73,10 @@ def number(
 
 _declare("threshold", number)
 _declare("alpha beta gamma kappa l2_bias l2_off_diagonal lam margin", partial(number, least=0))
-_declare("momentum overshoot tol", partial(number, least=0))
+_declare("momentum overshoot penalty tol", partial(number, least=0))
 _declare("rho", partial(number, least=0, most=1))
-_declare("initial_c initial_eps", partial(number, above=0))
+_declare("initial_c initial_eps sigma", partial(number, above=0))
+_declare("delta", partial(number, above=0, most=0.5))
 _declare("coverage initial_p tpr", partial(number, above=0, most=1))
 _declare("level", partial(number, above=0, most=0.999999))
 _declare("max_norm step_size", optional(partial(number, above=0)))
@@ -92,10 +93,10 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
 
 
 _declare("accumulate candidates n n_bins n_levels resamples restarts", count)
-_declare("search_steps size steps", count)
+_declare("n_pilot search_steps size steps", count)
 _declare("every", optional(count))
 _declare("n_classes", partial(count, least=2))
-_declare("n_targets", partial(count, least=0))
+_declare("n_free n_targets", partial(count, least=0))
 
 
 # --- words and other kinds -------------------------------------------------------------------
@@ -136,7 +137,7 @@ _declare("generator", generator)
 _declare("against figure", of_type("a str", str))
 _declare("by title", optional(of_type("a str", str)))
 _declare("all_reduce channels_last from_logits joint", of_type("True or False", bool))
-_declare("random_start ranked stop_early targeted", of_type("True or False", bool))
+_declare("random_start ranked stop_early targeted votes", of_type("True or False", bool))
 
 
 def precision(name: str, value: object) -> None:

@@ -17,7 +17,10 @@ from advcal._values import Value
 PACKAGE = Path(advcal.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-SUBMODULES = ["attacks", "calibrators", "evaluation", "losses", "metrics", "plots", "trainers"]
+SUBMODULES = [
+    *("attacks", "calibrators", "certify", "evaluation"),
+    *("losses", "metrics", "plots", "trainers"),
+]
 
 # Imports run downward only. Private modules of the root are open to all submodules.
 MAY_IMPORT = {
@@ -25,8 +28,9 @@ MAY_IMPORT = {
     "metrics": set(),
     "calibrators": set(),
     "attacks": {"losses"},
+    "certify": {"metrics"},
     "trainers": {"losses", "attacks", "metrics"},
-    "evaluation": {"attacks", "metrics"},
+    "evaluation": {"attacks", "metrics", "certify"},
     "plots": {"metrics"},
 }
 # The most basic submodules take the checks and the types from the root, and no more.
@@ -35,26 +39,28 @@ DEPENDENCIES = {"torch", "numpy", "scipy"}
 
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
-    "accuracy", "attack", "attacks", "batch", "batches", "bins", "calibrator", "confidence",
-    "corruption", "crafted", "curves", "distances", "figure", "generator", "gradient",
-    "in_batches", "inputs", "labels", "levels", "logits", "metric", "model", "models",
-    "n_classes", "objective", "optimizer", "out_batches", "path", "points", "probs", "records",
-    "rows", "runs", "score", "scores", "settings", "size", "smoothing", "sources", "state",
-    "targets", "train", "validation",
+    "accuracy", "attack", "attacks", "audits", "batch", "batches", "bins", "calibrator",
+    "confidence", "corruption", "crafted", "curves", "distances", "eps", "figure", "generator",
+    "gradient", "in_batches", "inputs", "labels", "levels", "logits", "metric", "model", "models",
+    "n_classes", "objective", "optimizer", "out_batches", "path", "points", "probs", "reach",
+    "records", "rows", "run", "runs", "score", "scores", "sets", "settings", "size", "smoothing",
+    "sources", "state", "targets", "temperature", "train", "validation", "values",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "accumulate", "against", "all_reduce", "alpha", "attack", "attacked", "attacks", "autocast",
-    "average", "ax", "axes", "backward", "band", "bandwidth", "beta", "binning", "bounds", "by",
-    "candidates", "channels_last", "checkpoint", "columns", "coverage", "device", "dtype", "eps",
-    "eta", "every", "figure", "figures", "format", "forward", "from_logits", "gamma", "generator",
-    "initial_c", "initial_eps", "initial_p", "interval", "joint", "kappa", "kinds", "l2_bias",
-    "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
-    "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
-    "overshoot", "progress", "queries", "random_start", "reduction", "reference", "resamples",
-    "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity", "sources",
-    "state", "statistic", "step_size", "steps", "stop_early", "targeted", "targets", "threshold",
-    "title", "tol", "tpr", "variant", "weights",
+    "accumulate", "affine", "against", "all_reduce", "alpha", "attack", "attacked", "attacks",
+    "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "beta", "binning",
+    "bounds", "by", "candidates", "certified", "channels_last", "checkpoint", "columns",
+    "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure", "figures", "format",
+    "forward", "from_logits", "gamma", "generator", "held_out", "initial_c", "initial_eps",
+    "initial_p", "interval", "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal", "label",
+    "lam", "level", "loss", "margin", "max_norm", "maximise", "method", "minimise", "momentum",
+    "n", "n_bins", "n_free", "n_levels", "n_pilot", "n_targets", "names", "noise", "norm",
+    "omega", "out_batches", "overshoot", "path", "penalty", "progress", "queries", "random_start",
+    "records", "reduction", "reference", "resamples", "restarts", "rho", "runs", "schedule",
+    "score", "search_steps", "severity", "side", "sigma", "size", "sources", "state", "statistic",
+    "step_size", "steps", "stop_early", "targeted", "targets", "threshold", "title", "tol", "tpr",
+    "variant", "votes", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

@@ -14,6 +14,7 @@ from advcal import _checks
 from advcal._pass import Part, Way, one_pass
 from advcal._typing import Batch, Forward, Model, Norm, Progress
 from advcal.attacks import ace, iaa, oca, uca
+from advcal.certify import Reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Envelope:
         confidence: Mean clean confidence.
         lowest: The lowest mean confidence at each radius.
         highest: The highest mean confidence at each radius.
+        certified_lowest: What no attack gets below, at each radius; empty if nothing certifies.
+        certified_highest: What no attack gets above.
     """
 
     n: int
@@ -35,6 +38,8 @@ class Envelope:
     confidence: float
     lowest: tuple[float, ...]
     highest: tuple[float, ...]
+    certified_lowest: tuple[float, ...] = ()
+    certified_highest: tuple[float, ...] = ()
 
     @property
     def lowest_mcs(self) -> tuple[float, ...]:
@@ -64,6 +69,7 @@ def confidence_envelope(
     steps: int = 10,
     bounds: tuple[float, float] = (0.0, 1.0),
     attacks: Sequence[Callable[..., Tensor]] = (),
+    certified: Callable[..., Reach] | None = None,
     generator: torch.Generator | None = None,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
@@ -77,7 +83,8 @@ def confidence_envelope(
     ways, and `uca` and `oca` by random search, which gets on where gradients vanish. Takes, per
     example, the lowest and the highest confidence that any of them reached there or at a smaller
     radius, or that the input has: the envelope opens monotonically. It is what these attacks find,
-    not a certificate. `mma` and `rca` go the ways of `uca` and `oca` and add nothing.
+    not a certificate: `certified` gives one, from outside, so that how far confidence can be moved
+    lies between the two. `mma` and `rca` go the ways of `uca` and `oca` and add nothing.
 
     Labels are used for the accuracy only; the attacks use the predicted ones.
 
@@ -90,6 +97,9 @@ def confidence_envelope(
         bounds: The lowest and the highest valid value of an input.
         attacks: Others beside these, `(model, inputs, predicted labels, eps=...) -> inputs`. What
             changes a prediction does not count.
+        certified: `(model, inputs, eps=...) -> Reach`, such as `advcal.certify.crown`, for the norm
+            and the bounds of the attacks. Of each example it bounds the probability of the clean
+            prediction while that stays the prediction.
         generator: Where the random searches draw from; each from a copy of the global one if None.
         autocast: `torch.bfloat16` to run model and attacks in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
@@ -121,10 +131,25 @@ def confidence_envelope(
     _checks.sequence("attacks", attacks)
     for attack in attacks:
         _checks.arguments(attack=attack)
-    common: dict[str, Any] = {"norm": norm, "bounds": bounds}
-    stepping = common | {"steps": steps}
-    searching = stepping | {"method": "random_search", "generator": generator}
-    ours = [
+    if certified is not None:
+        _checks.function("certified", certified)
+    ours = _attacks({"norm": norm, "bounds": bounds}, steps, generator)
+    n, sums = 0, torch.zeros(2 + 4 * len(radii), dtype=torch.float64)
+    with one_pass([model], batches, way) as parts:
+        for part in parts:
+            columns = torch.stack(_columns(part, model, radii, [*ours, *attacks], certified))
+            n, sums = n + len(part.inputs), sums + columns.sum(dim=1).cpu()
+    accuracy, clean_confidence, *rest = (sums / n).tolist()
+    ends = tuple(tuple(rest[i::4]) for i in range(2 if certified is None else 4))
+    return Envelope(n, radii, accuracy, clean_confidence, *ends)
+
+
+def _attacks(
+    common: dict[str, Any], steps: int, generator: torch.Generator | None
+) -> list[Callable[..., Tensor]]:
+    stepping: dict[str, Any] = {**common, "steps": steps}
+    searching: dict[str, Any] = {**stepping, "method": "random_search", "generator": generator}
+    return [
         partial(uca, **stepping),
         partial(iaa, label="predicted", **stepping),
         partial(oca, **stepping),
@@ -133,17 +158,14 @@ def confidence_envelope(
         partial(ace, **common),  # down, as it is told the predicted labels
         partial(_ace_up, **common),
     ]
-    n, sums = 0, torch.zeros(2 + 2 * len(radii), dtype=torch.float64)
-    with one_pass([model], batches, way) as parts:
-        for part in parts:
-            columns = torch.stack(_columns(part, model, radii, [*ours, *attacks]))
-            n, sums = n + len(part.inputs), sums + columns.sum(dim=1).cpu()
-    accuracy, clean_confidence, *ends = (sums / n).tolist()
-    return Envelope(n, radii, accuracy, clean_confidence, tuple(ends[::2]), tuple(ends[1::2]))
 
 
 def _columns(
-    part: Part, model: Model, radii: Sequence[float], attacks: Sequence[Callable[..., Tensor]]
+    part: Part,
+    model: Model,
+    radii: Sequence[float],
+    attacks: Sequence[Callable[..., Tensor]],
+    certified: Callable[..., Reach] | None,
 ) -> list[Tensor]:
     """Return what is to be summed over the examples of a batch, float64 `(n,)` each."""
     logits = part.logits(model)
@@ -159,8 +181,19 @@ def _columns(
             confidence = torch.where(answer == predicted, confidence, clean)
             lowest = torch.minimum(lowest, confidence)
             highest = torch.maximum(highest, confidence)
-        columns += [lowest, highest]
+        ends = [torch.zeros_like(clean), torch.ones_like(clean)]
+        if certified is not None:
+            ends = _kept(certified(part.taking(model), part.floats, eps=radius), predicted)
+        columns += [lowest, highest, *(end.to(clean) for end in ends)]
     return columns
+
+
+def _kept(reach: Reach, predicted: Tensor) -> list[Tensor]:
+    """Bound the confidence in a prediction while it is the prediction, each end `(n,)`."""
+    if not isinstance(reach, Reach):
+        raise TypeError(f"expected certified to return a Reach, got {_checks.kind(reach)}")
+    own = reach.upper.gather(1, predicted.to(reach.upper.device)[:, None])[:, 0]
+    return [torch.minimum(reach.confidence[0], own), own]
 
 
 def _ace_up(model: Model, inputs: Tensor, predicted: Tensor, **options: Any) -> Tensor:

@@ -76,7 +76,7 @@ def table(
         return _csv(columns, figures, rows)
     heading = [*columns, *(figure.replace("_", " ") for figure in figures)]
     cells = [heading, *([_cell(value) for value in row] for row in rows)]
-    return (aligned if format == "markdown" else _latex)(cells, n_names=len(columns))
+    return (aligned if format == "markdown" else latex)(cells, n_names=len(columns))
 
 
 def _rows_of_mapping(
@@ -135,7 +135,7 @@ def aligned(rows: Sequence[Sequence[str]], n_names: int) -> str:
     return "\n".join([heading, f"|{'|'.join(rule)}|", *lines])
 
 
-def _latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
+def latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
     """Lay out rows as a LaTeX tabular: words to the left, figures to the right."""
     heading, *lines = (
         " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in row) + r" \\"

@@ -13,11 +13,14 @@ def confidence_envelope(
     """Draw how far attacks move the mean confidence at each radius while no prediction changes.
 
     A band per model from the lowest to the highest confidence, and its accuracy as a dashed line:
-    the band above the line is overconfidence, below it underconfidence.
+    the band above the line is overconfidence, below it underconfidence. If there are certified
+    ends, a lighter band goes out to them: what attacks found is the inner band, and how far they
+    can get lies between the two.
 
     Args:
         curves: From the name of a model to what `evaluation.confidence_envelope` returns, or to
-            anything with its `eps`, `lowest`, `highest`, `accuracy` and `confidence`.
+            anything with its `eps`, `lowest`, `highest`, `accuracy` and `confidence`, and with
+            `certified_lowest` and `certified_highest` if there are any.
         ax: Where to draw; a new figure if None.
         title: A title; none if None.
 
@@ -46,17 +49,29 @@ def confidence_envelope(
         clean = _checks.number("confidence", entry(found, "confidence"))
         lines = [[clean, *end] if eps[0] > 0 else end for end in ends]
         places = [0, *eps] if eps[0] > 0 else eps
-        checked.append((name, places, *lines, entry(found, "accuracy")))
+        outer = []
+        if getattr(found, _CERTIFIED[0], ()):
+            ends = [row(f"{p} of {name!r}", getattr(found, p), len(eps)) for p in _CERTIFIED]
+            outer = [[clean, *end] if eps[0] > 0 else end for end in ends]
+        checked.append((name, places, *lines, entry(found, "accuracy"), outer))
     own = ax is None
     ax = one(ax)
-    for i, (name, places, lowest, highest, accuracy) in enumerate(checked):
+    for i, (name, places, lowest, highest, accuracy, outer) in enumerate(checked):
         band: Any = {"alpha": 0.2, "linewidth": 0, "label": named(name)}
         ax.fill_between(places, lowest, highest, **fill(i), **band)
         look = style(i) | {"linestyle": "-", "markersize": 3, "linewidth": 1}
         for end in (lowest, highest):
             ax.plot(places, end, **look)
+        if outer:
+            least, most = outer
+            faint: Any = band | {"alpha": 0.1, "label": None}
+            ax.fill_between(places, least, most, **fill(i), **faint)
+            for end in outer:
+                ax.plot(places, end, **look | {"linestyle": ":", "marker": ""})
         ax.axhline(accuracy, color=look["color"], linewidth=1.2, linestyle="--")
     ax.plot([], [], color="black", linewidth=1.2, linestyle="--", label="accuracy")
+    if any(outer for *_, outer in checked):
+        ax.plot([], [], color="black", linewidth=1, linestyle=":", label="certified")
     ax.set(xlabel=r"$\varepsilon$", ylabel="mean confidence")
     limit(ax, 0, 1.03)
     ax.grid(alpha=0.3)
@@ -64,3 +79,4 @@ def confidence_envelope(
 
 
 _ENDS = ("lowest", "highest")
+_CERTIFIED = ("certified_lowest", "certified_highest")

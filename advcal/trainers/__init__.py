@@ -14,6 +14,7 @@ from advcal.trainers._ensemble import ensemble
 from advcal.trainers._loop import epochs, fit
 from advcal.trainers._mart import mart
 from advcal.trainers._mixup import mixup
+from advcal.trainers._noise import noisy, smooth_adversarial
 from advcal.trainers._objectives import adversarial, mixed, standard
 from advcal.trainers._overfitting import Overfitting, catastrophic_overfitting
 from advcal.trainers._predict import Predictions, predict
@@ -43,7 +44,9 @@ __all__ = [
     "mart",
     "mixed",
     "mixup",
+    "noisy",
     "predict",
+    "smooth_adversarial",
     "standard",
     "trades",
 ]

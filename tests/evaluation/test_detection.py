@@ -1,6 +1,7 @@
 """Tell two data sets apart by a score of a model."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
+from advcal.attacks import apgd, pgd, square, uca
 from advcal.evaluation import detection
 from tests.attacks.cases import delicate, state
 
@@ -86,3 +88,73 @@ def test_bad_arguments_are_refused(case):
     }
     with pytest.raises(error, match=f"expected {match}"):
         detection(**good | options)
+
+
+# --- under attack ------------------------------------------------------------------------------
+
+PGD = partial(pgd, eps=0.3, steps=10, bounds=(-20.0, 20.0), random_start=False)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_an_attack_makes_every_score_worse_on_its_side(score):
+    data = batches(WITHIN), batches(OUTSIDE)
+    clean = detection(nn.Identity(), *data, score=score)
+    found = {
+        side: detection(nn.Identity(), *data, score=score, attack=PGD, side=side)
+        for side in ("in", "out", "both")
+    }
+    raised, lowered, both = (found[side].scores for side in ("in", "out", "both"))
+    assert torch.equal(raised[70:], clean.scores[70:])
+    assert torch.equal(lowered[:70], clean.scores[:70])
+    assert (raised[:70] >= clean.scores[:70]).all()
+    assert (lowered[70:] <= clean.scores[70:]).all()
+    assert (raised[:70] > clean.scores[:70]).double().mean() > 0.9
+    assert torch.equal(both, torch.cat([raised[:70], lowered[70:]]))
+    assert found["both"].auroc < min(found["in"].auroc, found["out"].auroc) < clean.auroc - 0.02
+    assert found["in"].fpr95 == clean.fpr95  # the threshold is that of the clean ones
+    assert found["out"].fpr95 >= clean.fpr95
+
+
+def test_of_a_linear_score_the_attack_is_exact():
+    def first(logits):
+        return logits[:, 0]
+
+    data = batches(WITHIN), batches(OUTSIDE)
+    found = detection(nn.Identity(), *data, score=first, attack=PGD)
+    wanted = torch.cat([WITHIN[:, 0] + 0.3, OUTSIDE[:, 0] - 0.3])
+    torch.testing.assert_close(found.scores, wanted)
+
+
+def test_saturated_scores_are_moved_too():
+    def sure(inputs):
+        return 60 * inputs
+
+    points = torch.eye(4).double() * 3 + 0.1 * torch.rand(4, 4).double()
+    found = detection(sure, batches(points), batches(OUTSIDE), score="confidence", attack=PGD)
+    clean = detection(sure, batches(points), batches(OUTSIDE), score="confidence")
+    assert clean.scores[:4].tolist() == [-1.0] * 4
+    strong = partial(PGD, eps=2.0, steps=20)
+    found = detection(sure, batches(points), batches(OUTSIDE), score="confidence", attack=strong)
+    assert (found.scores[:4] > -0.9).all()
+
+
+def test_any_attack_will_do_and_the_model_is_left_as_it_was():
+    model = delicate()
+    before = state(model)
+    points = torch.rand(8, 1, 4, 4)
+    clean = detection(model, batches(points), batches(points))
+    for attack in (
+        partial(uca, eps=0.1, steps=3),
+        partial(square, eps=0.1, steps=10),
+        partial(apgd, eps=0.1, steps=3),
+    ):
+        found = detection(model, batches(points), batches(points), attack=attack)
+        assert found.auroc <= clean.auroc
+    assert state(model) == before
+
+
+def test_bad_attacks_are_named():
+    with pytest.raises(TypeError, match="attack"):
+        detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), attack=3)
+    with pytest.raises(ValueError, match="side to be one of"):
+        detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), side="left")

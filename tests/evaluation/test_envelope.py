@@ -1,13 +1,16 @@
 """The confidence envelope."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from advcal.attacks import ace, iaa, mma, oca, rca, uca
+from advcal.certify import certify, crown, interval, smoothed
 from advcal.evaluation import confidence_envelope
 from tests.attacks.cases import delicate, examples, mlp, state
+from tests.certify.cases import perceptron, points
 
 RADII = [0.0, 0.02, 0.3]
 
@@ -108,3 +111,53 @@ def test_labels_out_of_range_are_refused(label):
     model, inputs, labels = problem(3)
     with pytest.raises(ValueError, match=f"expected labels from 0 to .*, got {label}"):
         confidence_envelope(model, [(inputs, torch.full_like(labels, label))], eps=[0.1])
+
+
+# --- certified from outside ----------------------------------------------------------------------
+
+
+def test_the_attacks_lie_within_what_is_certified():
+    model, inputs = perceptron(1), points(40, seed=5)
+    labels = model(inputs).argmax(dim=1)
+    batches = list(zip(inputs.split(16), labels.split(16), strict=True))
+    for method in (interval, crown):
+        found = confidence_envelope(model, batches, eps=[0.0, 0.02, 0.1], certified=method)
+        plain = confidence_envelope(model, batches, eps=[0.0, 0.02, 0.1])
+        assert (found.lowest, found.highest) == (plain.lowest, plain.highest)
+        assert plain.certified_lowest == plain.certified_highest == ()
+        ends = zip(
+            *(found.certified_lowest, found.lowest, found.highest, found.certified_highest),
+            strict=True,
+        )
+        for certified_low, low, high, certified_high in ends:
+            assert certified_low - 1e-6 <= low <= high <= certified_high + 1e-6
+        assert found.certified_lowest[0] == pytest.approx(found.confidence, abs=1e-4)
+        assert list(found.certified_lowest) == sorted(found.certified_lowest, reverse=True)
+        assert json.loads(json.dumps(found.as_dict()))["eps"] == [0.0, 0.02, 0.1]
+
+
+def test_a_certificate_by_smoothing_holds_attacks_on_the_mean():
+    model, inputs = perceptron(1), points(12, seed=5)
+    labels = model(inputs).argmax(dim=1)
+    found = certify(model, inputs, sigma=0.25, n=2000, generator=torch.Generator().manual_seed(0))
+    average = smoothed(model, sigma=0.25, n=400)
+    envelope = confidence_envelope(
+        average,
+        [(inputs, labels)],
+        eps=[0.05, 0.1],
+        norm="l2",
+        steps=3,
+        bounds=(-9.0, 9.0),
+        certified=lambda model, inputs, eps: found.reach(eps),
+    )
+    for i in range(2):
+        assert envelope.certified_lowest[i] < envelope.lowest[i]
+        assert envelope.highest[i] < envelope.certified_highest[i]
+
+
+def test_what_does_not_certify_is_named():
+    model, inputs, labels = problem()
+    with pytest.raises(TypeError, match="certified as a callable"):
+        confidence_envelope(model, [(inputs, labels)], eps=[0.1], certified=3)
+    with pytest.raises(TypeError, match="certified to return a Reach"):
+        confidence_envelope(model, [(inputs, labels)], eps=[0.1], certified=lambda *_, eps: 1)

@@ -14,6 +14,7 @@ PGD = partial(pgd, eps=0.1, steps=3)
 KL = partial(pgd, eps=0.1, steps=3, loss="kl")
 ANTI = partial(PGD, targeted=True, random_start=False)
 CONF = partial(pgd_conf, eps=0.1, steps=3)
+PGD0 = partial(pgd, eps=0.1, norm="l2", steps=2, random_start=False, bounds=(-9.0, 9.0))
 UCA, OCA = partial(uca, eps=0.1, steps=3), partial(oca, eps=0.1, steps=3)
 
 
@@ -46,6 +47,9 @@ MAKERS = {
         trainers.adversarial(UCA), trainers.adversarial(OCA), weights=[1.0, 1.0]
     ),
     "mixup": lambda: trainers.mixup(generator=seeded()),
+    "noisy": lambda: trainers.noisy(trainers.standard(), sigma=0.1),
+    "noisy-adversarial": lambda: trainers.noisy(trainers.adversarial(PGD0), sigma=0.1),
+    "smooth_adversarial": lambda: trainers.smooth_adversarial(PGD0, sigma=0.1, n=2),
     "awp": lambda: trainers.awp(trainers.adversarial(PGD)),
     "awp-trades": lambda: trainers.awp(trainers.trades(KL), gamma=0.005),
 }
@@ -286,6 +290,7 @@ def test_the_parameters_and_the_inputs_stay_as_they_were(name):
 ATTACKS = {  # of one batch; in `mixed` the one of the other objective does not count
     **{name: 1 for name in OBJECTIVES if name not in ("standard", "smoothed", "mixup")},
     **dict.fromkeys(("anti_adversarial", "anti_adversarial-joint", "caat"), 2),
+    **dict.fromkeys(("noisy-adversarial", "smooth_adversarial"), 2),  # and the noise
 }
 
 

@@ -50,6 +50,8 @@ OBJECTIVES = {
     "ccat": trainers.ccat(eps=0.1),
     "anti_adversarial": trainers.anti_adversarial(LINF, reference=partial(LINF, targeted=True)),
     "mixup": trainers.mixup(alpha=1.0),
+    "noisy": trainers.noisy(trainers.standard(), sigma=0.1),
+    "smooth_adversarial": trainers.smooth_adversarial(partial(LINF, bounds=(-9.0, 9.0)), sigma=0.1),
     "awp": trainers.awp(trainers.adversarial(LINF)),
     "awp-mart": trainers.awp(trainers.mart(LINF)),
     "awp-mixed": trainers.awp(trainers.mixed(trainers.trades(), trainers.mixup(alpha=1.0))),
