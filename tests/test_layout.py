@@ -359,11 +359,6 @@ PRIVATE_IMPORTS = {
     # TRADES' own attack is a climb from a start of its own that keeps the last point.
     ("trainers._trades", "advcal.attacks._gradient"),
     ("trainers._trades", "advcal.attacks._pgd"),
-    # A diagnosis looks at models as attacks do, and measures in their norms.
-    ("evaluation._probe", "advcal.attacks._balls"),
-    ("evaluation._probe", "advcal.attacks._gradient"),
-    # A process without data adds an empty table of the same edges.
-    ("evaluation._evaluate", "advcal.metrics._bins"),
 }
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
