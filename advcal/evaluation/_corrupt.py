@@ -1,7 +1,5 @@
 """Common corruptions made here, at five severities. They are not CIFAR-10-C."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Tell what is out of distribution by how unsure a model is of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Diagnose: the checks that a reviewer makes before believing a robust accuracy."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +26,7 @@ _SAME = 1e-4  # the relative change of logits from which on it is not rounding
 _UNDERFLOW = 103.0  # the lead of a logit at which float32 cross-entropy has no gradient left
 _EXPLODED = 1e6  # times the median size of a gradient
 _KEPT = 0.1  # of the rise that a gradient promises
+_MODELESS = "torch.ao.nn.quantized"  # layers that say they train, whatever they are told
 
 Seen = dict[str, Tensor]
 Look = tuple[Verdict, str, dict[str, Any]]  # the verdict, the evidence and the numbers of a finding
@@ -112,16 +111,14 @@ def diagnose(
     thousands take a part. A verdict is evidence, not proof: a model that passes can still be beaten
     by an attack made for it.
 
-    A model that is in train mode runs in eval mode, one in eval mode runs as it is, and the second
-    check names the layers in train mode. The model is left as it was found. It makes 35 forward
-    and 23 backward passes over all examples; over those that 20 steps of PGD do not fool, up to
-    `steps` + 45 forward and 40 backward passes, and for each larger radius (factors of 4) 22 and
-    20. A source makes 22 and 21.
+    The model runs and is left as in `evaluate`; the second check names the layers in train mode. It
+    makes 35 forward and 23 backward passes over all examples; over those that 20 steps of PGD do
+    not fool, up to `steps` + 45 forward and 40 backward passes, and for each larger radius (factors
+    of 4) 22 and 20. A source makes 22 and 21.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
-        batches: An iterable of `(inputs, labels, *rest)`, the inputs float32 or float64, or 8-bit
-            images, which are taken as float32 of the same values.
+        batches: An iterable of `(inputs, labels, *rest)`, the inputs float32, float64 or 8-bit.
         eps: The radius, in units of `inputs`, at which the model is evaluated.
         norm: `"linf"` or `"l2"`.
         bounds: The lowest and the highest valid value of an input. Where inputs exceed them, the
@@ -216,18 +213,16 @@ def _train_mode(model: Model) -> Finding:
         path or "the model": layer
         for path, layer in model.named_modules()
         if getattr(layer, "training", False) and not next(layer.children(), None)
-        if isinstance(layer, kinds) or not switched
+        if isinstance(layer, kinds)
+        or not (switched or type(layer).__module__.startswith(_MODELESS))
     }
     norms, dropouts = (sum(isinstance(each, kind) for each in layers.values()) for kind in kinds)
     words = [f"{path} ({type(layer).__name__})" for path, layer in layers.items()]
     found = f"{norms} BatchNorm and {dropouts} Dropout layers are in train mode"
-    if words:
-        found += f": {', '.join(words)}"
-        found += (
-            "; this diagnosis ran in eval mode, call model.eval() before other evaluations"
-            if switched
-            else "; the model is in eval mode itself, so they ran as they are"
-        )
+    how = "the model is in eval mode itself, so they ran as they are"
+    if switched:
+        how = "this diagnosis ran in eval mode, call model.eval() before other evaluations"
+    found += f": {', '.join(words)}; {how}" if words else ""
     harmless = [isinstance(each, nn.RNNBase) and not each.dropout for each in layers.values()]
     numbers = {"batch_norms": norms, "dropouts": dropouts, "layers": words}
     return Finding(name, "pass" if all(harmless) else "warn", found, numbers)

@@ -1,7 +1,5 @@
 """How far the confidence of a model can be moved while it answers as before."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial

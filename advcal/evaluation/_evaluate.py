@@ -1,7 +1,5 @@
 """One pass over the data, in memory that does not grow with it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -121,7 +119,7 @@ class Tally(NamedTuple):
     bins: ReliabilityBins[Tensor]
     sums: Tensor
 
-    def plus(self, other: Tally) -> Tally:
+    def plus(self, other: "Tally") -> "Tally":
         """Count two sets of examples together."""
         return Tally(self.bins + other.bins, self.sums + other.sums)
 

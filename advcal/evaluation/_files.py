@@ -1,7 +1,5 @@
 """Corruption sets from files in the layout of CIFAR-10-C, never all in memory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a model or an attack is, in a few words that change when it does."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """What JPEG compression at a quality loses: its transform and quantisation, without the coding."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -166,13 +166,14 @@ class Probe:
 
 
 def _logits(model: Model, inputs: Tensor) -> Tensor:
-    return lift(logits_of(model, inputs))  # without a gradient, as in every pass
+    """Run a model without a gradient, as in every pass, on inputs that it may overwrite."""
+    return lift(logits_of(model, inputs.clone()))
 
 
 def _gradient(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor | None:
     with torch.enable_grad():
         points = inputs.detach().requires_grad_()
-        losses = objective(lift(logits_of(model, points)))
+        losses = objective(lift(logits_of(model, points.clone())))
         if not losses.requires_grad:
             return None
         return torch.autograd.grad(losses.sum(), points, allow_unused=True)[0]

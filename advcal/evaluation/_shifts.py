@@ -6,8 +6,6 @@ the side; those of `_scale(images, least=1)` do not shrink with it, lest a blur 
 leaves [0, 1] is clamped by the caller.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

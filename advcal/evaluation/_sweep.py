@@ -1,7 +1,5 @@
 """Models x data sets x attacks x radii, in a file that a killed run goes on with."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, hardsigmoid
 
 from advcal.attacks import pgd
 from advcal.evaluation import Diagnosis, diagnose
+from advcal.evaluation._probe import Probe
 from tests.attacks.cases import Counted, delicate, examples, linear, mlp, seeded, state
 
 EPS = 0.15
@@ -305,3 +306,38 @@ def test_bad_arguments_are_refused(case):
     arguments = {"model": mlp_of(), "batches": BATCHES, "eps": EPS} | options
     with pytest.raises(error, match=f"expected .*{match}"):
         diagnose(arguments.pop("model"), arguments.pop("batches"), **arguments)
+
+
+class Overwriting(nn.Module):
+    """Leaves something else in its inputs."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs):
+        logits = self.model(inputs * 1)
+        inputs.mul_(0.5).sub_(0.1)
+        return logits
+
+
+@pytest.mark.parametrize("eps", [EPS, 2.0])
+def test_a_model_may_overwrite_its_inputs_while_it_is_measured(eps):
+    def measured(model):
+        inputs, labels = (part.clone() for part in BATCHES[0])
+        probe = Probe(model, inputs, labels, eps, "linf", (0.0, 1.0), seeded())
+        found = probe.outputs() | probe.gradients()
+        assert torch.equal(inputs, BATCHES[0][0])
+        return {name: values.tolist() for name, values in found.items()}
+
+    model = plain()
+    with torch.no_grad():
+        assert measured(Overwriting(model)) == measured(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+def test_quantised_layers_have_no_train_mode():
+    quantised = torch.ao.quantization.quantize_dynamic(plain(), {nn.Linear})
+    found = diagnose(quantised, BATCHES[:1], eps=EPS, steps=1)
+    assert found["train mode"].verdict == "pass"
+    assert found["zero gradients"].verdict == "fail"
