@@ -210,28 +210,25 @@ def prepared(
     return (_moved(*each, device, channels_last, 2) for each in enumerate(source, skip + 1))
 
 
-def check_source(batches: object, progress: object) -> None:
+def check_source(batches: object, progress: object = None, name: str = "batches") -> None:
     """Check what gives the batches and what shows progress through them."""
     if not isinstance(batches, Iterable):
-        raise TypeError(f"expected batches as an iterable, got {_checks.kind(batches)}")
+        raise TypeError(f"expected {name} as an iterable, got {_checks.kind(batches)}")
     _checks.arguments(progress=progress)
 
 
 def sourced(name: str, batches: Any) -> Iterator[Batch]:
     """Go through checked batches on no way to a model, as they are."""
-    if not isinstance(batches, Iterable):
-        raise TypeError(f"expected {name} as an iterable, got {_checks.kind(batches)}")
+    check_source(batches, name=name)
     return (_moved(*each, None, False, 1) for each in enumerate(batches, 1))
 
 
 def again(batches: object) -> None:
     """Check batches that can be read more than once."""
-    check_source(batches, None)
+    check_source(batches)
     if isinstance(batches, Iterator):
-        raise TypeError(
-            "expected batches that can be read again, such as a list or a DataLoader, got "
-            f"{_checks.kind(batches)}"
-        )
+        wanted = "batches that can be read again, such as a list or a DataLoader"
+        raise TypeError(f"expected {wanted}, got {_checks.kind(batches)}")
 
 
 def _moved(

@@ -184,9 +184,8 @@ def _unmasked(omega: Tensor, logits: Tensor) -> Tensor:
 
 
 def _distribution(omega: Tensor, inputs: Tensor) -> Tensor:
-    if not isinstance(omega, Tensor) or not omega.is_floating_point():
-        raise TypeError(f"expected omega as a floating torch.Tensor, got {_checks.kind(omega)}")
-    rows = omega.detach()[None] if omega.ndim == 1 else omega.detach()
+    rows = _checks.tensor("omega", omega).detach()
+    rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or len(rows) not in (1, len(inputs)) or omega.numel() == 0:
         raise ValueError(
             f"expected omega of shape (classes,) or ({len(inputs)}, classes), "
