@@ -134,11 +134,7 @@ def generalised_ace(
 
     Example:
         >>> model = lambda inputs: inputs @ torch.tensor([[8.0, -8.0], [0.0, 0.0]])
-        >>> inputs, labels, uniform = (
-        ...     torch.full((1, 2), 0.5),
-        ...     torch.tensor([0]),
-        ...     torch.full((2,), 0.5),
-        ... )
+        >>> inputs, labels, uniform = torch.full((1, 2), 0.5), torch.tensor([0]), torch.ones(2) / 2
         >>> found = generalised_ace(model, inputs, labels, eps=0.25, eta=-1.0, omega=uniform)
         >>> print(f"{float(model(found).softmax(dim=1).max()):.4f}")
         0.9820

@@ -37,9 +37,9 @@ def square(
     to set a random square, every channel to one end of its range (`linf`), or to move the
     perturbation of one random square to another (`l2`), and keeps what raises the margin
     $\max_{k \ne y} z_k - z_y$ or fools the model. The square covers a share `initial_p` of the
-    image at first and less and less later on, the published schedule stretched to `steps`. An example that
-    is fooled leaves the batch at once, so that `steps` is the most queries that one takes. The
-    model need not be differentiable.
+    image at first and less and less later on, the published schedule stretched to `steps`. An
+    example that is fooled leaves the batch at once, so that `steps` is the most queries that one
+    takes. The model need not be differentiable.
 
     Inputs of another shape than `(n, channels, height, width)` are taken as one row of values, and
     squares are then intervals. What is drawn for an example depends on `generator`, on its place in
