@@ -301,8 +301,7 @@ def l1(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> B
 
     Args:
         inputs: The centres, shape `(n, ...)`, within `bounds`.
-        eps: The radius, in units of `inputs`, the sum of all changes: a number, or one for each
-            input, shape `(n,)`.
+        eps: The radius, the sum of all changes: a number, or one for each input, shape `(n,)`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:

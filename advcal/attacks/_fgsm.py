@@ -37,8 +37,7 @@ def fgsm(
         labels: Integer labels, shape `(n,)`; the classes to reach if `targeted`.
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        step_size: The length of the step in `norm`; if None `eps`, and `1.25 * eps` from a random
-            start.
+        step_size: The length of the step in `norm`; if None `eps`, from a random start 1.25 times.
         random_start: Whether to start at a random point of the ball instead of at the input.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`.
@@ -97,8 +96,7 @@ def n_fgsm(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`.
-        eps: The radius to train for in `linf`, in units of `inputs`: a number, or one for each
-            example, shape `(n,)`.
+        eps: The radius in `linf` to train for: a number, or one for each example, shape `(n,)`.
         noise: $k$, the reach of the noise in units of `eps`.
         step_size: The length of the step; `eps` if None.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
