@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_INF = math.inf
 SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
 
 
@@ -75,7 +76,8 @@ _declare("alpha beta gamma kappa l2_bias l2_off_diagonal lam margin", partial(nu
 _declare("momentum overshoot tol", partial(number, least=0))
 _declare("rho", partial(number, least=0, most=1))
 _declare("initial_c initial_eps", partial(number, above=0))
-_declare("coverage initial_p level tpr", partial(number, above=0, most=1))
+_declare("coverage initial_p tpr", partial(number, above=0, most=1))
+_declare("level", partial(number, above=0, most=0.999999))
 _declare("max_norm step_size", optional(partial(number, above=0)))
 _declare("bandwidth", optional(partial(number, least=2**-13)))
 
@@ -111,6 +113,8 @@ _declare("label", partial(choice, options=("true", "predicted")))
 _declare("method", partial(choice, options=("gradient", "random_search")))
 _declare("norm", partial(choice, options=("linf", "l2", "l1")))
 _declare("reduction", partial(choice, options=("mean", "sum", "none")))
+_STATISTICS = ("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter")
+_declare("statistic", partial(choice, options=_STATISTICS))
 
 
 def of_type(what: str, *types: Any) -> Callable[[str, object], None]:
@@ -132,7 +136,7 @@ _declare("generator", generator)
 _declare("against figure", of_type("a str", str))
 _declare("by title", optional(of_type("a str", str)))
 _declare("all_reduce channels_last from_logits joint", of_type("True or False", bool))
-_declare("random_start stop_early targeted", of_type("True or False", bool))
+_declare("random_start ranked stop_early targeted", of_type("True or False", bool))
 
 
 def _precision(name: str, value: object) -> None:

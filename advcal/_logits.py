@@ -65,12 +65,12 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""Compute $\sum_k p_k (\log p_k - \log q_k)$ per example; a class of no probability adds 0."""
-    return (log_p.exp() * (_finite(log_p) - _finite(log_q))).sum(dim=1)
+    return (log_p.exp() * (finite(log_p) - finite(log_q))).sum(dim=1)
 
 
 def entropy(log_p: Tensor) -> Tensor:
     r"""Compute $-\sum_k p_k \log p_k$ per example; a class of no probability adds 0."""
-    return -(log_p.exp() * _finite(log_p)).sum(dim=1)
+    return -(log_p.exp() * finite(log_p)).sum(dim=1)
 
 
 def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
@@ -90,9 +90,10 @@ def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
 def log_mean_probs(logits: Sequence[Tensor]) -> Tensor:
     """Return the logarithm of the mean of the softmax of several logits `(n, classes)`."""
     log_p = torch.stack([lift(each) for each in logits]).log_softmax(dim=2)
-    mean = _finite(log_p).logsumexp(dim=0) - math.log(len(log_p))
+    mean = finite(log_p).logsumexp(dim=0) - math.log(len(log_p))
     return mean.masked_fill(log_p.isneginf().all(dim=0), -torch.inf)  # of no gradient, not of NaN
 
 
-def _finite(log_p: Tensor) -> Tensor:
-    return log_p.clamp_min(torch.finfo(log_p.dtype).min)
+def finite(logits: Tensor) -> Tensor:
+    """Lift minus infinity, so far that 0 times the log-softmax is 0 and a probability stays 0."""
+    return logits.clamp_min(torch.finfo(logits.dtype).min / 2)

@@ -42,14 +42,9 @@ def one_pass(
     labelled: bool = True,
     empty: bool = False,
 ) -> Iterator[Iterator["Part"]]:
-    """Freeze models and go through batches with them.
+    """Freeze models and go through batches, on the device of the first model.
 
-    Args:
-        models: The models; batches go to the device of the first.
-        batches: The batches, checked one by one.
-        way: How they go.
-        labelled: Whether a batch must have labels.
-        empty: Whether there may be no batches.
+    `labelled` says whether a batch must have labels, `empty` whether there may be no batches.
     """
     for model in models:
         _checks.function("model", model)
@@ -109,36 +104,32 @@ class Part:
     def logits(self, model: Model, points: Tensor | None = None) -> Tensor:
         """Run a model on the inputs, or on other points; its logits have a softmax."""
         points = self.inputs if points is None else points
-        device = self._way.place(model)
         with self.casting():
-            taking = self._bound(model, device)
-            return _checks.with_softmax(logits_of(taking, points.to(device, copy=True)))
+            copied = points.to(self._way.place(model), copy=True)
+            return _checks.with_softmax(logits_of(self.taking(model), copied))
 
     def attacked(self, attack: Attack, model: Model, labels: Tensor | None = None) -> Tensor:
         """Attack a model from the inputs, with their labels or with others."""
         device = self._way.place(model)
         labels = (self.labels if labels is None else labels).to(device, copy=True)
         with self.casting():
-            taking = self._bound(unwrapped(model), device)
+            taking = self.taking(unwrapped(model))
             return attacked(attack, taking, self.floats.to(device), labels)
 
     def taking(self, model: Model) -> Model:
         """Return a model of inputs alone, which knows the rest of this batch."""
-        return self._bound(model, self._way.place(model))
+        if self._way.forward is None:
+            return model
+        n = len(self.inputs)
+        others = _to(self._way.place(model), self._others)
+        own = [isinstance(part, Tensor) and part.shape[:1] == (n,) for part in others]
+        return Bound(model, self._way.forward, n, list(zip(own, others, strict=True)))
 
     def casting(self) -> AbstractContextManager[Any]:
         """Compute in mixed precision inside, if that is the way."""
         if self._way.autocast is None:
             return nullcontext()
         return torch.autocast(self.inputs.device.type, self._way.autocast)
-
-    def _bound(self, model: Model, device: torch.device | None) -> Model:
-        if self._way.forward is None:
-            return model
-        n = len(self.inputs)
-        others = _to(device, self._others)
-        own = [isinstance(part, Tensor) and part.shape[:1] == (n,) for part in others]
-        return Bound(model, self._way.forward, n, list(zip(own, others, strict=True)))
 
 
 class Bound(Around):
@@ -234,16 +225,13 @@ def again(batches: object) -> None:
 def _moved(
     number: int, batch: Batch, device: torch.device | None, channels_last: bool, least: int
 ) -> Batch:
-    if not isinstance(batch, (tuple, list)) or len(batch) < least:
-        length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-        raise TypeError(
-            f"expected batches as (inputs, labels, ...), got {_checks.kind(batch)}{length} "
-            f"in batch {number}"
-        )
+    listed = isinstance(batch, (tuple, list))
+    found = _checks.kind(batch) + (f" of length {len(batch)}" if listed else "")
+    if not listed or len(batch) < least:
+        raise TypeError(f"expected batches as (inputs, labels, ...), got {found} in batch {number}")
     if not isinstance(batch[0], Tensor):
-        raise TypeError(
-            f"expected inputs as a torch.Tensor, got {_checks.kind(batch[0])} in batch {number}"
-        )
+        found = _checks.kind(batch[0])
+        raise TypeError(f"expected inputs as a torch.Tensor, got {found} in batch {number}")
     inputs, *others = _to(device, batch)
     if channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -256,9 +244,8 @@ def _to(device: torch.device | None, parts: Sequence[Any]) -> list[Any]:
 
 def whole(labels: Any) -> Any:
     """Return integer labels as int64 and anything else, such as soft labels, as it is."""
-    return (
-        labels.long() if isinstance(labels, Tensor) and _checks.is_integer(labels.dtype) else labels
-    )
+    integers = isinstance(labels, Tensor) and _checks.is_integer(labels.dtype)
+    return labels.long() if integers else labels
 
 
 def casting(model: object, dtype: torch.dtype | None) -> Callable[[], AbstractContextManager[Any]]:

@@ -1,71 +1,64 @@
 """Does smoothing by robustness calibrate better than smoothing all alike? A study over seeds.
 
-Trains a network plainly, with label smoothing, with AdaLS, and with AR-AdaLS whose levels are
-pre-computed on the plain network, ranked on the fly, or drawn at random as the control; fits a
-temperature to the plain one. Four splits: training, the validation that steers the smoothing,
-a third one for the temperature, and the test set, on which accuracy and ECE (15 bins) are taken,
-clean and under three of `evaluation.corrupt`. Mean and standard deviation over seeds, as a table
-and as JSON; with CIFAR-10 the weights too, for examples/shifts_and_ensembles.py.
+Trains a network on CIFAR-10 with label smoothing, mixup, AdaLS, and AR-AdaLS whose levels are
+pre-computed on the plain network, ranked on the fly, or drawn at random as the control, with the
+published rule as well; and AR-AdaLS of an ensemble, whose members share soft labels that follow
+their averaged prediction. The plain networks and those of CCAT are those of examples/defenses.py,
+in the same folder; they are trained if they are not there.
 
-    python examples/adaptive_smoothing.py --data digits
+Validation images steer the smoothing. On a fifth of the test images a temperature and Mix-n-Match
+are fitted to the plain network, and the strength of a method is chosen if several are given. The
+figures are of the others: accuracy and ECE (15 bins), clean and under three of
+`evaluation.corrupt`. One JSON file and one file of weights per method and seed: what is there is
+not made again, and the script may be stopped at any moment and started again.
+
     python examples/adaptive_smoothing.py --data PATH --bfloat16 --out results/
 """
 
 import argparse
-import json
+import functools
+import itertools
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cifar10_data
+import defenses
 import models
+import output
 import quickstart
 import torch
-from sklearn.datasets import load_digits
+import training
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from advcal import calibrators, evaluation, losses, metrics, trainers
+from advcal import attacks, calibrators, evaluation, losses, metrics, trainers
 
-METHODS = (
-    "vanilla",
-    "temperature scaling",
+Batches = cifar10_data.Batches
+
+PLAIN, CCAT, LOCKSTEP = "standard", "CCAT", "AR-AdaLS of ensemble"
+PRECOMPUTED = "AR-AdaLS, pre-computed"
+TRAINED = (
     "label smoothing",
+    "mixup",
     "AdaLS",
-    "AR-AdaLS, pre-computed",
+    PRECOMPUTED,
+    "AR-AdaLS, published rule",
     "AR-AdaLS, on the fly",
     "AR-AdaLS, random levels",
 )
+POST_HOC: dict[str, Callable[..., Any]] = {
+    "temperature scaling": calibrators.fit_temperature,
+    "Mix-n-Match": calibrators.fit_ensemble,
+}
 SHIFTS = ("gaussian_noise", "motion_blur", "contrast")
 SEVERITY = 3
-SMOOTHING = 0.1  # of plain label smoothing
-RANK_EVERY = 2  # epochs, on the fly
-
-
-class Batches:
-    """Minibatches `(inputs, labels, indices)` in [0, 1], shuffled anew each pass if asked for."""
-
-    def __init__(self, images: Tensor, labels: Tensor, size: int, seed: int | None = None) -> None:
-        self.images, self.labels, self.size = images, labels, size
-        self.shuffle = seed is not None
-        self.generator = torch.Generator().manual_seed(seed or 0)
-
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        n = len(self.labels)
-        order = torch.randperm(n, generator=self.generator) if self.shuffle else torch.arange(n)
-        for rows in order.split(self.size):
-            images = self.images[rows]
-            inputs = images.float() / 255 if images.dtype == torch.uint8 else images
-            yield inputs, self.labels[rows], rows
+RANK_EVERY = 4  # epochs, on the fly
 
 
 class Splits(NamedTuple):
-    """Examples to train on, to steer the smoothing by, to fit the temperature to, to report on."""
+    """Examples to train on, to steer the smoothing by, to fit a calibrator to, to report on."""
 
     train: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]
@@ -74,20 +67,34 @@ class Splits(NamedTuple):
 
 
 def main() -> None:
-    """Run all methods on all seeds; print the table, write the JSON file."""
+    """Train what is not trained yet, measure it, print the table, write the JSON file."""
     args = parse()
     quickstart.make_folder(args.out)
-    data = None if args.data == "digits" else cifar10_data.load_or_exit(args.data)
-    runs: list[dict[str, dict[str, float]]] = []
-    study: dict[str, object] = {"settings": settings(args), "runs": runs}
-    for seed in range(args.seeds):
-        splits = digits(seed) if data is None else cifar(data, 0 if args.one_split else seed, args)
-        runs.append(run(splits, seed, args))
-        study["summary"] = summary = summarised(runs)
-        (args.out / f"adaptive_smoothing-{args.name}.json").write_text(
-            json.dumps(study, indent=1) + "\n"
-        )
-    print(table(summary))
+    splits = split(cifar10_data.load_or_exit(args.data), args)
+    choice = choose_strengths(splits, args)
+    networks = [
+        (seed, name)
+        for seed, name in itertools.product(args.seeds, dict.fromkeys((PLAIN, *args.only)))
+        if name != LOCKSTEP or seed == args.seeds[0]  # which has all seeds within
+    ]
+    for seed, name in networks:
+        train_if_missing(name, seed, splits, args)
+    if args.train_only:
+        return
+    study: dict[str, Any] = {"settings": settings(args), "choice": choice}
+    study |= {"seconds": {}, "runs": {}}
+    for seed, name in networks:
+        path = stem(name, seed, args)
+        record = output.read_json(suffixed(path, "json"))
+        study["seconds"].setdefault(name, []).append(record["seconds"])
+        model = load(path, seed, splits, args)
+        for method, calibrator in calibrated(name, model, splits.held_out).items():
+            figures = measure(model, splits.test, calibrator, seed) | record.get("notes", {})
+            study["runs"].setdefault(method, []).append(figures)
+            print(f"seed {seed}  {method}: {shown(figures)}", flush=True)
+    study["summary"] = {method: summarised(runs) for method, runs in study["runs"].items()}
+    output.write_json(args.out / f"adaptive_smoothing-{args.model}.json", study)
+    print(table(study["summary"]))
 
 
 def parse() -> argparse.Namespace:
@@ -95,203 +102,276 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help='"digits", or the folder of CIFAR-10')
-    parser.add_argument(
-        "--model",
-        choices=("published_cnn", "small_cnn", "resnet10", "resnet18"),
-        default="small_cnn",
-        help="the network for CIFAR-10 (small_cnn)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the figures")
-    parser.add_argument("--seeds", type=int, help="how many seeds (3; digits 5)")
-    parser.add_argument("--epochs", type=int, help="epochs of training (10; digits 60)")
-    parser.add_argument("--step-size", type=float, help="of AdaLS and AR-AdaLS (0.1)")
-    parser.add_argument(
-        "--n-train", type=int, default=10_000, help="images of CIFAR-10 to train on (10000)"
-    )
-    parser.add_argument(
-        "--n-validation", type=int, default=2_500, help="for the smoothing, and again (2500)"
-    )
+    methods = (*TRAINED, CCAT, LOCKSTEP)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser.add_argument("--model", choices=models.NAMES, default="fastnet", help="(fastnet)")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
+    parser.add_argument("--only", nargs="*", choices=methods, default=methods, help="methods (all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3], help="(0 1 2 3)")
+    parser.add_argument("--train-only", action="store_true", help="train and measure nothing yet")
+    parser.add_argument("--epochs-standard", type=int, default=24, help="epochs of training (24)")
+    parser.add_argument("--epochs", type=int, default=12, help="of CCAT, from plain weights (12)")
+    several: dict[str, Any] = {"type": float, "nargs": "+"}
+    parser.add_argument("--step-sizes", **several, default=[0.1], help="of (AR-)AdaLS (0.1)")
+    parser.add_argument("--smoothings", **several, default=[0.05], help="of label smoothing (0.05)")
+    parser.add_argument("--mixups", **several, default=[0.2], help="alphas of mixup (0.2)")
+    parser.add_argument("--n-levels", type=int, default=10, help="levels of AR-AdaLS (10)")
+    parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
+    parser.add_argument("--n-validation", type=int, default=5_000, help="to steer by (5000)")
     parser.add_argument("--n-test", type=int, default=10_000, help="test images (10000)")
-    parser.add_argument("--n-levels", type=int, help="levels of AR-AdaLS (10; digits 8)")
-    parser.add_argument(
-        "--cosine", action="store_true", help="let the learning rate fall to 0 along a cosine"
-    )
-    parser.add_argument(
-        "--one-split", action="store_true", help="one split for all seeds, to join their networks"
-    )
     parser.add_argument(
         "--bfloat16",
         action="store_true",
         help="train in mixed precision, faster where the processor computes in bfloat16",
     )
     args = parser.parse_args()
-    small = args.data == "digits"
-    args.name = "digits" if small else args.model
-    defaults = {"seeds": (5, 3), "epochs": (60, 10), "step_size": (0.1, 0.1), "n_levels": (8, 10)}
-    for name, (of_digits, of_cifar) in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, of_digits if small else of_cifar)
     quickstart.check_ranges(
         parser,
         args,
-        seeds=(1, 100),
+        epochs_standard=(1, 1000),
         epochs=(1, 1000),
-        step_size=(1e-6, 1),
         n_levels=(2, 100),
-        n_train=(100, 45_000),
         n_validation=(100, 25_000),
+        n_train=(100, 50_000 - args.n_validation),
         n_test=(100, 10_000),
     )
-    if args.n_train + 2 * args.n_validation > 50_000:
-        parser.error("--n-train and twice --n-validation are more than the 50000 images")
+    if not all(0 < value <= 1 for value in (*args.step_sizes, *args.smoothings, *args.mixups)):
+        parser.error("--step-sizes, --smoothings and --mixups must be above 0 and at most 1")
+    args.strengths = {}
+    args.eps, args.train_steps = 8 / 255, 3  # of CCAT, as examples/defenses.py has them
     return args
 
 
-def digits(seed: int) -> Splits:
-    """Split the digits, made hard by noise: 400, 400, 200 and 797."""
-    data = load_digits()
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.tensor(data.images / 16).float()[:, None]
-    images = (images + 0.3 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-    order = torch.randperm(len(images), generator=generator)
-    labels = torch.tensor(data.target)
-    return Splits(*((images[r], labels[r]) for r in order.split([400, 400, 200, 797])))
+def settings(args: argparse.Namespace) -> dict[str, object]:
+    """Collect what a reader needs to run this again."""
+    chosen = {key: value for key, value in vars(args).items() if key not in ("data", "out")}
+    return {
+        **chosen,
+        "optimizer": "SGD, Nesterov momentum .85, batch 256, crops and flips; training.py has more",
+        "severity of corruptions": SEVERITY,
+        "pre-computed": "ranked once on the plain network by quick distances",
+        "on the fly": f"ranked every {RANK_EVERY} epochs by linear distances",
+        **quickstart.date_and_versions(),
+    }
 
 
-def cifar(data: cifar10_data.Cifar10, seed: int, args: argparse.Namespace) -> Splits:
-    """Take three disjoint parts of the training images at random, and test images."""
-    order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))
-    sizes = [args.n_train, args.n_validation, args.n_validation]
-    parts = order[: sum(sizes)].split(sizes)
+def split(data: cifar10_data.Cifar10, args: argparse.Namespace) -> Splits:
+    """Hold out validation images of the training images, and every fifth of the test images."""
+    train, validation = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long().unique()
-    train, validation, held_out = (
-        (data.train_images[rows], data.train_labels[rows]) for rows in parts
+    fifth = torch.arange(len(chosen)) % 5 == 0
+    held_out, test = (
+        (data.test_images[rows], data.test_labels[rows]) for rows in (chosen[fifth], chosen[~fifth])
     )
-    return Splits(train, validation, held_out, (data.test_images[chosen], data.test_labels[chosen]))
+    return Splits((train[0][: args.n_train], train[1][: args.n_train]), validation, held_out, test)
 
 
-def run(splits: Splits, seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Train with each method on one seed and measure it."""
-    figures: dict[str, dict[str, float]] = {}
-    vanilla: nn.Module | None = None
-    for method in METHODS:
-        start = time.perf_counter()
-        calibrator = None
-        if method == "temperature scaling":
-            assert vanilla is not None
-            model = vanilla
-            held_out = trainers.predict(model, Batches(*splits.held_out, size=500))
-            calibrator = calibrators.fit_temperature(held_out.logits, held_out.labels)
-        else:
-            model, notes = train(method, splits, seed, vanilla, args)
-            if args.name != "digits":
-                torch.save(model.state_dict(), weights(args.out, args.name, method, seed))
-        vanilla = model if method == "vanilla" else vanilla
-        seconds = time.perf_counter() - start
-        figures[method] = measure(model, splits.test, calibrator, seed)
-        figures[method] |= {"seconds": seconds} | (notes if calibrator is None else {})
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in figures[method].items())
-        print(f"seed {seed}  {method}: {shown}", flush=True)
-    return figures
+# --- training --------------------------------------------------------------------------------
 
 
-def weights(folder: Path, name: str, method: str, seed: int) -> Path:
-    """Name the file of weights of a network."""
-    slug = method.replace(", ", "-").replace(" ", "-")
-    return folder / f"adaptive_smoothing-{name}-{slug}-{seed}.pt"
+def kind(name: str) -> str:
+    """Return the method whose strength a method has: all forms of AR-AdaLS have the same one."""
+    return PRECOMPUTED if "AR-AdaLS" in name else name
+
+
+def choose_strengths(splits: Splits, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Choose each method's strength by the ECE on held-out images, on the first seed.
+
+    Returns:
+        What there was to choose from, with its ECE; nothing where there was no choice.
+    """
+    candidates = {
+        "label smoothing": args.smoothings,
+        "mixup": args.mixups,
+        "AdaLS": args.step_sizes,
+        PRECOMPUTED: args.step_sizes,
+    }
+    found: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(kind(each) for each in args.only if kind(each) in candidates):
+        scores = {}
+        for strength in candidates[name] if len(candidates[name]) > 1 else []:
+            args.strengths[name] = strength
+            train_if_missing(name, args.seeds[0], splits, args)
+            model = load(stem(name, args.seeds[0], args), args.seeds[0], splits, args)
+            held_out = Batches(*splits.held_out, batch_size=500)
+            scores[strength] = evaluation.evaluate(model, held_out, channels_last=True).ece
+        args.strengths[name] = min(scores, key=scores.__getitem__, default=candidates[name][0])
+        if scores:
+            found[name] = {f"{strength:g}": ece for strength, ece in scores.items()}
+            print(f"{name}: {shown(found[name])}", flush=True)
+    return found
+
+
+def stem(name: str, seed: int, args: argparse.Namespace) -> Path:
+    """Name the files of a network, without their suffix; its settings are part of the name."""
+    if name in (PLAIN, CCAT):
+        return Path(args.out / defenses.stem(args.model, name, seed))
+    words = [name.replace(", ", "-").replace(" ", "-"), f"{args.strengths[kind(name)]:g}"]
+    if "AR-AdaLS" in name and args.n_levels != 10:
+        words.append(f"R{args.n_levels}")
+    return Path(args.out / f"smoothing-{args.model}-{'-'.join(words)}-{seed}")
+
+
+def suffixed(path: Path, suffix: str) -> Path:
+    """Add a suffix to a name that may have points in it."""
+    return path.with_name(f"{path.name}.{suffix}")
+
+
+def train_if_missing(name: str, seed: int, splits: Splits, args: argparse.Namespace) -> None:
+    """Train one network unless its record is there."""
+    path = stem(name, seed, args)
+    if "curve" in output.read_json(suffixed(path, "json")):
+        return
+    if name in (PLAIN, CCAT):
+        validation = Batches(*splits.validation, batch_size=500)
+        record: dict[str, Any] = {"settings": defenses.settings(args, name, seed), "defense": name}
+        run = defenses.train_one(name, seed, splits.train, validation, args)
+    else:
+        record = {"settings": settings(args) | {"method": name, "seed": seed}}
+        run, notes = train(name, seed, splits, args)
+        record["notes"] = notes
+    record |= {"curve": run.curve, "seconds": run.seconds}
+    output.write_json(suffixed(path, "json"), record)
 
 
 def train(
-    method: str,
-    splits: Splits,
-    seed: int,
-    vanilla: nn.Module | None,
-    args: argparse.Namespace,
-) -> tuple[nn.Module, dict[str, float]]:
-    """Train one network; return it and what its labels came to."""
-    model = network(seed, args)
-    if "AdaLS" not in method:
-        for _ in loop(model, plain(method), splits, seed, args):
-            pass
-        return model, {}
-    smoothing = smoothing_of(splits, 1 if method == "AdaLS" else args.n_levels, args)
-    if "pre-computed" in method:
-        assert vanilla is not None
-        smoothing.rank(vanilla, attack="quick")
-    if "random" in method:
+    name: str, seed: int, splits: Splits, args: argparse.Namespace
+) -> tuple[training.Run, dict[str, float]]:
+    """Train one network; return what it did and what its soft labels came to."""
+    torch.manual_seed(seed)
+    model = untrained(name, seed, splits, args)
+    batches = Batches(
+        *splits.train, batch_size=256, shuffle=True, seed=seed, augment=True, indices=True
+    )
+    fit = functools.partial(
+        training.train_fast,
+        f"{name}, seed {seed}",
+        model,
+        batches,
+        n=args.epochs_standard,
+        peak=defenses.PEAK,
+        path=stem(name, seed, args),
+        bfloat16=args.bfloat16,
+    )
+    if "AdaLS" not in name:
+        return fit(plain(name, args)), {}
+    smoothing = smoothing_of(name, splits, args)
+    if "random" in name:
         generator = torch.Generator().manual_seed(seed)
         sizes = len(splits.train[1]), len(splits.validation[1])
         smoothing.rank_by(*(torch.rand(n, generator=generator) for n in sizes))
-    for epoch in loop(model, smoothing, splits, seed, args):
-        if "on the fly" in method and (epoch.epoch - 1) % RANK_EVERY == 0:
+    elif name not in ("AdaLS", "AR-AdaLS, on the fly"):
+        smoothing.rank_by(*distances(seed, splits, args))
+    passed = {"epochs": 0}
+
+    def steer() -> dict[str, float]:
+        if "on the fly" in name and passed["epochs"] % RANK_EVERY == 0:
             smoothing.rank(model)
-        smoothing.update(model)
-    probs = smoothing.state.label_probs
-    return model, {"lowest label": float(probs.min()), "highest label": float(probs.max())}
+        passed["epochs"] += 1
+        gaps = smoothing.update(model)
+        probs = smoothing.state.label_probs
+        return {
+            "largest gap": float(gaps.abs().max()),
+            "lowest label": float(probs.min()),
+            "highest label": float(probs.max()),
+        }
 
+    def together(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        # The sum, so that each member has the gradient that it has alone.
+        members: Any = model.models
+        return torch.stack([smoothing(member, batch) for member in members]).sum()
 
-def network(seed: int, args: argparse.Namespace) -> nn.Module:
-    """Make the network of a seed, before training."""
-    torch.manual_seed(seed)
-    model: nn.Module = (
-        quickstart.network() if args.name == "digits" else getattr(models, args.name)()
+    run = fit(
+        together if name == LOCKSTEP else smoothing,
+        watch=steer,
+        state={"smoothing": smoothing, "passed": passed},
     )
-    return model
+    return run, {key: run.curve[-1][key] for key in ("lowest label", "highest label")}
 
 
-def loop(
-    model: nn.Module,
-    objective: Callable[..., Tensor],
-    splits: Splits,
-    seed: int,
-    args: argparse.Namespace,
-) -> Iterator[trainers.Epoch]:
-    """Train epoch by epoch; the order of the images is the seed's."""
-    small = args.name == "digits"
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batches = Batches(*splits.train, size=50 if small else 128, seed=seed)
-    n_steps = args.epochs * len(batches)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    return trainers.epochs(
-        model,
-        batches,
-        objective,
-        optimizer,
-        n=args.epochs,
-        schedule=falling if args.cosine else None,
-        autocast=torch.bfloat16 if args.bfloat16 else None,
-        channels_last=not small,
+def untrained(name: str, seed: int, splits: Splits, args: argparse.Namespace) -> nn.Module:
+    """Make a network before training, or the members of an ensemble."""
+    if name != LOCKSTEP:
+        return training.network(args.model, splits.train[0])
+    return trainers.ensemble([training.network(args.model, splits.train[0]) for _ in args.seeds])
+
+
+def load(path: Path, seed: int, splits: Splits, args: argparse.Namespace) -> nn.Module:
+    """Read a trained network, or the members of an ensemble."""
+    if LOCKSTEP.replace(" ", "-") not in path.name:
+        return training.load(suffixed(path, "pt"))
+    model = untrained(LOCKSTEP, seed, splits, args)
+    model.load_state_dict(torch.load(suffixed(path, "pt"), weights_only=True))
+    return model.eval()
+
+
+def plain(name: str, args: argparse.Namespace) -> Callable[..., Tensor]:
+    """Return the objective of the methods that look at no validation data."""
+    if name == "mixup":
+        return trainers.mixup(alpha=args.strengths[name])
+    return trainers.standard(
+        loss=lambda logits, labels: cross_entropy(
+            logits, losses.smooth_labels(labels, logits.shape[1], args.strengths[name])
+        )
     )
 
 
-def smoothing_of(
-    splits: Splits, n_levels: int, args: argparse.Namespace
-) -> trainers.AdaptiveSmoothing:
-    """Make the adaptive smoothing of so many levels, and see that the other splits are unseen."""
+def smoothing_of(name: str, splits: Splits, args: argparse.Namespace) -> trainers.AdaptiveSmoothing:
+    """Make the adaptive smoothing of a method, and see that the other splits are unseen."""
     smoothing = trainers.adaptive_smoothing(
-        Batches(*splits.train, size=500),
-        Batches(*splits.validation, size=500),
+        Batches(*splits.train, batch_size=500, indices=True),
+        Batches(*splits.validation, batch_size=500, indices=True),
         10,
-        n_levels=n_levels,
-        step_size=args.step_size,
+        n_levels=1 if name == "AdaLS" else args.n_levels,
+        step_size=args.strengths[kind(name)],
+        variant="published" if "published" in name else "shrunk",
         autocast=torch.bfloat16 if args.bfloat16 else None,
-        channels_last=args.name != "digits",
+        channels_last=True,
     )
-    smoothing.unseen(Batches(*splits.held_out, size=500))
-    smoothing.unseen(Batches(*splits.test, size=500))
+    smoothing.unseen(Batches(*splits.held_out, batch_size=500))
+    smoothing.unseen(Batches(*splits.test, batch_size=500))
     return smoothing
 
 
-def plain(method: str) -> Callable[..., Tensor]:
-    """Return the objective of the methods that look at no validation data."""
-    if method == "vanilla":
-        return trainers.standard()
-    return trainers.standard(
-        loss=lambda logits, labels: cross_entropy(
-            logits, losses.smooth_labels(labels, logits.shape[1], SMOOTHING)
-        )
-    )
+def distances(seed: int, splits: Splits, args: argparse.Namespace) -> list[Tensor]:
+    """Measure how far images are from the boundary of the plain network; keep it in a file."""
+    path = args.out / f"smoothing-{args.model}-distances-{seed}.pt"
+    if not path.exists():
+        model = training.load(suffixed(stem(PLAIN, seed, args), "pt"))
+        parts = splits.train, splits.validation
+        found = [measured(model, part, "quick", args.bfloat16) for part in parts]
+        torch.save(found, path)
+    of_both: list[Tensor] = torch.load(path, weights_only=True)
+    return of_both
+
+
+def measured(
+    model: nn.Module,
+    part: tuple[Tensor, Tensor],
+    attack: Literal["linear", "quick", "fast"],
+    bfloat16: bool,
+) -> Tensor:
+    """Measure how far each image is from the decision boundary."""
+    found = []
+    for inputs, *_ in Batches(*part, batch_size=500):
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            found.append(attacks.adversarial_distance(model, inputs, attack=attack))
+    return torch.cat(found)
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def calibrated(
+    name: str, model: nn.Module, held_out: tuple[Tensor, Tensor]
+) -> dict[str, Callable[[Tensor], Tensor] | None]:
+    """Name the methods that come of one network: itself, and if it is plain, with calibrators."""
+    if name != PLAIN:
+        return {name: None}
+    found = trainers.predict(model, Batches(*held_out, batch_size=500), channels_last=True)
+    fitted = {method: fit(found.logits, found.labels) for method, fit in POST_HOC.items()}
+    return {"vanilla": None, **fitted}
 
 
 def measure(
@@ -302,7 +382,7 @@ def measure(
 ) -> dict[str, float]:
     """Take accuracy, ECE and MCS, clean and under each corruption."""
     figures = {}
-    batches = Batches(*test, size=500)
+    batches = Batches(*test, batch_size=500)
     shifted = evaluation.corruptions(
         batches,
         kinds=SHIFTS,
@@ -310,7 +390,7 @@ def measure(
         generator=torch.Generator().manual_seed(seed),
     )
     for name, each in zip(["clean", *SHIFTS], [batches, *shifted.values()], strict=True):
-        found = trainers.predict(model, each)
+        found = trainers.predict(model, each, channels_last=True)
         probs = found.probs if calibrator is None else calibrator(found.logits)
         figures[f"{name} accuracy"] = float(metrics.accuracy(probs, found.labels))
         figures[f"{name} ECE"] = float(metrics.ece(probs, found.labels))
@@ -318,16 +398,18 @@ def measure(
     return figures
 
 
-def summarised(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
+def shown(figures: dict[str, float]) -> str:
+    """Write figures on one line."""
+    return "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+
+
+def summarised(runs: list[dict[str, float]]) -> dict[str, list[float]]:
     """Return the mean and the standard deviation of every figure over the seeds."""
-    summary = {}
-    for method, figures in runs[0].items():
-        columns = {key: [each[method][key] for each in runs] for key in figures}
-        summary[method] = {
-            key: [statistics.fmean(c), statistics.stdev(c) if len(c) > 1 else 0.0]
-            for key, c in columns.items()
-        }
-    return summary
+    columns = {key: [figures[key] for figures in runs] for key in runs[0]}
+    return {
+        key: [statistics.fmean(c), statistics.stdev(c) if len(c) > 1 else 0.0]
+        for key, c in columns.items()
+    }
 
 
 def table(summary: dict[str, dict[str, list[float]]]) -> str:
@@ -340,20 +422,6 @@ def table(summary: dict[str, dict[str, list[float]]]) -> str:
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def settings(args: argparse.Namespace) -> dict[str, object]:
-    """Collect what a reader needs to run this again."""
-    chosen = {key: value for key, value in vars(args).items() if key not in ("data", "out")}
-    return {
-        **chosen,
-        "optimizer": "Adam, learning rate 1e-3, batches of 128 (digits 50), no augmentation",
-        "label smoothing": SMOOTHING,
-        "severity of corruptions": SEVERITY,
-        "pre-computed": "ranked once on the vanilla network by quick distances",
-        "on the fly": f"ranked every {RANK_EVERY} epochs by linear distances",
-        **quickstart.date_and_versions(),
-    }
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """Where the FGSM study stopped: more radii, temperatures, attacks and noise, on your CIFAR-10.
 
-Takes weights that examples/defenses.py has written for the small CNN; reliability, temperatures
-and smoothing are of the first two, such as standard and FGSM-AT. FGSM and PGD against the radius; a
+Takes weights that examples/fgsm_training.py or examples/defenses.py has written; reliability and
+temperatures are of the first two, such as standard and FGSM-AT. FGSM and PGD against the radius; a
 temperature fitted to clean or to attacked images; AutoAttack and distances beside PGD; randomized
-smoothing, also of a network trained with noise as defenses.py trains (its weights are kept, and it
-is not trained again); and what robustness costs. Tables, three pictures and a JSON file.
+smoothing; and what robustness costs. Tables, three pictures and a JSON file. A study that the file
+has is not made again, so that the script may be stopped between two.
 
     python examples/beyond_fgsm.py --data PATH --out results/ \
-        --weights results/defense-standard.pt results/defense-FGSM-AT.pt
+        --weights results/resnet18-standard.pt results/resnet18-FGSM-AT.pt
 """
 
 import argparse
 import functools
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -21,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import cifar10_data
-import defenses
 import fgsm_training
 import matplotlib.pyplot as plt
-import models
-import networks_under_attack
+import output
 import quickstart
 import torch
+import training
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,41 +33,51 @@ from advcal import attacks, calibrators, evaluation, plots, trainers
 
 EPS, N_BINS, ATTACKS = fgsm_training.EPS, fgsm_training.N_BINS, fgsm_training.ATTACKS
 PGD = {name: ATTACKS[name] for name in ("none", "PGD-10")}
+STUDIES = ("sweep", "reliability", "temperature", "attacks", "distances", "smoothing", "tax")
 RADII = [0, 4, 8, 12, 16]  # in 255ths
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll")
 AUTOATTACK = functools.partial(attacks.autoattack, eps=EPS)
 CW = functools.partial(attacks.cw_l2, search_steps=5, steps=100, initial_c=1.0)
 
 Model = Callable[[Tensor], Tensor]
+Measure = Callable[[dict[str, Any], cifar10_data.Batches, dict[str, Any]], "Records"]
 Records = dict[Any, evaluation.Evaluation]  # by the words that name a row of a table
 
 
 def main() -> None:
-    """Make the six studies; print their tables, keep the figures and the pictures."""
+    """Make the studies that are not there yet; print their tables, keep figures and pictures."""
     args = parse()
     quickstart.make_folder(args.out)
-    networks = {name_of(path): networks_under_attack.load(path) for path in args.weights}
+    networks: dict[str, Any] = {
+        training.name_of(path): training.load(path) for path in args.weights
+    }
     pair = dict(itertools.islice(networks.items(), 2))
     data = cifar10_data.load_or_exit(args.data)
-    train, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
-    train = (train[0][: args.n_train], train[1][: args.n_train])
+    _, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
+    validation = cifar10_data.Batches(*held_out, 100)
     test = spread(cifar10_data.Batches(data.test_images, data.test_labels), args.n_test)
     few = spread(test, args.n_attacked)
-    noise = {"noise": trained_with_noise(train, test, args)}
-    torch.manual_seed(args.seed)  # the same starts, whether or not there was training
+    fewer = spread(few, args.n_attacked // 2)
     sweep_path, reliability_path, pareto_path = (
         args.out / f"beyond_fgsm-{name}.png" for name in ("sweep", "reliability", "pareto")
     )
-    study: dict[str, Any] = {"settings": settings(args)}
-    study["sweep"] = sweep(networks, test, sweep_path)
-    study["reliability"] = reliability(pair, test, reliability_path)
-    study["temperature"] = temperature(pair, cifar10_data.Batches(*held_out, 100), test)
-    study["attacks"] = stronger(networks | noise, few)
-    study["distances"] = distances(networks | noise, spread(few, args.n_attacked // 2))
-    study["smoothing"] = smoothing(pair | noise, test, args)
-    robust = {name: study["attacks"][f"{name} / AutoAttack"]["accuracy"] for name in networks}
-    study["tax"] = tax(networks, test, robust, pareto_path)
-    (args.out / "beyond_fgsm.json").write_text(json.dumps(study, indent=1) + "\n")
+    measured = functools.partial(measure, bfloat16=args.bfloat16)
+    path = args.out / "beyond_fgsm.json"
+    study = {"settings": settings(args)} | output.read_json(path)
+    studies: dict[str, Callable[[], Any]] = {
+        "sweep": lambda: sweep(measured, networks, test, sweep_path),
+        "reliability": lambda: reliability(measured, pair, test, reliability_path),
+        "temperature": lambda: temperature(measured, pair, validation, test),
+        "attacks": lambda: stronger(measured, networks, few),
+        "distances": lambda: distances(networks, fewer),
+        "smoothing": lambda: smoothing(measured, networks, test, args),
+        "tax": lambda: tax(measured, networks, test, study["attacks"], pareto_path),
+    }
+    for name, make in studies.items():
+        if name in args.studies and name not in study:
+            torch.manual_seed(args.seed)  # the same starts, whatever was made before
+            study[name] = make()
+            output.write_json(path, study)
 
 
 def parse() -> argparse.Namespace:
@@ -78,7 +86,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of small CNNs")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of networks")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
     parser.add_argument(
@@ -89,15 +97,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise (0.1)")
     parser.add_argument("--n-draws", type=int, default=16, help="draws in smoothing (16)")
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of training (10)")
-    parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES, help="(all)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="held out (5000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
-    parser.add_argument(
-        "--bfloat16",
-        action="store_true",
-        help="train in mixed precision, faster where the processor computes in bfloat16",
-    )
+    parser.add_argument("--bfloat16", action="store_true", help="craft attacks in mixed precision")
     args = parser.parse_args()
     quickstart.check_ranges(
         parser,
@@ -106,19 +109,14 @@ def parse() -> argparse.Namespace:
         n_attacked=(2, args.n_test),
         sigma=(1e-4, 1),
         n_draws=(1, 1000),
-        epochs=(1, 1000),
         n_validation=(100, 25_000),
-        n_train=(128, 50_000 - args.n_validation),
     )
-    names = [*map(name_of, args.weights), "noise"]
+    if "tax" in args.studies and "attacks" not in args.studies:
+        parser.error("--studies tax needs the study attacks")
+    names = [*map(training.name_of, args.weights)]
     if len(set(names)) < len(names):
         parser.error(f"--weights must have names of their own, not {', '.join(names)}")
     return args
-
-
-def name_of(path: Path) -> str:
-    """Name a network after its file: FGSM-AT of defense-FGSM-AT.pt."""
-    return path.stem.split("-", 1)[-1]
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
@@ -129,11 +127,11 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "n_bins": N_BINS,
         "attacks": "FGSM; PGD of 10 steps of eps/4, random start, best iterate; AutoAttack of 100 "
         "steps, 9 targets and 5000 queries; CW of 5 x 100 steps",
-        **{name: getattr(args, name) for name in ("n_test", "n_attacked", "n_validation", "seed")},
-        "noise": {
+        **{
             name: getattr(args, name)
-            for name in ("sigma", "n_draws", "epochs", "n_train", "bfloat16")
+            for name in ("n_test", "n_attacked", "n_validation", "seed", "bfloat16")
         },
+        "smoothing": {"sigma": args.sigma, "n_draws": args.n_draws},
         **quickstart.date_and_versions(),
     }
 
@@ -144,8 +142,16 @@ def spread(test: cifar10_data.Batches, n: int) -> cifar10_data.Batches:
     return cifar10_data.Batches(test.images[chosen], test.labels[chosen], 100)
 
 
-def measure(networks: dict[str, Any], test: cifar10_data.Batches, under: dict[str, Any]) -> Records:
-    """Evaluate every network under every attack."""
+def measure(
+    networks: dict[str, Any],
+    test: cifar10_data.Batches,
+    under: dict[str, Any],
+    *,
+    bfloat16: bool = False,
+) -> Records:
+    """Evaluate every network under every attack; mixed precision is for crafting alone."""
+    if bfloat16:
+        under = {name: attack and attacks.autocast(attack) for name, attack in under.items()}
     rows = list(itertools.product(networks.items(), under.items()))
     return {
         (name, attack_name): evaluation.evaluate(
@@ -164,7 +170,9 @@ def report(title: str, records: Records, *names: str) -> dict[str, dict[str, flo
     }
 
 
-def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> dict[str, Any]:
+def sweep(
+    measured: Measure, networks: dict[str, Any], test: cifar10_data.Batches, path: Path
+) -> dict[str, Any]:
     """Attack at every radius: a row of panels per attack, a line per network."""
     kinds: dict[str, Callable[..., Tensor]] = {
         "FGSM": attacks.fgsm,
@@ -174,7 +182,7 @@ def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> d
     records: Records = {}
     for row, (kind, attack) in zip(axes, kinds.items(), strict=True):
         under = {f"{k}/255": functools.partial(attack, eps=k / 255) for k in RADII}
-        found = measure(networks, test, under)
+        found = measured(networks, test, under)
         records |= {(name, kind, radius): each for (name, radius), each in found.items()}
         lines = {name: [found[name, radius] for radius in under] for name in networks}
         plots.curves(RADII, lines, figures=("accuracy", "ece", "nll", "mcs"), axes=row)
@@ -182,29 +190,37 @@ def sweep(networks: dict[str, Any], test: cifar10_data.Batches, path: Path) -> d
             ax.set_title(f"under {kind}", fontsize="small")
             ax.set(xlabel=r"$255\,\varepsilon$", xticks=RADII)
         row[2].set(yscale="log", yticks=[1, 2, 5, 10], yticklabels=["1", "2", "5", "10"])
-    networks_under_attack.save(figure, path)
-    return report("Against the radius", records, "training", "attack", "eps")
+    result = report("Against the radius", records, "training", "attack", "eps")
+    output.save_picture(figure, path, "beyond_fgsm.json#sweep", result)
+    return result
 
 
-def reliability(pair: dict[str, Any], test: cifar10_data.Batches, path: Path) -> dict[str, Any]:
+def reliability(
+    measured: Measure, pair: dict[str, Any], test: cifar10_data.Batches, path: Path
+) -> dict[str, Any]:
     """Draw the reliability diagrams of two networks; keep their tables."""
-    records = measure(pair, test, ATTACKS)
-    quickstart.draw_reliability(records, list(ATTACKS), path)
-    return {" / ".join(key): record.as_dict() for key, record in records.items()}
+    records = measured(pair, test, ATTACKS)
+    found = {" / ".join(key): record.as_dict() for key, record in records.items()}
+    figure = quickstart.draw_reliability(records, list(ATTACKS))
+    output.save_picture(figure, path, "beyond_fgsm.json#reliability", found)
+    return found
 
 
 def temperature(
-    networks: dict[str, Any], held_out: cifar10_data.Batches, test: cifar10_data.Batches
+    measured: Measure,
+    networks: dict[str, Any],
+    held_out: cifar10_data.Batches,
+    test: cifar10_data.Batches,
 ) -> dict[str, Any]:
     """Fit a temperature to clean and to attacked held-out images; attack what comes of it."""
-    records, fitted = measure(networks, test, PGD), {}
+    records, fitted = measured(networks, test, PGD), {}
     records = {(name, "nothing", attack): each for (name, attack), each in records.items()}
     for (name, model), (on, attack) in itertools.product(networks.items(), PGD.items()):
         seen = trainers.predict(model, held_out, attack, channels_last=True)
         calibrator = calibrators.fit_temperature(seen.logits, seen.labels)
         fitted[f"{name} / {on}"] = calibrator.temperature
 
-        found = measure({name: calibrated(model, calibrator)}, test, PGD)
+        found = measured({name: calibrated(model, calibrator)}, test, PGD)
         records |= {(name, on, attack): each for (_, attack), each in found.items()}
     results = report("Temperature scaling", records, "training", "fitted to", "attack")
     print("\nTemperatures: " + ", ".join(f"{key} {value:.2f}" for key, value in fitted.items()))
@@ -216,9 +232,11 @@ def calibrated(model: Model, calibrator: calibrators.Temperature) -> Model:
     return lambda inputs: calibrator.log_probs(model(inputs))
 
 
-def stronger(networks: dict[str, Any], few: cifar10_data.Batches) -> dict[str, Any]:
+def stronger(
+    measured: Measure, networks: dict[str, Any], few: cifar10_data.Batches
+) -> dict[str, Any]:
     """Compare FGSM and PGD with AutoAttack."""
-    records = measure(networks, few, ATTACKS | {"AutoAttack": AUTOATTACK})
+    records = measured(networks, few, ATTACKS | {"AutoAttack": AUTOATTACK})
     return report("AutoAttack", records, "training", "attack")
 
 
@@ -237,26 +255,6 @@ def distances(networks: dict[str, Any], few: cifar10_data.Batches) -> dict[str, 
     return medians
 
 
-def trained_with_noise(
-    train: tuple[Tensor, Tensor], test: cifar10_data.Batches, args: argparse.Namespace
-) -> Any:
-    """Train a small CNN on images with Gaussian noise, unless its weights are there."""
-    path = args.out / f"beyond_fgsm-noise_{args.sigma:g}.pt"
-    if not path.exists():
-        generator = torch.Generator().manual_seed(args.seed)
-
-        def add_noise(_: Any, inputs: Tensor, __: Tensor) -> Tensor:
-            noise: Tensor = args.sigma * torch.randn(inputs.shape, generator=generator)
-            return inputs + noise
-
-        torch.manual_seed(args.seed)
-        model, objective = models.small_cnn(), trainers.adversarial(add_noise)
-        with_eps = argparse.Namespace(**vars(args), eps=EPS)
-        defenses.train_one("noise", model, objective, train, test, with_eps)
-        torch.save(model.state_dict(), path)
-    return networks_under_attack.load(path)
-
-
 def smoothed(model: Model, noise: Tensor) -> Model:
     """Average the probabilities over fixed noise (draws, channels, height, width)."""
 
@@ -269,7 +267,10 @@ def smoothed(model: Model, noise: Tensor) -> Model:
 
 
 def smoothing(
-    networks: dict[str, Any], test: cifar10_data.Batches, args: argparse.Namespace
+    measured: Measure,
+    networks: dict[str, Any],
+    test: cifar10_data.Batches,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Evaluate networks as they are and smoothed; the attack goes through the noise."""
     generator = torch.Generator().manual_seed(args.seed)
@@ -277,20 +278,25 @@ def smoothing(
     noise = args.sigma * torch.randn(shape, generator=generator)
     both = networks | {f"{name}, smoothed": smoothed(networks[name], noise) for name in networks}
     batches = cifar10_data.Batches(test.images, test.labels, 25)  # times the draws in a pass
-    return report("Randomized smoothing", measure(both, batches, PGD), "training", "attack")
+    return report("Randomized smoothing", measured(both, batches, PGD), "training", "attack")
 
 
 def tax(
-    networks: dict[str, Any], test: cifar10_data.Batches, robust: dict[str, float], path: Path
+    measured: Measure,
+    networks: dict[str, Any],
+    test: cifar10_data.Batches,
+    attacked: dict[str, Any],
+    path: Path,
 ) -> dict[str, dict[str, float]]:
     """Draw clean accuracy, accuracy under AutoAttack and clean ECE."""
-    clean = {name: each for (name, _), each in measure(networks, test, {"none": None}).items()}
+    clean = {name: each for (name, _), each in measured(networks, test, {"none": None}).items()}
+    robust = {name: attacked[f"{name} / AutoAttack"]["accuracy"] for name in networks}
     points = {name: (each.accuracy, robust[name], each.ece) for name, each in clean.items()}
     figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     plots.pareto_front(points, ax=ax).set_ylabel("accuracy under AutoAttack")
-    networks_under_attack.save(figure, path)
     words = ("clean accuracy", "AutoAttack accuracy", "clean ece")
     found = {name: dict(zip(words, point, strict=True)) for name, point in points.items()}
+    output.save_picture(figure, path, "beyond_fgsm.json#tax", found)
     print_table("The robustness tax", "training", found)
     return found
 

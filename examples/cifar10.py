@@ -9,12 +9,12 @@ an image folder ({train,test}/<class>/*.jpg) or the original cifar-10-batches-py
 
 import argparse
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import cifar10_data
 import models
+import output
 import quickstart
 import torch
 from torch import Tensor, nn
@@ -38,14 +38,19 @@ def main() -> None:
     curves = quickstart.sweep(trained, some, radii, args.steps, channels_last=True)
     print(quickstart.table(records, args.eps))
     shown = ["none", f"PGD-{args.steps}", "IAA"]
-    quickstart.draw_reliability(records, shown, args.out / "cifar10-reliability.png")
-    quickstart.draw_sweep(curves, radii, args.eps, args.out / "cifar10-mcs.png")
     study = {
         "settings": settings(args, data),
         "results": {" / ".join(key): record.as_dict() for key, record in records.items()},
         "mcs_against_eps": {"eps": radii, "n": len(some.labels), "curves": curves},
     }
-    (args.out / "cifar10.json").write_text(json.dumps(study, indent=1) + "\n")
+    output.write_json(args.out / "cifar10.json", study)
+    pictures = {
+        "reliability": ("results", quickstart.draw_reliability(records, shown)),
+        "mcs": ("mcs_against_eps", quickstart.draw_sweep(curves, radii, args.eps)),
+    }
+    for name, (part, figure) in pictures.items():
+        path = args.out / f"cifar10-{name}.png"
+        output.save_picture(figure, path, f"cifar10.json#{part}", study[part])
     print(f"\nPictures, weights and figures: {args.out}")
 
 

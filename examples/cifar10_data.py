@@ -207,7 +207,7 @@ def _text(value: object) -> object:
 
 
 class Batches:
-    """Iterate over (inputs, labels) minibatches, as often as wanted.
+    """Iterate over minibatches, (inputs, labels), as often as wanted.
 
     Images stay uint8 in memory; a minibatch is float32 in [0, 1]. The random state is the
     instance's own, and each pass draws from it once, so that a pass left early changes nothing in
@@ -220,6 +220,7 @@ class Batches:
         shuffle: visit the examples in a new order each pass.
         seed: fixes the orders and the augmentation of all passes.
         augment: crop at random after padding by 4 zeros and flip half of the images sideways.
+        indices: yield (inputs, labels, indices), with the places of the examples in ``images``.
     """
 
     def __init__(
@@ -230,6 +231,7 @@ class Batches:
         shuffle: bool = False,
         seed: int = 0,
         augment: bool = False,
+        indices: bool = False,
     ) -> None:
         if images.dtype != torch.uint8:
             raise TypeError(f"expected uint8 images, got {images.dtype}")
@@ -241,14 +243,15 @@ class Batches:
         if batch_size < 1:
             raise ValueError(f"expected a positive batch_size, got {batch_size}")
         self.images, self.labels = images, labels
-        self.batch_size, self.shuffle, self.augment = batch_size, shuffle, augment
-        self._seeds = torch.Generator().manual_seed(seed)
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self.augment, self.indices = augment, indices
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = int(torch.randint(2**62, (), generator=self._seeds))
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        seed = int(torch.randint(2**62, (), generator=self.generator))
         generator = torch.Generator().manual_seed(seed)
         n = len(self.images)
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
@@ -256,7 +259,8 @@ class Batches:
             images = self.images[chosen]
             if self.augment:
                 images = _crop_and_flip(images, generator)
-            yield images.float() / 255, self.labels[chosen]
+            batch = images.float() / 255, self.labels[chosen]
+            yield (*batch, chosen) if self.indices else batch
 
 
 def _crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,55 +1,71 @@
-"""Train a small CNN on CIFAR-10 with each defense, and attack accuracy and confidence alike.
+"""Train a network on CIFAR-10 with each defense, and attack accuracy and confidence alike.
 
-Each defense trains the same network for the same epochs on the same images; then clean data, FGSM,
-PGD and the attacks on confidence (IAA, UCA, OCA) say how right it is and how honestly confident,
-and with CCAT's rejection threshold from held-out images, how often it errs without noticing. One
-JSON file and one file of weights per defense: what is there already is not made again. Then a table
-and two pictures of all that is there.
+The plain network is trained first; the defenses start from its weights. Then clean data, FGSM, PGD
+and the attacks on confidence (IAA, UCA, OCA) say how right each is and how honestly confident, and
+with a rejection threshold from held-out images, how often it errs without noticing. One JSON file
+and one file of weights per defense and seed: what is there is not made again, and the script may be
+stopped at any moment and started again. Then a table and two pictures of all that is there.
 
-    python examples/defenses.py --data PATH --out results/
+    python examples/defenses.py --data PATH --bfloat16 --out results/
 """
 
 import argparse
 import functools
 import itertools
-import json
-import time
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cifar10_data
 import matplotlib.pyplot as plt
 import models
+import output
 import quickstart
 import torch
+import training
 from torch import Tensor, nn
 
 from advcal import attacks, evaluation, losses, metrics, plots, trainers
 
-Objective = Callable[..., Tensor]
+PEAK, PEAK_WARM = 0.4, 0.1  # learning rates, from random weights and from trained ones
+SIGMA = 0.1  # deviation of the noise that is trained with
+
+Studies = dict[str, dict[str, Any]]  # of each network
 
 
-def defenses(eps: float, steps: int, seed: int) -> dict[str, Objective]:
+def defenses(
+    eps: float, steps: int, generator: torch.Generator
+) -> dict[str, Callable[..., Tensor]]:
     """Name the ways to train, all with attacks of one radius and number of steps."""
-    starts = torch.Generator().manual_seed(seed)
     fgsm = functools.partial(attacks.fgsm, eps=eps)
-    pgd = functools.partial(attacks.pgd, eps=eps, steps=steps, generator=starts)
-    iaa = functools.partial(attacks.iaa, eps=eps, steps=steps, random_start=True, generator=starts)
-    rejected = functools.partial(attacks.pgd_conf, eps=eps, steps=2 * steps, generator=starts)
+    pgd = functools.partial(attacks.pgd, eps=eps, steps=steps, generator=generator)
+    iaa = functools.partial(
+        attacks.iaa, eps=eps, steps=steps, random_start=True, generator=generator
+    )
+    rejected = functools.partial(attacks.pgd_conf, eps=eps, steps=10, generator=generator)
+    noise = functools.partial(_add_noise, sigma=SIGMA, generator=generator)
     penalty = functools.partial(losses.confidence_penalty, beta=0.1)
     at, iat = trainers.adversarial(pgd), trainers.adversarial(iaa)
     return {
         "standard": trainers.standard(),
+        "noise": trainers.adversarial(noise),
         "FGSM-AT": trainers.adversarial(fgsm),
         "PGD-AT": at,
         "IAT": iat,
+        "IAT, predicted": trainers.adversarial(functools.partial(iaa, label="predicted")),
         "AT+IAT": trainers.mixed(at, iat),
         "TRADES": trainers.trades(functools.partial(pgd, loss="kl")),
         "MART": trainers.mart(pgd),
         "CCAT": trainers.ccat(rejected, eps=eps),
         "entropy-AT": trainers.adversarial(pgd, loss=penalty),
     }
+
+
+def _add_noise(
+    _: object, inputs: Tensor, __: Tensor, *, sigma: float, generator: torch.Generator
+) -> Tensor:
+    return inputs + sigma * torch.randn(inputs.shape, generator=generator)
 
 
 def attackers(eps: float) -> dict[str, Callable[..., Tensor] | None]:
@@ -76,23 +92,44 @@ def main() -> None:
     train = (train[0][: args.n_train], train[1][: args.n_train])
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
     test = cifar10_data.Batches(data.test_images[chosen], data.test_labels[chosen], 500)
-    for name, objective in defenses(args.eps, args.train_steps, args.seed).items():
-        path = args.out / f"defense-{name}.json"
-        if name not in (args.only or [name]) or path.exists():
-            continue
-        torch.manual_seed(args.seed)
-        model = models.small_cnn()
-        study: dict[str, Any] = {"defense": name, "settings": settings(args)}
-        study["curve"] = train_one(name, model, objective, train, test, args)
-        torch.save(model.state_dict(), args.out / f"defense-{name}.pt")
-        validation = cifar10_data.Batches(*held_out, batch_size=500)
-        study["results"] = attack_all(model, test, validation, args.eps)
-        path.write_text(json.dumps(study, indent=1) + "\n")
-    studies = [json.loads(path.read_text()) for path in sorted(args.out.glob("defense-*.json"))]
-    if studies:
+    validation = cifar10_data.Batches(*held_out, batch_size=500)
+    for seed, name in itertools.product(args.seeds, args.only):
+        path = args.out / f"{stem(args.model, name, seed)}.json"
+        study = output.read_json(path)
+        if "curve" not in study:
+            study = {"defense": name, "settings": settings(args, name, seed)}
+            run = train_one(name, seed, train, validation, args)
+            study |= {"curve": run.curve, "seconds": run.seconds}
+            output.write_json(path, study)
+        if "results" not in study and not args.train_only:
+            model = network(args, name, seed)
+            whole = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
+            clean = evaluation.evaluate(model, whole, channels_last=True)
+            study["all test images"] = {
+                name: getattr(clean, name) for name in ("n", "accuracy", "ece", "mcs", "nll")
+            }
+            print(f"{path.stem}: {study['all test images']}", flush=True)
+            study["results"] = attack_all(model, test, validation, args.eps)
+            output.write_json(path, study)
+    found = {
+        training.name_of(path): output.read_json(path)
+        for path in sorted(args.out.glob("defense-*.json"))
+    }
+    if studies := {name: study for name, study in found.items() if "results" in study}:
+        output.write_json(args.out / "defenses.json", studies)
         print(summary(studies))
         draw_curves(studies, args.out / "defenses-curves.png")
         draw_pareto(studies, args.out / "defenses-pareto.png")
+
+
+def stem(model: str, name: str, seed: int) -> str:
+    """Name the files of a network, without their suffix."""
+    return f"defense-{model}-{name.replace(', ', '-')}-{seed}"
+
+
+def network(args: argparse.Namespace, name: str, seed: int) -> nn.Module:
+    """Read a network that is trained already."""
+    return training.load(args.out / f"{stem(args.model, name, seed)}.pt")
 
 
 def parse() -> argparse.Namespace:
@@ -100,16 +137,31 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    names = list(defenses(1.0, 1, torch.Generator()))
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
-    parser.add_argument("--only", nargs="+", help="the defenses to train (all)")
+    parser.add_argument(
+        "--model",
+        choices=models.NAMES,
+        default="fastnet",
+        help="the network (fastnet)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, help="the defenses to train (all)"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="the seeds (0)")
+    parser.add_argument("--train-only", action="store_true", help="train and do not attack yet")
     parser.add_argument("--eps", type=float, default=8 / 255, help="radius of all attacks (8/255)")
-    parser.add_argument("--train-steps", type=int, default=5, help="steps in training (5)")
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of training (10)")
+    parser.add_argument("--train-steps", type=int, default=3, help="steps in training (3)")
+    parser.add_argument(
+        "--epochs-standard", type=int, default=24, help="epochs of plain training (24)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=12, help="epochs of a defense, from plain weights on (12)"
+    )
     parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="held out (5000)")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     parser.add_argument(
         "--bfloat16",
         action="store_true",
@@ -121,6 +173,7 @@ def parse() -> argparse.Namespace:
         args,
         eps=(1e-4, 1),
         train_steps=(1, 1000),
+        epochs_standard=(1, 1000),
         epochs=(1, 1000),
         n_validation=(100, 25_000),
         n_train=(128, 50_000 - args.n_validation),
@@ -129,52 +182,58 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def settings(args: argparse.Namespace) -> dict[str, object]:
+def settings(args: argparse.Namespace, name: str, seed: int) -> dict[str, object]:
     """Collect what a reader needs to run this again."""
+    plain = name == "standard"
     return {
-        "model": "small_cnn",
-        "optimizer": "Adam, 1e-3 with a cosine to 0, batch 128, no augmentation",
-        **{name: getattr(args, name) for name in ("eps", "train_steps", "epochs", "bfloat16")},
-        **{name: getattr(args, name) for name in ("n_train", "n_validation", "n_test", "seed")},
+        "optimizer": "SGD, Nesterov momentum .85, batch 256, crops and flips; training.py has more",
+        "peak": PEAK if plain else PEAK_WARM,
+        "start": "random" if plain else "the plain network of the seed",
+        "epochs": args.epochs_standard if plain else args.epochs,
+        **{name: getattr(args, name) for name in ("model", "eps", "train_steps", "bfloat16")},
+        **{name: getattr(args, name) for name in ("n_train", "n_validation", "n_test")},
+        "seed": seed,
         **quickstart.date_and_versions(),
     }
 
 
 def train_one(
     name: str,
-    model: nn.Module,
-    objective: Objective,
+    seed: int,
     train: tuple[Tensor, Tensor],
-    test: cifar10_data.Batches,
+    validation: cifar10_data.Batches,
     args: argparse.Namespace,
-) -> list[dict[str, float]]:
-    """Train and watch every fourth test image; they choose nothing."""
-    batches = cifar10_data.Batches(*train, shuffle=True, seed=args.seed)
-    watched = cifar10_data.Batches(test.images[::4], test.labels[::4], batch_size=250)
-    pgd = functools.partial(attacks.pgd, eps=args.eps, steps=10)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
-    curve = []
-    start = time.perf_counter()
-    for epoch in trainers.epochs(
-        model,
-        batches,
-        objective,
-        optimizer,
-        n=args.epochs,
-        autocast=torch.bfloat16 if args.bfloat16 else None,
-        channels_last=True,
-    ):
-        schedule.step()
-        point = {"epoch": epoch.epoch, "loss": epoch.loss}
+) -> training.Run:
+    """Train, and watch every tenth held-out image; they choose nothing."""
+    plain = name == "standard"
+    torch.manual_seed(seed)
+    model = training.network(args.model, train[0])
+    if not plain:
+        model.load_state_dict(network(args, "standard", seed).state_dict())
+    batches = cifar10_data.Batches(*train, batch_size=256, shuffle=True, seed=seed, augment=True)
+    watched = cifar10_data.Batches(validation.images[::10], validation.labels[::10], batch_size=500)
+    starts = torch.Generator().manual_seed(seed)
+    pgd = attacks.autocast(functools.partial(attacks.pgd, eps=args.eps, steps=10))
+
+    def watch() -> dict[str, float]:
+        point: dict[str, float] = {}
         for attack_name, attack in {"none": None, "PGD-10": pgd}.items():
             record = evaluation.evaluate(model, watched, attack, channels_last=True)
             point |= {f"{attack_name} accuracy": record.accuracy, f"{attack_name} mcs": record.mcs}
-        curve.append(point)
-        figures = "  ".join(f"{key} {value:.4f}" for key, value in point.items() if key != "epoch")
-        passed = time.perf_counter() - start
-        print(f"{name}: epoch {epoch.epoch:2}  {figures}  {passed:.0f} s", flush=True)
-    return curve
+        return point
+
+    return training.train_fast(
+        f"{name}, seed {seed}",
+        model,
+        batches,
+        defenses(args.eps, args.train_steps, starts)[name],
+        n=args.epochs_standard if plain else args.epochs,
+        peak=PEAK if plain else PEAK_WARM,
+        path=args.out / stem(args.model, name, seed),
+        bfloat16=args.bfloat16,
+        watch=watch,
+        state={"starts": starts},
+    )
 
 
 def attack_all(
@@ -207,33 +266,44 @@ def attack_all(
     return results
 
 
-def summary(studies: list[dict[str, Any]]) -> str:
-    """Lay out accuracy and MCS as a Markdown table."""
-    names = [name for name in studies[0]["results"] if name != "worst case"]
+def summary(studies: Studies) -> str:
+    """Lay accuracy and MCS out as a Markdown table, a row per defense, with the spread of seeds."""
+    by_defense: dict[str, list[dict[str, Any]]] = {}
+    for study in studies.values():
+        by_defense.setdefault(study["defense"], []).append(study["results"])
+    first = next(iter(by_defense.values()))[0]
+    names = [name for name in first if name != "worst case"]
     lines = ["| defense | " + " | ".join(names) + " | robust error | with rejection |"]
     lines.append("|:--|" + "--:|" * (len(names) + 2))
-    for study in studies:
+    for defense, runs in by_defense.items():
         cells = [
-            f"{study['results'][name]['accuracy']:.3f}, {study['results'][name]['mcs']:+.3f}"
+            f"{spread([run[name]['accuracy'] for run in runs])}, "
+            f"{spread([run[name]['mcs'] for run in runs], '+')}"
             for name in names
         ]
-        worst = study["results"]["worst case"]
-        cells += [f"{worst['robust error']:.3f}", f"{worst['robust error with rejection']:.3f}"]
-        lines.append(f"| {study['defense']} | " + " | ".join(cells) + " |")
+        for figure in ("robust error", "robust error with rejection"):
+            cells.append(spread([run["worst case"][figure] for run in runs]))
+        lines.append(f"| {defense} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def draw_curves(studies: list[dict[str, Any]], path: Path) -> None:
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Write the mean, and the standard deviation if there are several values."""
+    mean = f"{statistics.fmean(values):{sign}.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def draw_curves(studies: Studies, path: Path) -> None:
     """Draw accuracy and MCS after each epoch, clean and under PGD, a line per defense."""
     figures = ["none accuracy", "PGD-10 accuracy", "none mcs", "PGD-10 mcs"]
     titles = ["clean accuracy", "accuracy under PGD-10", "clean MCS", "MCS under PGD-10"]
     figure, axes = plt.subplots(2, 2, figsize=(7, 5), sharex=True, layout="constrained")
     styles = itertools.cycle(itertools.product(["-", "--"], ["C0", "C1", "C2", "C3", "C4"]))
-    for study, (dashes, colour) in zip(studies, styles, strict=False):
+    for (network, study), (dashes, colour) in zip(studies.items(), styles, strict=False):
         epochs = [point["epoch"] for point in study["curve"]]
         for ax, key in zip(axes.flat, figures, strict=True):
             values = [point[key] for point in study["curve"]]
-            label = study["defense"] if ax is axes.flat[0] else None
+            label = network if ax is axes.flat[0] else None
             ax.plot(epochs, values, color=colour, linestyle=dashes, label=label)
     for ax, title in zip(axes.flat, titles, strict=True):
         ax.set_title(title, fontsize="medium")
@@ -241,20 +311,22 @@ def draw_curves(studies: list[dict[str, Any]], path: Path) -> None:
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         ax.set_xlabel("epoch")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    output.save_picture(figure, path, "defenses.json", studies)
 
 
-def draw_pareto(studies: list[dict[str, Any]], path: Path) -> None:
+def draw_pareto(studies: Studies, path: Path) -> None:
     """Draw clean accuracy, accuracy under PGD-20 and clean ECE of every defense."""
     points = {}
-    for study in studies:
+    for network, study in studies.items():
         clean, robust = (study["results"][name] for name in ("none", "PGD-20"))
-        points[study["defense"]] = (clean["accuracy"], robust["accuracy"], clean["ece"])
+        points[network] = (
+            clean["accuracy"],
+            robust["accuracy"],
+            clean["ece"],
+        )
     figure, ax = plt.subplots(figsize=(4.5, 3.6), layout="constrained")
     plots.pareto_front(points, ax=ax)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    output.save_picture(figure, path, "defenses.json", studies)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,84 @@
 """Robustness levels, λ, radii and transfer: the pictures of the papers, of your CIFAR-10 networks.
 
-Takes the weights that examples/fgsm_training.py or examples/defenses.py has written for the small
-CNN. Of the first network: accuracy, confidence and ECE by adversarial distance, IAA for several λ
-in both its forms, and noise, PGD and IAA against the radius. Of all: PGD and IAA crafted on one
-and scored on another. Four pictures and a JSON file.
+Takes weights that examples/fgsm_training.py or examples/defenses.py has written. Of the first
+network: accuracy, confidence and ECE by adversarial distance, IAA for several λ in both its forms,
+and noise, PGD, IAA and UCA against the radius. Of all: PGD, IAA and UCA against the radius, and PGD
+and IAA crafted on one and scored on another. Five pictures and a JSON file. A study that the file
+has is not made again, so that the script may be stopped between two.
 
     python examples/networks_under_attack.py --data PATH --weights results/*.pt --out results/
 """
 
 import argparse
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cifar10_data
 import matplotlib.pyplot as plt
-import models
+import output
 import quickstart
 import torch
+import training
 from torch import Tensor, nn
 
 from advcal import attacks, evaluation, metrics, plots
 
-LAMS = (1.0, 3.0, 5.0, 10.0)
-RADII = [0.0, 0.005, 0.01, 0.02, 0.03]
+LAMS = (1.0, 3.0, 5.0, 7.0, 10.0)
+RADII = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1]
 N_LEVELS = 10
 
+Attack = Callable[..., Tensor]
 Test = list[tuple[Tensor, Tensor]]
 
 
 def main() -> None:
-    """Make the four studies; keep the figures and the pictures."""
+    """Make the studies that are not there yet; keep the figures and the pictures."""
     args = parse()
     quickstart.make_folder(args.out)
     data = cifar10_data.load_or_exit(args.data)
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
     inputs = data.test_images[chosen].float() / 255
     test = list(zip(inputs.split(250), data.test_labels[chosen].split(250), strict=True))
-    networks = {path.stem.split("-", 1)[-1]: load(path) for path in args.weights}
+    networks = {training.name_of(path): training.load(path) for path in args.weights}
     first = next(iter(networks.values()))
-    study = {
-        "settings": settings(args),
-        "levels": levels(first, test, args.out / "networks-levels.png"),
-        "lambda": lam_study(first, test, args.steps, args.out / "networks-lambda.png"),
-        "radius": radius_study(first, test, args.steps, args.out / "networks-radius.png"),
-        "transfer": transfer(networks, test, args, args.out / "networks-transfer.png"),
+    kinds = attackers(args)
+    path = args.out / "networks.json"
+    study = {"settings": settings(args)} | output.read_json(path)
+    studies: dict[str, Callable[[Path], Any]] = {
+        "levels": lambda picture: levels(first, test, picture),
+        "lambda": lambda picture: lam_study(first, test, kinds, picture),
+        "radius": lambda picture: radius_study(first, test, kinds, picture),
+        "defenses": lambda picture: defended(networks, test, kinds, picture),
+        "transfer": lambda picture: transfer(networks, test, kinds, args.eps, picture),
     }
-    (args.out / "networks.json").write_text(json.dumps(study, indent=1) + "\n")
-    print(json.dumps(study, indent=1))
+    for name, make in studies.items():
+        if name not in study:
+            study[name] = make(args.out / f"networks-{name}.png")
+            output.write_json(path, study)
+            print(f"made {name}", flush=True)
+
+
+def attackers(args: argparse.Namespace) -> dict[str, Attack]:
+    """Name the attacks, to be given a radius; crafted in mixed precision if asked for."""
+
+    def mixed(attack: Attack) -> Attack:
+        def crafted(model: Any, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
+            one = functools.partial(attack, steps=args.steps, **options)
+            return (attacks.autocast(one) if args.bfloat16 else one)(model, inputs, labels)
+
+        return crafted
+
+    iaa = mixed(attacks.iaa)
+    return {
+        "noise": attacks.uniform_noise,
+        "PGD": mixed(attacks.pgd),
+        "IAA": iaa,
+        "IAA, as published": functools.partial(iaa, variant="published"),
+        "IAA, predicted": functools.partial(iaa, label="predicted"),
+        "UCA": mixed(attacks.uca),
+    }
 
 
 def parse() -> argparse.Namespace:
@@ -58,11 +87,12 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of small CNNs")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of networks")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
     parser.add_argument("--steps", type=int, default=10, help="steps of PGD and IAA (10)")
     parser.add_argument("--eps", type=float, default=8 / 255, help="radius of transfer (8/255)")
+    parser.add_argument("--bfloat16", action="store_true", help="craft attacks in mixed precision")
     args = parser.parse_args()
     quickstart.check_ranges(
         parser, args, n_test=(2 * N_LEVELS, 10_000), steps=(1, 1000), eps=(1e-4, 1)
@@ -70,24 +100,11 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def load(path: Path) -> nn.Module:
-    """Read the weights of a small CNN; a file that has none ends the program with one line."""
-    model = models.small_cnn()
-    try:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    except OSError as error:
-        raise SystemExit(f"--weights {path}: {error.strerror}") from None
-    except Exception:  # torch has many for what a file may hold
-        raise SystemExit(f"--weights {path}: expected weights of the small CNN") from None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.eval()
-
-
 def settings(args: argparse.Namespace) -> dict[str, object]:
     """Collect what a reader needs to run this again."""
     return {
         "weights": [path.name for path in args.weights],
-        **{name: getattr(args, name) for name in ("n_test", "steps", "eps")},
+        **{name: getattr(args, name) for name in ("n_test", "steps", "eps", "bfloat16")},
         **quickstart.date_and_versions(),
     }
 
@@ -101,7 +118,6 @@ def levels(model: nn.Module, test: Test, path: Path) -> list[dict[str, float]]:
     level_of = metrics.robustness_levels(distances, n_levels=N_LEVELS)
     figure, axes = plt.subplots(2, figsize=(4, 4.5), sharex=True, layout="constrained")
     plots.robustness_levels(probs, labels, level_of, axes=axes)
-    save(figure, path)
     found = []
     for level in range(N_LEVELS):
         rows = level_of == level
@@ -113,6 +129,7 @@ def levels(model: nn.Module, test: Test, path: Path) -> list[dict[str, float]]:
                 "ece": float(metrics.ece(probs[rows], labels[rows])),
             }
         )
+    output.save_picture(figure, path, "networks.json#levels", found)
     return found
 
 
@@ -121,66 +138,74 @@ def measured(model: nn.Module, test: Test, attack: Callable[..., Tensor]) -> lis
     return evaluation.sweep({"": model}, {"": test}, {"": attack}, eps=RADII, channels_last=True)
 
 
-def lam_study(model: nn.Module, test: Test, steps: int, path: Path) -> dict[str, Any]:
+def lam_study(model: nn.Module, test: Test, kinds: dict[str, Attack], path: Path) -> dict[str, Any]:
     """Sweep λ and the radius: the published algorithm above, ours below."""
     found: dict[str, Any] = {}
     figure, axes = plt.subplots(2, 3, figsize=(7, 4.5), layout="constrained")
-    kinds: dict[str, Callable[..., Tensor]] = {
-        "published": functools.partial(attacks.iaa, variant="published"),
-        "accept": attacks.iaa,
-    }
-    for (schedule, kind), row in zip(kinds.items(), axes, strict=True):
-        iaa = functools.partial(kind, steps=steps)
+    forms = {"published": kinds["IAA, as published"], "accept": kinds["IAA"]}
+    for (schedule, iaa), row in zip(forms.items(), axes, strict=True):
         by_lam = {lam: measured(model, test, functools.partial(iaa, lam=lam)) for lam in LAMS}
         three = ("accuracy", "confidence", "mcs")
         plots.curves(RADII, by_lam, figures=three, by="lam", axes=row)
         found[schedule] = {str(lam): figures(records) for lam, records in by_lam.items()}
-    save(figure, path)
+    output.save_picture(figure, path, "networks.json#lambda", found)
     return found
 
 
-def radius_study(model: nn.Module, test: Test, steps: int, path: Path) -> dict[str, Any]:
-    """Sweep the radius of noise, PGD and IAA."""
-    kinds: dict[str, Callable[..., Tensor]] = {
-        "noise": attacks.uniform_noise,
-        "PGD": functools.partial(attacks.pgd, steps=steps),
-        "IAA": functools.partial(attacks.iaa, steps=steps),
-        "UCA": functools.partial(attacks.uca, steps=steps),
-    }
+def radius_study(
+    model: nn.Module, test: Test, kinds: dict[str, Attack], path: Path
+) -> dict[str, Any]:
+    """Sweep the radius of every attack on one network."""
     records = {name: measured(model, test, attack) for name, attack in kinds.items()}
     figure, axes = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained")
     plots.curves(RADII, records, axes=axes)
-    save(figure, path)
-    return {name: figures(each) for name, each in records.items()}
+    found = {name: figures(each) for name, each in records.items()}
+    output.save_picture(figure, path, "networks.json#radius", found)
+    return found
+
+
+def defended(
+    networks: dict[str, nn.Module], test: Test, kinds: dict[str, Attack], path: Path
+) -> dict[str, Any]:
+    """Sweep the radius on every network: a row of panels per attack, a line per network."""
+    shown = {name: kinds[name] for name in ("PGD", "IAA", "UCA")}
+    figure, axes = plt.subplots(3, 3, figsize=(9, 7), sharey="col", layout="constrained")
+    found: dict[str, Any] = {}
+    for (attack_name, attack), row in zip(shown.items(), axes, strict=True):
+        records = {name: measured(model, test, attack) for name, model in networks.items()}
+        plots.curves(RADII, records, figures=("accuracy", "confidence", "mcs"), axes=row)
+        for ax in row:
+            ax.set_title(f"under {attack_name}", fontsize="small")
+        found[attack_name] = {name: figures(each) for name, each in records.items()}
+    output.save_picture(figure, path, "networks.json#defenses", found)
+    return found
 
 
 def figures(records: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Keep what the papers show."""
     return [
-        {key: each[key] for key in ("eps", "accuracy", "confidence", "mcs")} for each in records
+        {key: each[key] for key in ("eps", "accuracy", "confidence", "mcs", "ece")}
+        for each in records
     ]
 
 
 def transfer(
-    networks: dict[str, nn.Module], test: Test, args: argparse.Namespace, path: Path
+    networks: dict[str, nn.Module],
+    test: Test,
+    kinds: dict[str, Attack],
+    eps: float,
+    path: Path,
 ) -> dict[str, dict[str, float]]:
     """Craft on one network and score on another: MCS."""
-    kinds: dict[str, Callable[..., Tensor]] = {"PGD": attacks.pgd, "IAA": attacks.iaa}
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     found = {}
-    for ax, (name, attack) in zip(axes, kinds.items(), strict=True):
-        configured = functools.partial(attack, eps=args.eps, steps=args.steps)
+    for ax, name in zip(axes, ("PGD", "IAA"), strict=True):
+        configured = functools.partial(kinds[name], eps=eps)
         records = evaluation.transfer(networks, networks, test, configured)
         plots.transfer_matrix(records, figure="mcs", ax=ax, title=f"MCS under {name}")
         found[name] = {f"{source} to {to}": each.mcs for (source, to), each in records.items()}
-    save(figure, path)
+    output.save_picture(figure, path, "networks.json#transfer", found)
     return found
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a picture and forget it."""
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

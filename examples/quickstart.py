@@ -10,6 +10,7 @@ import argparse
 import datetime
 import functools
 import itertools
+import json
 import platform
 import sys
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -25,7 +27,7 @@ from tqdm import tqdm
 import advcal
 from advcal import attacks, evaluation, plots, trainers
 
-Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
+Batches: TypeAlias = Iterable[tuple[Tensor, ...]]
 
 
 def digits(n_train: int, seed: int) -> tuple[Batches, Batches]:
@@ -97,8 +99,8 @@ def sweep(
 
 
 def draw_reliability(
-    records: dict[tuple[str, str], evaluation.Evaluation], shown: list[str], path: Path
-) -> None:
+    records: dict[tuple[str, str], evaluation.Evaluation], shown: list[str]
+) -> Figure:
     """Draw reliability diagrams: a row per model, a column per attack."""
     models = list(dict.fromkeys(model for model, _ in records))
     size = (2.6 * len(shown), 3.0 * len(models) + 0.4)
@@ -117,13 +119,10 @@ def draw_reliability(
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False
     )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
-def draw_sweep(
-    curves: dict[str, dict[str, list[float]]], radii: list[float], eps: float, path: Path
-) -> None:
+def draw_sweep(curves: dict[str, dict[str, list[float]]], radii: list[float], eps: float) -> Figure:
     """Draw MCS against the radius, a panel per model."""
     figure, axes = plt.subplots(
         1, len(curves), figsize=(3.6 * len(curves), 3.2), sharey=True, layout="constrained"
@@ -133,7 +132,12 @@ def draw_sweep(
         ax.axvline(eps, color="0.5", linewidth=1, linestyle=":")
         ax.set(ylim=(-1, 1), ylabel="")
     axes[0].set_ylabel("MCS\n← underconfident   overconfident →")
-    figure.savefig(path, dpi=150)
+    return figure
+
+
+def save(figure: Figure, path: Path, shown: object = None) -> None:
+    """Write a picture, and into the file which figures it shows."""
+    figure.savefig(path, dpi=150, metadata={"Comment": json.dumps(shown)})
     plt.close(figure)
 
 
@@ -212,10 +216,10 @@ def main() -> None:
     curves = sweep(models, test, radii, args.steps)
     print(f"\nTrained on {args.n_train} digits, tested on the rest; linf attacks.\n")
     print(table(records, args.eps))
-    draw_reliability(
-        records, ["none", f"PGD-{args.steps}", "IAA"], args.out / "quickstart-reliability.png"
-    )
-    draw_sweep(curves, radii, args.eps, args.out / "quickstart-mcs.png")
+    figure = draw_reliability(records, ["none", f"PGD-{args.steps}", "IAA"])
+    figures = {" / ".join(key): record.mcs for key, record in records.items()}
+    save(figure, args.out / "quickstart-reliability.png", figures)
+    save(draw_sweep(curves, radii, args.eps), args.out / "quickstart-mcs.png", curves)
     print(
         f"\nPictures: {args.out / 'quickstart-reliability.png'}, {args.out / 'quickstart-mcs.png'}"
     )

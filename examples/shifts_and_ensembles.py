@@ -1,13 +1,13 @@
 """Shifted and strange data, ensembles, the number of levels: what is adaptive smoothing worth?
 
-Goes on from examples/adaptive_smoothing.py --one-split: reads its JSON file and the weights beside
-it and trains what is missing, AR-AdaLS with other numbers of levels and AR-AdaLS of the ensemble.
-Then accuracy and ECE under every corruption and severity of `evaluation.corrupt`, entropies on
-images from elsewhere, figures by level of robustness, and ECE against R. A table, four pictures
-and a JSON file.
+Goes on from examples/adaptive_smoothing.py: reads its JSON file and the weights beside it, and
+trains what is missing, AR-AdaLS with other numbers of levels. Then accuracy and ECE under every
+corruption and severity of `evaluation.corrupt`, entropies on images from elsewhere, figures by
+level of robustness, and ECE against R. A table, four pictures and a JSON file, which has each
+corruption as it is done: the script may be stopped at any moment and started again.
 
     python examples/shifts_and_ensembles.py --data PATH --out results/ \
-        --study results/adaptive_smoothing-resnet10.json --strange images.npz
+        --study results/adaptive_smoothing-fastnet.json --strange images.npz
 """
 
 import argparse
@@ -21,18 +21,17 @@ import adaptive_smoothing
 import cifar10_data
 import matplotlib.pyplot as plt
 import numpy as np
+import output
 import quickstart
 import torch
 from adaptive_smoothing import Batches, Splits
 from torch import Tensor, nn
 
-from advcal import attacks, calibrators, evaluation, metrics, plots, trainers
+from advcal import attacks, evaluation, metrics, plots, trainers
 
 N_LEVELS = (3, 30)  # beside AdaLS, which has one, and what the study has
-PRECOMPUTED = "AR-AdaLS, pre-computed"
-SINGLE = tuple(name for name in adaptive_smoothing.METHODS if name != "temperature scaling")
+PRECOMPUTED, LOCKSTEP = adaptive_smoothing.PRECOMPUTED, adaptive_smoothing.LOCKSTEP
 JOINED = ("vanilla", "label smoothing", "AdaLS", PRECOMPUTED)
-LOCKSTEP = "AR-AdaLS of ensemble"
 
 Networks = dict[str, list[nn.Module]]
 Probs = dict[str, list[Tensor]]  # of each method: one matrix for each run
@@ -43,36 +42,41 @@ def main() -> None:
     args = parse()
     quickstart.make_folder(args.out)
     study = of_study(args)
-    data = cifar10_data.load_or_exit(args.data)
-    splits = adaptive_smoothing.cifar(data, 0, study)
-    networks = load_or_train(splits, study, args)
-    scalings = [temperature(model, splits) for model in networks["vanilla"]]
+    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data), study)
+    networks = load_or_train(splits, study)
+    post_hoc = [fitted(model, splits) for model in networks["vanilla"]]
     chosen = torch.linspace(0, len(splits.test[1]) - 1, args.n_shifted).round().long().unique()
     few = splits.test[0][chosen], splits.test[1][chosen]
 
-    clean = predicted(networks, scalings, Batches(*splits.test, size=500))
-    found = {name: {"clean": figures(runs, splits.test[1])} for name, runs in clean.items()}
-    shifted = evaluation.corruptions(
-        Batches(*few, size=500), kinds=args.names, generator=torch.Generator().manual_seed(0)
-    )
-    for key, batches in shifted.items():
-        for name, runs in predicted(networks, scalings, batches).items():
-            found[name][key] = figures(runs, few[1])
-        print(f"{key}: ECE of {PRECOMPUTED} {mean(found[PRECOMPUTED][key]['ece']):.3f}", flush=True)
+    path = args.out / "shifts.json"
+    result = {"settings": settings(args, study), "figures": {}} | output.read_json(path)
+    found = result["figures"]
+    clean = predicted(networks, post_hoc, Batches(*splits.test, batch_size=500))
+    for name, runs in clean.items():
+        found.setdefault(name, {})["clean"] = figures(runs, splits.test[1])
+    for key, batches in shifted(few, args.names).items():
+        if key not in found["vanilla"]:
+            for name, runs in predicted(networks, post_hoc, batches).items():
+                found[name][key] = figures(runs, few[1])
+            output.write_json(path, result)
+            print(f"{key}: ECE {mean(found[PRECOMPUTED][key]['ece']):.3f}", flush=True)
     levels = levels_of(networks["vanilla"][0], splits.test)
-    result: dict[str, Any] = {
-        "settings": settings(args, study),
-        "figures": found,
-        "stability": stability(clean),
-        "levels": by_level(clean, splits.test[1], levels, args.out / "shifts-levels.png"),
-    }
+    result["stability"] = stability(clean)
+    result["levels"] = by_level(clean, splits.test[1], levels, args.out / "shifts-levels.png")
     if args.strange is not None:
-        strange = predicted(networks, scalings, strange_batches(args.strange))
+        strange = predicted(networks, post_hoc, strange_batches(args.strange))
         result["auroc"] = detected(clean, strange, args.out / "shifts-entropy.png")
     draw_boxes(found, args.out / "shifts-boxes.png")
     draw_n_levels(found, study, args.out / "shifts-n_levels.png")
-    (args.out / "shifts.json").write_text(json.dumps(result, indent=1) + "\n")
+    output.write_json(path, result)
     print(table(result))
+
+
+def shifted(few: tuple[Tensor, Tensor], names: list[str] | None) -> dict[str, Any]:
+    """Corrupt the images in every way and severity."""
+    return evaluation.corruptions(
+        Batches(*few, batch_size=500), kinds=names, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def parse() -> argparse.Namespace:
@@ -82,7 +86,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument(
-        "--study", type=Path, required=True, help="JSON file of adaptive_smoothing.py --one-split"
+        "--study", type=Path, required=True, help="JSON file of adaptive_smoothing.py"
     )
     parser.add_argument(
         "--strange", type=Path, help=".npz file of images (n, 32, 32, 3) uint8 from elsewhere"
@@ -100,9 +104,13 @@ def parse() -> argparse.Namespace:
 def of_study(args: argparse.Namespace) -> argparse.Namespace:
     """Read the settings of the study that this one goes on from."""
     try:
-        study = argparse.Namespace(**json.loads(args.study.read_text())["settings"])
-        if not study.one_split or study.seeds < 2:
-            raise SystemExit(f"{args.study}: expected two seeds or more with --one-split")
+        found = json.loads(args.study.read_text())["settings"]
+        study = argparse.Namespace(**found, data=args.data, out=args.study.parent)
+        if len(study.seeds) < 2 or not {*JOINED[1:], LOCKSTEP} <= set(study.only):
+            raise SystemExit(
+                f"{args.study}: expected two seeds or more of {', '.join(JOINED[1:])} and "
+                f"{LOCKSTEP}"
+            )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SystemExit(f"--study {args.study}: no study of this kind ({error})") from None
     return study
@@ -111,7 +119,11 @@ def of_study(args: argparse.Namespace) -> argparse.Namespace:
 def settings(args: argparse.Namespace, study: argparse.Namespace) -> dict[str, object]:
     """Collect what a reader needs to run this again."""
     return {
-        "networks": {key: value for key, value in vars(study).items() if key != "versions"},
+        "networks": {
+            key: value
+            for key, value in vars(study).items()
+            if key not in ("data", "out", "versions")
+        },
         "n_shifted": args.n_shifted,
         "n_levels": [1, *N_LEVELS, study.n_levels],
         "n_bins": 15,
@@ -122,81 +134,31 @@ def settings(args: argparse.Namespace, study: argparse.Namespace) -> dict[str, o
 # --- networks --------------------------------------------------------------------------------
 
 
-def load_or_train(splits: Splits, study: argparse.Namespace, args: argparse.Namespace) -> Networks:
-    """Load the networks of the study; load or train AR-AdaLS with other R and of the ensemble."""
+def load_or_train(splits: Splits, study: argparse.Namespace) -> Networks:
+    """Load the networks of the study; load or train AR-AdaLS with other R."""
+
+    def of(name: str, seed: int, settings: argparse.Namespace) -> nn.Module:
+        adaptive_smoothing.train_if_missing(name, seed, splits, settings)
+        path = adaptive_smoothing.stem(name, seed, settings)
+        return adaptive_smoothing.load(path, seed, splits, settings)
+
+    names = {"vanilla": adaptive_smoothing.PLAIN, **{name: name for name in study.only}}
+    joint: Any = of(names.pop(LOCKSTEP), study.seeds[0], study)
     networks: Networks = {
-        name: [load(name, seed, args.study.parent, study) for seed in range(study.seeds)]
-        for name in SINGLE
+        name: [of(method, seed, study) for seed in study.seeds] for name, method in names.items()
     }
-    measured = [distances(model, splits, study) for model in networks["vanilla"]]
     for n_levels in N_LEVELS:
-        name = f"AR-AdaLS, R = {n_levels}"
-        networks[name] = []
-        for seed in range(study.seeds):
-            networks[name] += kept(name, [seed], splits, n_levels, measured[seed], study, args)
-    seeds = list(range(study.seeds))
-    networks[LOCKSTEP] = kept(LOCKSTEP, seeds, splits, study.n_levels, measured[0], study, args)
+        other = argparse.Namespace(**{**vars(study), "n_levels": n_levels})
+        found = [of(PRECOMPUTED, seed, other) for seed in study.seeds]
+        networks[f"AR-AdaLS, R = {n_levels}"] = found
+    networks[LOCKSTEP] = list(joint.models)
     return networks
 
 
-def load(name: str, seed: int, folder: Path, study: argparse.Namespace) -> nn.Module:
-    """Read the weights of one network."""
-    path = adaptive_smoothing.weights(folder, study.name, name, seed)
-    model = adaptive_smoothing.network(seed, study)
-    try:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    except OSError as error:
-        raise SystemExit(f"{path}: {error.strerror}") from None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.eval()
-
-
-def kept(
-    name: str,
-    seeds: Sequence[int],
-    splits: Splits,
-    n_levels: int,
-    measured: tuple[Tensor, Tensor],
-    study: argparse.Namespace,
-    args: argparse.Namespace,
-) -> list[nn.Module]:
-    """Train networks on soft labels that they share, unless their weights are there."""
-    paths = [adaptive_smoothing.weights(args.out, study.name, name, seed) for seed in seeds]
-    if all(path.exists() for path in paths):
-        return [load(name, seed, args.out, study) for seed in seeds]
-    smoothing = adaptive_smoothing.smoothing_of(splits, n_levels, study)
-    smoothing.rank_by(*measured)
-    members = [adaptive_smoothing.network(seed, study) for seed in seeds]
-    loops = [
-        adaptive_smoothing.loop(model, smoothing, splits, seed, study)
-        for seed, model in zip(seeds, members, strict=True)
-    ]
-    together = trainers.ensemble(members)
-    for _ in zip(*loops, strict=True):
-        smoothing.update(together)
-    for path, model in zip(paths, members, strict=True):
-        torch.save(model.state_dict(), path)
-    print(f"trained {name}, seeds {seeds}", flush=True)
-    return members
-
-
-def distances(model: nn.Module, splits: Splits, study: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Estimate how far each training and validation image is from the decision boundary."""
-
-    def of(part: tuple[Tensor, Tensor]) -> Tensor:
-        found = []
-        for inputs, *_ in Batches(*part, size=500):
-            with torch.autocast("cpu", torch.bfloat16, enabled=study.bfloat16):
-                found.append(attacks.adversarial_distance(model, inputs, attack="quick"))
-        return torch.cat(found)
-
-    return of(splits.train), of(splits.validation)
-
-
-def temperature(model: nn.Module, splits: Splits) -> Callable[[Tensor], Tensor]:
-    """Fit a temperature to the held-out images."""
-    held_out = trainers.predict(model, Batches(*splits.held_out, size=500))
-    return calibrators.fit_temperature(held_out.logits, held_out.labels)
+def fitted(model: nn.Module, splits: Splits) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Fit a temperature and Mix-n-Match to the held-out images."""
+    found = adaptive_smoothing.calibrated(adaptive_smoothing.PLAIN, model, splits.held_out)
+    return {name: calibrator for name, calibrator in found.items() if calibrator is not None}
 
 
 # --- predictions and figures -----------------------------------------------------------------
@@ -204,21 +166,24 @@ def temperature(model: nn.Module, splits: Splits) -> Callable[[Tensor], Tensor]:
 
 def predicted(
     networks: Networks,
-    scalings: Sequence[Callable[[Tensor], Tensor]],
+    post_hoc: Sequence[dict[str, Callable[[Tensor], Tensor]]],
     batches: Iterable[Any],
 ) -> Probs:
-    """Predict with every network, temperature and ensemble; an ensemble is one run."""
+    """Predict with every network, calibrator and ensemble; an ensemble is one run."""
     once = [(inputs, labels) for inputs, labels, *_ in batches]
     logits = {
         name: [trainers.predict(model, once, channels_last=True).logits for model in models]
         for name, models in networks.items()
     }
     probs = {name: [each.double().softmax(dim=1) for each in runs] for name, runs in logits.items()}
-    scaled = [scaling(z) for scaling, z in zip(scalings, logits["vanilla"], strict=True)]
+    mended = {
+        name: [fits[name](z) for fits, z in zip(post_hoc, logits["vanilla"], strict=True)]
+        for name in post_hoc[0]
+    }
     joined = {f"ensemble of {name}": [together(probs[name])] for name in JOINED}
     alone = {name: runs for name, runs in probs.items() if name != LOCKSTEP}
     lockstep = {LOCKSTEP: [together(probs[LOCKSTEP])]}
-    return alone | {"temperature scaling": scaled} | joined | lockstep
+    return alone | mended | joined | lockstep
 
 
 def together(probs: Sequence[Tensor]) -> Tensor:
@@ -252,7 +217,7 @@ def levels_of(model: nn.Module, test: tuple[Tensor, Tensor]) -> Tensor:
     """Cut test images into ten levels of robustness."""
     found = [
         attacks.adversarial_distance(model, inputs, attack="fast")
-        for inputs, *_ in Batches(*test, size=500)
+        for inputs, *_ in Batches(*test, batch_size=500)
     ]
     return metrics.robustness_levels(torch.cat(found), n_levels=10)
 
@@ -269,9 +234,7 @@ def by_level(
         plots.robustness_levels(
             probs[name][0], labels, levels, runs=probs[name], axes=column, title=name
         )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return {
+    found = {
         name: [
             {
                 "accuracy": mean(float(metrics.accuracy(p[rows], labels[rows])) for p in runs),
@@ -284,6 +247,8 @@ def by_level(
         for name, runs in probs.items()
         if len(runs) > 1
     }
+    output.save_picture(figure, path, "shifts.json#levels", found)
+    return found
 
 
 def strange_batches(path: Path) -> list[tuple[Tensor, Tensor]]:
@@ -318,8 +283,7 @@ def detected(inside: Probs, outside: Probs, path: Path) -> dict[str, list[float]
                 names = ("CIFAR-10", "elsewhere")
                 plots.score_histograms(scores, strange, names=names, ax=panels[name], title=name)
     axes[1].set_ylabel("")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    output.save_picture(figure, path, "shifts.json#auroc", areas)
     return areas
 
 
@@ -352,8 +316,7 @@ def draw_boxes(found: Found, path: Path) -> None:
             boxes[name][severity] = [mean(each["ece"]) for each in chosen]
         plots.shift_boxes(boxes, ax=ax)
     axes[0].set_xlabel("")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    output.save_picture(figure, path, "shifts.json#figures", found)
 
 
 def draw_n_levels(found: Found, study: argparse.Namespace, path: Path) -> None:
@@ -364,15 +327,15 @@ def draw_n_levels(found: Found, study: argparse.Namespace, path: Path) -> None:
     lines = {
         "clean": [found[names[n]]["clean"]["ece"] for n in order],
         "shifted": [
-            [shifted_ece(found[names[n]], run) for run in range(study.seeds)] for n in order
+            [shifted_ece(found[names[n]], run) for run in range(len(study.seeds))] for n in order
         ],
     }
     figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
     for ax, (name, line) in zip(axes, lines.items(), strict=True):
-        of_levels = {PRECOMPUTED: line}
-        plots.curves(order, of_levels, figures="ECE", against="n_levels", axes=ax, title=name)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        plots.curves(
+            order, {PRECOMPUTED: line}, figures="ECE", against="n_levels", axes=ax, title=name
+        )
+    output.save_picture(figure, path, "shifts.json#figures", found)
 
 
 def table(result: dict[str, Any]) -> str:

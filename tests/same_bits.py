@@ -75,6 +75,13 @@ EXPECTED |= {
 }
 _A_COPY = "a model gets a copy of the batch, whose memory starts elsewhere"
 EXPECTED |= dict.fromkeys(("loop: fit*", "loop: predict*", "loop: ensemble"), _A_COPY)
+EXPECTED |= {
+    "metrics: ece_interval(*": "exact bounds, which cover and have a width",
+    "metrics: calibration_test(*": "draws of bins, those of the interval",
+    "metrics: consistency_bands(*": "draws of bins",
+    "metrics: nll(from_logits=True)*": "no digits are lost to large logits, to the last bits",
+    "metrics: decompose_nll(from_logits=True)*": "pools what it pools of probabilities",
+}
 
 # --- one call, whatever its keywords are called ----------------------------------------------
 
@@ -501,6 +508,7 @@ METRIC_VALUES = {
     "n_levels": (1, 4),
     "reduction": REDUCTIONS,
     "resamples": (20, 50),
+    "statistic": ("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter"),
     "threshold": (0.0, 0.6),
     "tpr": (0.5, 1.0),
 }

@@ -22,8 +22,9 @@ print(sum(tables), sum(sketches))
 total = 0
 for table in tables:
     total += table
+all_sketches = 0
 for sketch in sketches:
-    total += sketch
+    all_sketches += sketch
 whole: ReliabilityBins[Tensor] = sum(tables[1:], tables[0])
 whole += tables[0]
 fine: ReliabilitySketch[Tensor] = sum(sketches[1:], sketches[0])

@@ -139,8 +139,10 @@ class Halving:
         if self.state is None:
             highest = torch.where(seen.losses.isnan(), -torch.inf, seen.losses)
             rises = torch.zeros_like(seen.losses, dtype=torch.int64)
-            here = (points, points, seen.losses, seen.gradient, rises, rises > 0)
-            state = _State(*here, highest, highest, points, seen.gradient)
+            state = _State(
+                points, points, seen.losses, seen.gradient,
+                rises, rises > 0, highest, highest, points, seen.gradient,
+            )  # fmt: skip
         else:
             state = self.state.arrived(points, seen.losses, seen.gradient)
         size = self.size

@@ -1,7 +1,9 @@
 """Post-hoc calibration: `fit_x(logits, labels) -> calibrator`, `calibrator(logits) -> probs`.
 
 Every fit takes logits `(n, classes)` and integer labels `(n,)` of examples that the model was not
-trained on, and draws nothing at random. A calibrator is an immutable value.
+trained on, and draws nothing at random. L-BFGS goes on in float64 until no entry of the gradient is
+above 1e-8, and a `RuntimeWarning` says so if it stops with one above 1e-6, as it can on separable
+data. A calibrator is an immutable value.
 """
 
 from advcal.calibrators._affine import Affine, fit_dirichlet, fit_matrix, fit_platt, fit_vector

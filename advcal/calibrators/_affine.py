@@ -17,7 +17,7 @@ from advcal.calibrators._temperature import best_temperature
 
 _GRADIENT = 1e-8  # the greatest entry of the gradient of the objective at the solution
 _WARN = 1e-6  # where a fit that stopped before says so
-_MAX_STEPS = 2_000
+_OPTIONS = {"gtol": _GRADIENT, "ftol": 0, "maxiter": 2_000, "maxfun": 4_000, "maxcor": 30}
 
 Vector = npt.NDArray[np.float64]
 
@@ -47,10 +47,8 @@ def fit_vector(logits: Tensor, labels: Tensor) -> Affine:
     r"""Fit vector scaling, a weight and a bias for each class.
 
     $\min_{w, b} \frac{1}{n} \sum_i -\log \mathrm{softmax}(w \odot z_i + b)_{y_i}$, convex, from the
-    best temperature by L-BFGS in float64 until no entry of the gradient (with the logits in units
-    of their spread) is above 1e-8; a warning says so if it stops with one above 1e-6, as it can on
-    separable data. The NLL is never above that of `fit_temperature`. Unlike softmax, the map is not
-    blind to a constant added to all logits.
+    best temperature by L-BFGS with the logits in units of their spread. The NLL is never above that
+    of `fit_temperature`. Unlike softmax, the map is not blind to a constant added to all logits.
 
     Args:
         logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
@@ -74,7 +72,10 @@ def fit_vector(logits: Tensor, labels: Tensor) -> Affine:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
     """
     z, y = calibration_data(logits, labels)
-    k, spread = z.shape[1], _spread(z)
+    k = z.shape[1]
+    # The standard deviation of the logits about the mean of their row.
+    squares = [z[rows].double().var(dim=1, correction=0).sum() for rows in _probs.row_chunks(z)]
+    spread = math.sqrt(sum(map(float, squares)) / len(z)) or 1.0
 
     def objective(theta: Tensor) -> tuple[float, Tensor]:
         weight, bias = theta.view(2, k)
@@ -99,15 +100,14 @@ def fit_matrix(
 
     $\min_{W, b} \frac{1}{n} \sum_i -\log \mathrm{softmax}(W z_i + b)_{y_i} +
     \frac{\lambda}{K (K - 1)} \sum_{i \neq j} w_{ij}^2 + \frac{\mu}{K} \sum_j b_j^2$, convex, from
-    the best temperature by L-BFGS in float64, in coordinates whitened by the data, until no entry
-    of the gradient is above 1e-8; a warning says so if it stops with one above 1e-6, as it can on
-    separable data. The NLL is never above that of `fit_temperature`.
+    the best temperature by L-BFGS in coordinates whitened by the data. The NLL is never above that
+    of `fit_temperature`.
 
     Args:
         logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
         labels: Integer labels, shape `(n,)`.
-        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is not
-            theirs. 0 for matrix scaling as Guo et al. have it.
+        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is ours.
+            0 for matrix scaling as Guo et al. have it.
         l2_bias: $\mu$, likewise.
 
     Returns:
@@ -137,17 +137,13 @@ def fit_dirichlet(
 ) -> Affine:
     r"""Fit Dirichlet scaling with off-diagonal and intercept regularisation (ODIR).
 
-    Matrix scaling of the log-probabilities: with $p_i = \mathrm{softmax}(z_i)$,
-    $\min_{W, b} \frac{1}{n} \sum_i -\log \mathrm{softmax}(W \log p_i + b)_{y_i} +
-    \frac{\lambda}{K (K - 1)} \sum_{i \neq j} w_{ij}^2 + \frac{\mu}{K} \sum_j b_j^2$, solved as in
-    `fit_matrix`; the NLL is never above that of `fit_temperature`. The log-probabilities come from
-    the logits and are not clipped.
+    It is `fit_matrix` of the log-probabilities $\log \mathrm{softmax}(z_i)$ in the place of the
+    logits; they are not clipped.
 
     Args:
         logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
         labels: Integer labels, shape `(n,)`.
-        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is not
-            theirs.
+        l2_off_diagonal: $\lambda$. The authors choose it by cross-validation; this default is ours.
         l2_bias: $\mu$, likewise.
 
     Returns:
@@ -165,8 +161,7 @@ def fit_dirichlet(
                 [0.5000, 0.5000]])
 
     References:
-        Kull et al., Beyond temperature scaling: Obtaining well-calibrated multiclass probabilities
-        with Dirichlet calibration, NeurIPS 2019, sections 3 and 4.
+        Kull et al., Beyond temperature scaling, NeurIPS 2019, sections 3 and 4.
     """
     z, y = calibration_data(logits, labels, l2_off_diagonal=l2_off_diagonal, l2_bias=l2_bias)
     return _fit(z, y, l2_off_diagonal, l2_bias, of_log_probs=True)
@@ -177,8 +172,7 @@ def fit_platt(logits: Tensor, labels: Tensor) -> Affine:
 
     $p_1 = \sigma(a f + b)$ with $f = z_1 - z_0$, by maximum likelihood of Platt's smoothed targets:
     $(n_1 + 1) / (n_1 + 2)$ for the $n_1$ examples of class 1 and $1 / (n_0 + 2)$ for the others, so
-    that the optimum is finite. By L-BFGS in float64 until no entry of the gradient, with $f$ in
-    units of its spread, is above 1e-8.
+    that the optimum is finite; by L-BFGS with $f$ in units of its spread.
 
     Args:
         logits: Finite logits, shape `(n, 2)`, of examples that the model was not trained on.
@@ -214,9 +208,8 @@ def fit_platt(logits: Tensor, labels: Tensor) -> Affine:
         residual = (s.sigmoid() - targets) / len(f)
         return float(value), torch.stack([residual @ f / spread, residual.sum()])
 
-    slope, bias = _minimise(
-        objective, f.new_tensor([spread / best_temperature(z, y), 0.0])
-    ).tolist()
+    start = f.new_tensor([spread / best_temperature(z, y), 0.0])
+    slope, bias = _minimise(objective, start).tolist()
     a = slope / spread
     return Affine(2, parameter([[0.0, 0.0], [-a, a]]), parameter([0.0, bias]), False)
 
@@ -254,10 +247,8 @@ def _fit(
     penalty = l2_off_diagonal / (k * (k - 1)) * _off_diagonal(z)
     penalty[:, k] = l2_bias / k
     start = beta * torch.eye(k, k + 1, dtype=torch.float64, device=z.device)
-    theta = _minimise(
-        _Odir(z, y, penalty, whitening, of_log_probs),
-        torch.linalg.solve(whitening, start, left=False),
-    )
+    start = torch.linalg.solve(whitening, start, left=False)
+    theta = _minimise(_Odir(z, y, penalty, whitening, of_log_probs), start)
     theta = _centred(theta.view(k, k + 1) @ whitening)
     return Affine(k, parameter(theta[:, :k]), parameter(theta[:, k]), of_log_probs)
 
@@ -287,14 +278,6 @@ def _nll(scores: Tensor, y: Tensor) -> tuple[float, Tensor]:
     return value, log_probs.exp_().scatter_add_(1, y[:, None], -torch.ones_like(log_probs[:, :1]))
 
 
-def _spread(z: Tensor) -> float:
-    """Return the standard deviation of the logits about the mean of their row."""
-    total = 0.0
-    for rows in _probs.row_chunks(z):
-        total += float(z[rows].double().var(dim=1, correction=0).sum())
-    return math.sqrt(total / z.shape[0]) or 1.0
-
-
 def _whitening(z: Tensor, beta: float, of_log_probs: bool) -> Tensor:
     """Return coordinates in which the curvature at the best temperature is about the identity."""
     k = z.shape[1]
@@ -319,15 +302,8 @@ def _minimise(objective: Callable[[Tensor], tuple[float, Tensor]], start: Tensor
         value, gradient = objective(torch.from_numpy(theta).to(start.device))
         return value, gradient.flatten().cpu().numpy()
 
-    options = {
-        "gtol": _GRADIENT,
-        "ftol": 0,
-        "maxiter": _MAX_STEPS,
-        "maxfun": 2 * _MAX_STEPS,
-        "maxcor": 30,
-    }
     result = optimize.minimize(
-        in_numpy, start.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options=options
+        in_numpy, start.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options=_OPTIONS
     )
     if (steepest := float(np.abs(result.jac).max())) > _WARN:
         warnings.warn(

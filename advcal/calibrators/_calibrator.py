@@ -1,6 +1,5 @@
 """What every calibrator is: an immutable function from logits to probabilities."""
 
-import abc
 import dataclasses
 import math
 from typing import Any
@@ -13,7 +12,7 @@ from advcal import _checks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Calibrator(abc.ABC):
+class Calibrator:
     """A function from logits `(n, classes)` to calibrated probabilities `(n, classes)`.
 
     `calibrator(logits)` are the probabilities and `calibrator.log_probs(logits)` their logarithms,
@@ -48,13 +47,14 @@ class Calibrator(abc.ABC):
     def _wide(self, logits: Tensor) -> Tensor:
         return finite_logits(logits, self.n_classes).double()
 
+    # Each calibrator has one of the two, and the other follows.
     def _probs(self, z: Tensor) -> Tensor:
         """Map float64 logits to probabilities."""
         return self._log_probs(z).exp()
 
-    @abc.abstractmethod
     def _log_probs(self, z: Tensor) -> Tensor:
         """Map float64 logits to log-probabilities."""
+        return self._probs(z).log()
 
 
 def finite_logits(value: Any, n_classes: int | None = None) -> Tensor:

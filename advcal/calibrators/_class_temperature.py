@@ -45,8 +45,7 @@ def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
         tensor([1.5604, 3.6410], dtype=torch.float64)
 
     References:
-        Ao et al., Two Sides of Miscalibration: Identifying Over and Under-Confidence Prediction
-        for Network Calibration, UAI 2023.
+        Ao et al., Two Sides of Miscalibration, UAI 2023.
     """
     z, y = calibration_data(logits, labels)
     beta = 1 / best_temperature(z, y)
@@ -66,12 +65,8 @@ def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-9}
     )
     gamma = float(result.x) if result.fun < loss(0.0) else 0.0
-    return Affine(
-        z.shape[1],
-        parameter(beta * (1 - gamma * scores)),
-        parameter(np.zeros(z.shape[1])),
-        False,
-    )
+    weight, bias = parameter(beta * (1 - gamma * scores)), parameter(np.zeros(z.shape[1]))
+    return Affine(z.shape[1], weight, bias, False)
 
 
 def _class_scores(z: Tensor, y: Tensor, beta: float) -> Tensor:

@@ -30,9 +30,6 @@ class TopLabel(Calibrator):
     x: Tensor
     y: Tensor
 
-    def _log_probs(self, z: Tensor) -> Tensor:
-        return self._probs(z).log()
-
     def _probs(self, z: Tensor) -> Tensor:
         p = z.softmax(dim=1)
         index = _mapped_class(p)
@@ -59,9 +56,6 @@ class OneVsAll(Calibrator):
 
     x: tuple[Tensor, ...]
     y: tuple[Tensor, ...]
-
-    def _log_probs(self, z: Tensor) -> Tensor:
-        return self._probs(z).log()
 
     def _probs(self, z: Tensor) -> Tensor:
         p = z.softmax(dim=1)
@@ -96,8 +90,7 @@ def fit_irm(logits: Tensor, labels: Tensor) -> OneVsAll:
         tensor([[0.7500, 0.2500]])
 
     References:
-        Zhang et al., Mix-n-Match: Ensemble and compositional methods for uncertainty calibration
-        in deep learning, ICML 2020, section 4.3.
+        Zhang et al., Mix-n-Match, ICML 2020, section 4.3.
     """
     z, y = calibration_data(logits, labels)
     is_label = torch.nn.functional.one_hot(y, z.shape[1])

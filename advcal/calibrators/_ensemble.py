@@ -60,8 +60,7 @@ def fit_ensemble(logits: Tensor, labels: Tensor) -> Ensemble:
                 [0.5000, 0.5000]])
 
     References:
-        Zhang et al., Mix-n-Match: Ensemble and compositional methods for uncertainty calibration
-        in deep learning, ICML 2020, section 4.2.
+        Zhang et al., Mix-n-Match, ICML 2020, section 4.2.
     """
     z, y = calibration_data(logits, labels)
     temperature = best_temperature(z, y)

@@ -22,10 +22,6 @@ class _Row(NamedTuple):
     settings: Sequence[Any]  # one per severity
 
 
-def _jpeg(images: Tensor, quality: int, source: _shifts.Source) -> Tensor:
-    return compressed(images, quality)
-
-
 # Ours, near what was published for images of 32 pixels where a corruption is defined alike.
 CORRUPTIONS: dict[str, _Row] = {
     "gaussian_noise": _Row(_shifts.gaussian_noise, (0.04, 0.06, 0.08, 0.10, 0.12)),
@@ -51,7 +47,9 @@ CORRUPTIONS: dict[str, _Row] = {
     "saturate": _Row(_shifts.saturate, (1.5, 2.0, 3.0, 5.0, 10.0)),
     "elastic_transform": _Row(_shifts.elastic_transform, (0.4, 0.6, 0.8, 1.0, 1.3)),
     "pixelate": _Row(_shifts.pixelate, (0.94, 0.78, 0.69, 0.53, 0.47)),
-    "jpeg_compression": _Row(_jpeg, (75, 45, 25, 15, 8)),
+    "jpeg_compression": _Row(
+        lambda images, quality, _: compressed(images, quality), (75, 45, 25, 15, 8)
+    ),
 }
 
 
@@ -144,11 +142,10 @@ def corruptions(
     levels = [_severity(each) for each in listed("severity", severity)]
     source = _checks.resolve(generator, torch.device("cpu"))
     keys = [(name, level) for name in chosen for level in levels]
-    seeds = torch.randint(
-        2**62, (len(keys),), generator=source, device=source.device
-    ).tolist()  # one each, so that no set depends on which others there are
+    # One each, so that no set depends on which others there are.
+    seeds = torch.randint(2**62, (len(keys),), generator=source, device=source.device)
     return {
-        f"{name} {level}": _Corrupted(batches, name, level, seed)
+        f"{name} {level}": _Corrupted(batches, name, level, int(seed))
         for (name, level), seed in zip(keys, seeds, strict=True)
     }
 
@@ -180,11 +177,10 @@ def listed(name: str, value: Any) -> list[Any]:
 def known_kinds(kinds: Any, known: Iterable[str]) -> list[str]:
     """Check kinds of corruptions among those known; all if None."""
     options = list(known)
-    if kinds is None:
-        return options
-    for kind in listed("kinds", kinds):
+    chosen = options if kinds is None else listed("kinds", kinds)
+    for kind in chosen:
         _checks.choice("kinds", kind, options)
-    return list(kinds)
+    return chosen
 
 
 def _severity(value: Any) -> int:

@@ -80,8 +80,7 @@ def detection(
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: Where batches go; to the device of the model if None.
         forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
-        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; used once for
-            each data set.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of each set.
 
     Returns:
         A `Detection`.

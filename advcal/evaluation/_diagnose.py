@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ _UNDERFLOW = 103.0  # the lead of a logit at which float32 cross-entropy has no 
 _EXPLODED = 1e6  # times the median size of a gradient
 _KEPT = 0.1  # of the rise that a gradient promises
 
-_NO_CORRECT = "no example is classified correctly, so that there is nothing to attack"
-_RANDOM = "outputs are random; average them first with attacks.expectation"
+Seen = dict[str, Tensor]
+Look = tuple[Verdict, str, dict[str, Any]]  # the verdict, the evidence and the numbers of a finding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +130,10 @@ def diagnose(
         attacks: Names to attacks of yours, `(model, inputs, labels, eps=...) -> inputs`.
         steps: The number of steps of the random search.
         generator: Where random points come from; a copy of the global one if None.
-        autocast: `torch.bfloat16` to look at the model in mixed precision, if it is evaluated so.
+        autocast: `torch.bfloat16` to run the model in mixed precision, if it is evaluated so.
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: Where batches go; to the device of the model if None.
-        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs;
-            batches must then be of one example.
+        forward: `(model, batch) -> logits` as in `evaluate`, for batches of one example.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
@@ -162,8 +162,7 @@ def diagnose(
     _checks.choice("norm", norm, ("linf", "l2"))
     bounds = _checks.bounds_pair(bounds)
     sources = {} if sources is None else named("sources", sources)
-    attacks = {} if attacks is None else named("attacks", attacks, "attack")
-    tried = _probe.Tried(sources, attacks, steps)
+    attacks = {} if attacks is None else named("attacks", attacks, "attacks")
     modes = _train_mode(model)
     parts = []
     with watching(warn=False), one_pass([model, *sources.values()], batches, way) as batch_parts:
@@ -172,15 +171,16 @@ def diagnose(
             least, most = (float(end) for end in inputs.aminmax())
             box = (min(bounds[0], least), max(bounds[1], most))
             generator = _checks.resolve(generator, inputs.device)
-            common: Any = {"eps": eps, "norm": norm, "bounds": box, "generator": generator}
             with part.casting():
                 bound = part.taking(model)
-                found = _probe.outputs(bound, inputs, labels)
-                found |= _probe.gradients(bound, inputs, labels, **common)
-                found |= _probe.attacks(bound, inputs, labels, tried.within(part), **common)
-            parts.append(found)
+                probe = _probe.Probe(bound, inputs, labels, eps, norm, box, generator)
+                others = {name: part.taking(source) for name, source in sources.items()}
+                found = probe.outputs() | probe.gradients()
+                parts.append(found | probe.attacks(others, attacks, steps))
     seen = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    return Diagnosis(n=len(seen["correct"]), findings=_findings(seen, bounds, modes))
+    checks = (*_CHECKS, _YOURS) if attacks else _CHECKS
+    findings = (_input_bounds(seen, bounds), modes, *(check.finding(seen) for check in checks))
+    return Diagnosis(n=len(seen["correct"]), findings=findings)
 
 
 def _examples(part: Part) -> tuple[Tensor, Tensor]:
@@ -190,34 +190,10 @@ def _examples(part: Part) -> tuple[Tensor, Tensor]:
     return inputs, labels
 
 
-def _findings(
-    seen: dict[str, Tensor], bounds: tuple[float, float], modes: Finding
-) -> tuple[Finding, ...]:
-    names = [name for name in seen if name.startswith("transfer: ")]
-    yours = [name for name in seen if name.startswith("yours: ")]
-    return (
-        _input_bounds(seen, bounds),
-        modes,
-        _batch_dependence(seen),
-        _random_outputs(seen),
-        _probabilities(seen),
-        _logit_scale(seen),
-        _zero_gradients(seen),
-        _exploding_gradients(seen),
-        _misleading_gradients(seen),
-        _piecewise_constant(seen),
-        _one_step(seen),
-        _beaten("random search", ["search"], seen),
-        _beaten("transfer", names, seen),
-        _growing_eps(seen),
-        *([_beaten("an attack of yours", yours, seen)] if yours else []),
-    )
-
-
 # --- one check each --------------------------------------------------------------------------
 
 
-def _input_bounds(seen: dict[str, Tensor], bounds: tuple[float, float]) -> Finding:
+def _input_bounds(seen: Seen, bounds: tuple[float, float]) -> Finding:
     low, high = float(seen["low"].min()), float(seen["high"].max())
     ends = torch.tensor(bounds, dtype=seen["low"].dtype)
     outside = (seen["low"] < ends[0]) | (seen["high"] > ends[1])
@@ -257,43 +233,23 @@ def _train_mode(model: Model) -> Finding:
     return Finding(name, "pass" if all(harmless) else "warn", found, numbers)
 
 
-def _batch_dependence(seen: dict[str, Tensor]) -> Finding:
-    if _is_random(seen):
-        return Finding("batch dependence", "skip", _RANDOM, {})
-    return _share(
-        "batch dependence",
-        seen["context"] > _SAME,
-        "{} examples get other logits among other neighbours; the largest change is "
-        f"{_percent(seen['context'].max())} of the largest logit",
-        {"largest": float(seen["context"].max())},
-    )
+def _changed(key: str, how: str, seen: Seen) -> Look:
+    largest = float(seen[key].max())
+    words = f"{{}} examples get other logits {how}; the largest change is {_percent(largest)}"
+    return _share(seen[key] > _SAME, f"{words} of the largest logit", {"largest": largest})
 
 
-def _random_outputs(seen: dict[str, Tensor]) -> Finding:
-    return _share(
-        "random outputs",
-        seen["random"] > _SAME,
-        "{} examples get other logits at a second pass; the largest change is "
-        f"{_percent(seen['random'].max())} of the largest logit",
-        {"largest": float(seen["random"].max())},
-    )
-
-
-def _probabilities(seen: dict[str, Tensor]) -> Finding:
+def _probabilities(seen: Seen) -> Look:
     likely = seen["probabilities"]
-    return Finding(
-        "probabilities",
-        "fail" if likely.all() else "pass",
-        f"{_of(likely)} rows of outputs are >= 0 and sum to 1"
-        + (": probabilities, where logits are expected" if likely.all() else ""),
-        {"rows": int(likely.sum())},
-    )
+    evidence = f"{_of(likely)} rows of outputs are >= 0 and sum to 1"
+    if likely.all():
+        evidence += ": probabilities, where logits are expected"
+    return "fail" if likely.all() else "pass", evidence, {"rows": int(likely.sum())}
 
 
-def _logit_scale(seen: dict[str, Tensor]) -> Finding:
+def _logit_scale(seen: Seen) -> Look:
     median = float(seen["gap"].double().median())
     return _share(
-        "logit scale",
         seen["gap"] > _UNDERFLOW,
         f"in {{}} examples the first logit leads by more than {_UNDERFLOW:g}, where float32 "
         f"cross-entropy has no gradient; the median lead is {median:.3g}",
@@ -301,127 +257,136 @@ def _logit_scale(seen: dict[str, Tensor]) -> Finding:
     )
 
 
-def _zero_gradients(seen: dict[str, Tensor]) -> Finding:
-    return _share(
-        "zero gradients",
-        seen["zero"],
-        "in {} examples the gradient promises no change of the loss within eps beyond rounding",
-        {},
-    )
+def _zero_gradients(seen: Seen) -> Look:
+    words = "in {} examples the gradient promises no change of the loss within eps beyond rounding"
+    return _share(seen["zero"], words)
 
 
-def _exploding_gradients(seen: dict[str, Tensor]) -> Finding:
-    slope = seen["slope"]
+def _exploding_gradients(seen: Seen) -> Look:
+    slope, finite = seen["slope"], seen["finite"]
     present = slope[slope > 0]
     median = float(present.median()) if len(present) else 0.0
-    exploding = ~seen["finite"] | (slope > _EXPLODED * median)
     return _share(
-        "exploding gradients",
-        exploding & ((slope > 0) | ~seen["finite"]),
+        ~finite | ((slope > _EXPLODED * median) & (slope > 0)),
         f"in {{}} examples the gradient is not finite or beyond {_EXPLODED:g} times the median, "
         f"which is {median:.3g}",
         {"median": median, "largest": float(slope.max())},
     )
 
 
-def _misleading_gradients(seen: dict[str, Tensor]) -> Finding:
-    usable, kept = seen["usable"], seen["kept"]
-    if _is_random(seen):
-        return Finding("misleading gradients", "skip", _RANDOM, {})
-    if not usable.any():
-        return Finding("misleading gradients", "skip", "no example has a gradient to follow", {})
-    median = float(kept[usable].median())
+def _misleading_gradients(seen: Seen) -> Look:
+    kept = seen["kept"][seen["usable"]]
+    median = float(kept.median())
     return _share(
-        "misleading gradients",
-        kept[usable] < _KEPT,
+        kept < _KEPT,
         f"in {{}} examples small steps along the gradient raise the loss by less than "
         f"{_percent(_KEPT)} of what it promises; the median is {_percent(median)}",
         {"median_kept": median},
     )
 
 
-def _piecewise_constant(seen: dict[str, Tensor]) -> Finding:
-    if _is_random(seen):
-        return Finding("piecewise constant", "skip", _RANDOM, {})
-    return _share(
-        "piecewise constant",
-        seen["flat"],
-        "in {} examples logits stay exactly the same as a few coordinates move by up to eps / 1000",
-        {},
+def _piecewise_constant(seen: Seen) -> Look:
+    words = "logits stay exactly the same as a few coordinates move by up to eps / 1000"
+    return _share(seen["flat"], f"in {{}} examples {words}")
+
+
+def _one_step(seen: Seen) -> Look:
+    one, many, n = seen["one"], seen["many"], int(seen["correct"].sum())
+    sets = {"one": one, "many": many, "only_one": one & ~many, "only_many": many & ~one}
+    counts = {name: int(marked.sum()) for name, marked in sets.items()}
+    lead = counts["only_one"] - counts["only_many"]
+    chance = lead <= 2 * math.sqrt(counts["only_one"] + counts["only_many"])
+    return (
+        "pass" if chance else _graded(lead / len(one), few=_BEATEN),
+        f"FGSM fools {counts['one']} and PGD of {_probe.STEPS} steps {counts['many']} of {n}; "
+        f"{counts['only_one']} only FGSM, {counts['only_many']} only PGD",
+        counts,
     )
 
 
-def _one_step(seen: dict[str, Tensor]) -> Finding:
-    name, correct = "one step beats many", seen["correct"]
-    if _is_random(seen):
-        return Finding(name, "skip", _RANDOM, {})
-    if not correct.any():
-        return Finding(name, "skip", _NO_CORRECT, {})
-    one, many = int((seen["one"] & ~seen["many"]).sum()), int((seen["many"] & ~seen["one"]).sum())
-    lead = one - many
-    chance = lead <= 2 * math.sqrt(one + many)
-    return Finding(
-        name,
-        "pass" if chance else _graded(lead / len(correct), few=_BEATEN),
-        f"FGSM fools {int(seen['one'].sum())} and PGD of {_probe.STEPS} steps "
-        f"{int(seen['many'].sum())} of {int(correct.sum())}; {one} only FGSM, {many} only PGD",
-        {"one": int(seen["one"].sum()), "many": int(seen["many"].sum()), "only_one": one,
-         "only_many": many},
-    )  # fmt: skip
-
-
-def _beaten(by: str, keys: list[str], seen: dict[str, Tensor]) -> Finding:
-    name, correct = f"{by} beats gradients", seen["correct"]
-    if not keys:
-        return Finding(name, "skip", "no other model to craft on; pass sources=", {})
-    if _is_random(seen):
-        return Finding(name, "skip", _RANDOM, {})
-    if not correct.any():
-        return Finding(name, "skip", _NO_CORRECT, {})
-    survivors = int((correct & ~seen["one"] & ~seen["many"] & ~seen["again"]).sum())
-    fooled = torch.stack([seen[key] for key in keys]).any(dim=0)
-    return Finding(
-        name,
-        "pass" if int(fooled.sum()) < 2 else _graded(float(fooled.double().mean()), few=_BEATEN),
-        f"{by} fools {int(fooled.sum())} of the {survivors} examples that FGSM and PGD do not",
-        {"fooled": int(fooled.sum()), "survivors": survivors}
-        | {key: int(seen[key].sum()) for key in keys if ": " in key},
+def _beaten(prefix: str, by: str, seen: Seen) -> Look:
+    each = {key: fooled for key, fooled in seen.items() if key.startswith(prefix)}
+    fooled = torch.stack([*each.values()]).any(dim=0)
+    n = int(fooled.sum())
+    survivors = int((seen["correct"] & ~seen["one"] & ~seen["many"] & ~seen["again"]).sum())
+    counts = {key: int(marked.sum()) for key, marked in each.items() if ": " in key}
+    return (
+        "pass" if n < 2 else _graded(float(fooled.double().mean()), few=_BEATEN),
+        f"{by} fools {n} of the {survivors} examples that FGSM and PGD do not",
+        {"fooled": n, "survivors": survivors, **counts},
     )
 
 
-def _growing_eps(seen: dict[str, Tensor]) -> Finding:
-    name, least = "accuracy as eps grows", seen["radius"][seen["correct"]]
-    if _is_random(seen):
-        return Finding(name, "skip", _RANDOM, {})
-    if not len(least):
-        return Finding(name, "skip", _NO_CORRECT, {})
-    return _share(
-        name,
-        least == torch.inf,
-        "{} correctly classified examples are never fooled, not even within the whole box",
-        {},
-    )
+def _growing_eps(seen: Seen) -> Look:
+    words = "correctly classified examples are never fooled, not even within the whole box"
+    return _share(seen["radius"][seen["correct"]] == torch.inf, f"{{}} {words}")
+
+
+# --- the checks, in order --------------------------------------------------------------------
+
+_RANDOM = "outputs are random; average them first with attacks.expectation"
+_NO_CORRECT = "no example is classified correctly, so that there is nothing to attack"
+_NO_GRADIENT = "no example has a gradient to follow"
+_NO_SOURCE = "no other model to craft on; pass sources="
+
+_SKIPS: dict[str, Callable[[Seen], bool]] = {
+    _RANDOM: lambda seen: bool((seen["random"] > _SAME).any()),
+    _NO_CORRECT: lambda seen: not seen["correct"].any(),
+    _NO_GRADIENT: lambda seen: not seen["usable"].any(),
+    _NO_SOURCE: lambda seen: not any(name.startswith("transfer: ") for name in seen),
+}
+
+
+class _Check(NamedTuple):
+    name: str
+    look: Callable[[Seen], Look]
+    skips: tuple[str, ...] = ()  # the reasons for which it may not apply
+
+    def finding(self, seen: Seen) -> Finding:
+        for reason in self.skips:
+            if _SKIPS[reason](seen):
+                return Finding(self.name, "skip", reason, {})
+        verdict, evidence, numbers = self.look(seen)
+        return Finding(self.name, verdict, evidence, numbers)
+
+
+_ATTACKED = (_RANDOM, _NO_CORRECT)
+_CRAFTED = (_NO_SOURCE, *_ATTACKED)
+
+_CHECKS = (
+    _Check("batch dependence", partial(_changed, "context", "among other neighbours"), (_RANDOM,)),
+    _Check("random outputs", partial(_changed, "random", "at a second pass")),
+    _Check("probabilities", _probabilities),
+    _Check("logit scale", _logit_scale),
+    _Check("zero gradients", _zero_gradients),
+    _Check("exploding gradients", _exploding_gradients),
+    _Check("misleading gradients", _misleading_gradients, (_RANDOM, _NO_GRADIENT)),
+    _Check("piecewise constant", _piecewise_constant, (_RANDOM,)),
+    _Check("one step beats many", _one_step, _ATTACKED),
+    _Check("random search beats gradients", partial(_beaten, "search", "random search"), _ATTACKED),
+    _Check("transfer beats gradients", partial(_beaten, "transfer", "transfer"), _CRAFTED),
+    _Check("accuracy as eps grows", _growing_eps, _ATTACKED),
+)
+_YOURS = _Check(
+    "an attack of yours beats gradients", partial(_beaten, "yours", "an attack of yours"), _ATTACKED
+)
 
 
 # --- verdicts and words ----------------------------------------------------------------------
 
 
-def _share(name: str, marked: Tensor, evidence: str, numbers: dict[str, Any]) -> Finding:
+def _share(marked: Tensor, evidence: str, numbers: Mapping[str, Any] | None = None) -> Look:
     share = float(marked.double().mean())
-    return Finding(name, _graded(share), evidence.format(_of(marked)), {"share": share, **numbers})
+    return _graded(share), evidence.format(_of(marked)), {"share": share, **(numbers or {})}
 
 
 def _graded(share: float, few: float = _FEW) -> Verdict:
     return "fail" if share >= _MANY else "warn" if share >= few else "pass"
 
 
-def _is_random(seen: dict[str, Tensor]) -> bool:
-    return bool((seen["random"] > _SAME).any())
-
-
 def _of(marked: Tensor) -> str:
     return f"{int(marked.sum())} of {len(marked)}"
 
 
-def _percent(share: float | Tensor) -> str:
-    return f"{100 * float(share):.3g} %"
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

@@ -108,37 +108,23 @@ def confidence_envelope(
         >>> model = lambda inputs: inputs @ torch.tensor([[2.0, -2.0], [0.0, 0.0]])
         >>> batches = [(torch.full((2, 2), 0.5), torch.tensor([0, 1]))]
         >>> envelope = confidence_envelope(model, batches, eps=[0.125, 0.25])
-        >>> print(
-        ...     [
-        ...         f"{low:.2f} to {high:.2f}"
-        ...         for low, high in zip(envelope.lowest_mcs, envelope.highest_mcs, strict=True)
-        ...     ]
-        ... )
-        ['0.32 to 0.42', '0.23 to 0.45']
+        >>> [round(mcs, 2) for mcs in (*envelope.lowest_mcs, *envelope.highest_mcs)]
+        [0.32, 0.23, 0.42, 0.45]
     """
-    radii = _radii(eps)
+    _checks.sequence("eps", eps)
+    radii = tuple(sorted(_checks.number("eps", radius, least=0) for radius in eps))
+    if not radii:
+        raise ValueError("expected one eps or more, got none")
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(steps=steps, norm=norm, generator=generator)
     _checks.bounds_pair(bounds)
     _checks.sequence("attacks", attacks)
     for attack in attacks:
         _checks.arguments(attack=attack)
-    ours = _attacks({"norm": norm, "bounds": bounds}, steps, generator)
-    n, sums = 0, torch.zeros(2 + 2 * len(radii), dtype=torch.float64)
-    with one_pass([model], batches, way) as parts:
-        for part in parts:
-            columns = torch.stack(_columns(part, model, radii, [*ours, *attacks]))
-            n, sums = n + len(part.inputs), sums + columns.sum(dim=1).cpu()
-    accuracy, clean_confidence, *ends = (sums / n).tolist()
-    return Envelope(n, radii, accuracy, clean_confidence, tuple(ends[::2]), tuple(ends[1::2]))
-
-
-def _attacks(
-    common: dict[str, Any], steps: int, generator: torch.Generator | None
-) -> list[Callable[..., Tensor]]:
-    stepping: dict[str, Any] = {**common, "steps": steps}
-    searching: dict[str, Any] = {**stepping, "method": "random_search", "generator": generator}
-    return [
+    common: dict[str, Any] = {"norm": norm, "bounds": bounds}
+    stepping = common | {"steps": steps}
+    searching = stepping | {"method": "random_search", "generator": generator}
+    ours = [
         partial(uca, **stepping),
         partial(iaa, label="predicted", **stepping),
         partial(oca, **stepping),
@@ -147,6 +133,13 @@ def _attacks(
         partial(ace, **common),  # down, as it is told the predicted labels
         partial(_ace_up, **common),
     ]
+    n, sums = 0, torch.zeros(2 + 2 * len(radii), dtype=torch.float64)
+    with one_pass([model], batches, way) as parts:
+        for part in parts:
+            columns = torch.stack(_columns(part, model, radii, [*ours, *attacks]))
+            n, sums = n + len(part.inputs), sums + columns.sum(dim=1).cpu()
+    accuracy, clean_confidence, *ends = (sums / n).tolist()
+    return Envelope(n, radii, accuracy, clean_confidence, tuple(ends[::2]), tuple(ends[1::2]))
 
 
 def _columns(
@@ -173,14 +166,6 @@ def _columns(
 def _ace_up(model: Model, inputs: Tensor, predicted: Tensor, **options: Any) -> Tensor:
     """Take ACE's step upwards, as it does where it is told that the prediction is wrong."""
     return ace(model, inputs, (predicted == 0).long(), **options)
-
-
-def _radii(eps: Sequence[float]) -> tuple[float, ...]:
-    if not isinstance(eps, (list, tuple)):
-        raise TypeError(f"expected eps as a list or tuple of numbers, got {_checks.kind(eps)}")
-    if not eps:
-        raise ValueError("expected one eps or more, got none")
-    return tuple(sorted(_checks.number("eps", radius, least=0) for radius in eps))
 
 
 def _confidence(logits: Tensor) -> tuple[Tensor, Tensor]:

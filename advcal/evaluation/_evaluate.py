@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
 from advcal import _checks
-from advcal._pass import Way, one_pass
+from advcal._pass import Part, Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.metrics import ReliabilityBins, brier, reliability_bins
-from advcal.metrics._bins import uniform_edges
 
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
 
@@ -52,16 +51,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, ready for JSON."""
-        plain: dict[str, Any] = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "bins"
-        }
-        plain["bins"] = {
-            name: getattr(self.bins, name).tolist()
-            for name in ("edges", "counts", "confidences", "corrects")
-        }
-        return plain
+        names = ("edges", "counts", "confidences", "corrects")
+        return vars(self) | {"bins": {name: getattr(self.bins, name).tolist() for name in names}}
 
 
 def evaluate(
@@ -82,26 +73,21 @@ def evaluate(
     A model that is in train mode runs in eval mode. One that is in eval mode runs as it is, parts
     of it in train mode included: dropout that samples, BatchNorm that takes the statistics of the
     batch. The model is left as it was found, and so are the batches. Memory does not grow with the
-    data. The probabilities are the softmax of the logits in float64.
+    data. The probabilities are the softmax of the logits in float64. The section "Passes over
+    batches" of the conventions says what holds for 8-bit images, and for attacks with `forward=`.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
-        batches: An iterable of `(inputs, labels, *rest)`. The model gets inputs of whatever dtype
-            they are, an attack gets 8-bit images as float32 of the same values, 0 to 255.
+        batches: An iterable of `(inputs, labels, *rest)`.
         attack: `(model, inputs, labels) -> inputs`, or None for the inputs as they are.
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; if None to the device of the model, and for a model that is a
-            plain function nowhere.
-        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs;
-            if None what comes after the labels is not used. An attack gets a model of inputs alone
-            that knows the rest of the batch. If the attack leaves out examples that are done, as
-            `square` does, the batches must be of one example.
+        device: Where batches go; to the device of the model if None, of a function nowhere.
+        forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         all_reduce: Whether to sum over all processes of `torch.distributed`, so that each returns
-            the record of all data; without a process group there is this process alone. Give each
-            process its own part, which may be empty: `DistributedSampler` repeats examples to make
-            parts equal, and they would count twice.
+            the record of all data. Give each its own part, which may be empty: what
+            `DistributedSampler` repeats to make parts equal would count twice.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
@@ -120,19 +106,13 @@ def evaluate(
     _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
     if attack is not None:
         _checks.arguments(attack=attack)
-    tallies: Tally | None = None
     with one_pass([model], batches, way, empty=all_reduce) as parts:
-        for part in parts:
-            labels, clean = part.labels, part.logits(model)
-            points = None if attack is None else part.attacked(attack, model)
-            logits = clean if points is None else part.logits(model, points)
-            counted = tally(clean, logits, labels, n_bins)
-            tallies = counted if tallies is None else tallies.plus(counted)
+        counted = tallied(parts, {"": model}, {"": model}, attack, n_bins).get(("", ""))
     if all_reduce:
-        tallies = _over_processes(tallies, n_bins, way.place(model))
-    if tallies is None:
+        counted = _over_processes(counted, n_bins, way.place(model))
+    if counted is None:
         raise ValueError("expected one batch or more, got none")
-    return tallies.evaluation()
+    return counted.evaluation()
 
 
 class Tally(NamedTuple):
@@ -148,20 +128,11 @@ class Tally(NamedTuple):
     def evaluation(self) -> Evaluation:
         """Return every figure."""
         bins, n = self.bins, int(self.bins.n)
-        nll, brier_score, clean_accuracy, unchanged = (self.sums / n).tolist()
-        return Evaluation(
-            n=n,
-            accuracy=float(bins.accuracy),
-            confidence=float(bins.confidence),
-            ece=float(bins.ece),
-            mce=float(bins.mce),
-            mcs=float(bins.mcs),
-            nll=nll,
-            brier=brier_score,
-            clean_accuracy=clean_accuracy,
-            unchanged=unchanged,
-            bins=bins,
-        )
+        names = ("nll", "brier", "clean_accuracy", "unchanged")
+        figures: dict[str, Any] = dict(zip(names, (self.sums / n).tolist(), strict=True))
+        for name in ("accuracy", "confidence", "ece", "mce", "mcs"):
+            figures[name] = float(getattr(bins, name))
+        return Evaluation(n=n, bins=bins, **figures)
 
 
 def _over_processes(
@@ -170,15 +141,11 @@ def _over_processes(
     """Sum what all processes counted, in one exchange; None where there is nothing in any."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return counted
-    if counted is None:
-        device = device or torch.device("cpu")
-        empty = torch.zeros(n_bins, dtype=torch.float64, device=device)
-        edges = uniform_edges(n_bins, device)
-        bins = ReliabilityBins(edges, empty.long(), empty, empty.long())
-        counted = Tally(bins, torch.zeros(4, dtype=torch.float64, device=device))
-    bins = counted.bins
-    parts = [bins.counts.double(), bins.confidences, bins.corrects.double(), counted.sums]
-    whole = torch.cat(parts)
+    zero = torch.zeros(1, 2, device=device)  # what stands here for nothing, and does not count
+    mine = counted or _tally(zero, zero, zero[:, 0].long(), n_bins)
+    bins = mine.bins
+    parts = [bins.counts.double(), bins.confidences, bins.corrects.double(), mine.sums]
+    whole = torch.cat(parts) * (counted is not None)
     if distributed.get_backend() == "nccl" and not whole.is_cuda:
         whole = whole.cuda()
     distributed.all_reduce(whole)
@@ -188,7 +155,28 @@ def _over_processes(
     return Tally(ReliabilityBins(bins.edges, counts.long(), confidences, corrects.long()), sums)
 
 
-def tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:
+def tallied(
+    parts: Iterable[Part],
+    sources: Mapping[str, Model],
+    targets: Mapping[str, Model],
+    attack: Attack | None,
+    n_bins: int,
+) -> dict[tuple[str, str], Tally]:
+    """Attack each source in each batch, and count what each target makes of it."""
+    tallies: dict[tuple[str, str], Tally] = {}
+    for part in parts:
+        labels = part.labels
+        clean = {name: part.logits(target) for name, target in targets.items()}
+        for source_name, source in sources.items():
+            points = None if attack is None else part.attacked(attack, source)
+            for name, before in clean.items():
+                after = before if points is None else part.logits(targets[name], points)
+                counted, key = _tally(before, after, labels, n_bins), (source_name, name)
+                tallies[key] = tallies[key].plus(counted) if key in tallies else counted
+    return tallies
+
+
+def _tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:
     """Count one batch, from the logits before and after an attack, which have a softmax."""
     labels = labels.to(logits.device)
     log_probs = logits.double().log_softmax(dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import logging
 import os
 import re
@@ -56,7 +57,7 @@ class _Reader:
         if isinstance(value, functools.partial):
             words = [self.described(each) for each in value.args]
             words += [
-                f"{key}={self.described(value.keywords[key])}" for key in sorted(value.keywords)
+                f"{key}={self.described(each)}" for key, each in sorted(value.keywords.items())
             ]
             return f"{self.described(value.func)}({', '.join(words)})"
         if isinstance(value, Mapping):
@@ -87,10 +88,8 @@ class _Reader:
         return f"{name} {self._code(code)} of {_digest.of([self.described(kept).encode()])}"
 
     def _code(self, code: CodeType) -> str:
-        inner = [
-            self._code(each) if inspect.iscode(each) else self.described(each)
-            for each in code.co_consts
-        ]
+        consts = code.co_consts
+        inner = [self._code(c) if inspect.iscode(c) else self.described(c) for c in consts]
         return _digest.of([code.co_code, repr(code.co_names).encode(), repr(inner).encode()])
 
     def _module(self, module: nn.Module) -> str:
@@ -118,11 +117,8 @@ class _Reader:
 
 def _names(code: CodeType) -> list[str]:
     """List the names that code and the code inside it refer to."""
-    found = list(code.co_names)
-    for each in code.co_consts:
-        if inspect.iscode(each):
-            found += _names(each)
-    return found
+    inner = (_names(each) for each in code.co_consts if inspect.iscode(each))
+    return [*code.co_names, *itertools.chain(*inner)]
 
 
 def _content(cell: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +24,11 @@ _LIQUIDS = {  # colour in RGB, opacity, and how far the light on it goes
 }
 
 
-class Source:
+class Source(NamedTuple):
     """Random numbers of a generator on the device of the images."""
 
-    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
-        self.generator, self.device = generator, device
+    generator: torch.Generator
+    device: torch.device
 
     def normal(self, *shape: int) -> Tensor:
         drawn = torch.randn(shape, generator=self.generator, device=self.generator.device)
@@ -97,10 +97,8 @@ def zoom_blur(images: Tensor, largest: float, source: Source) -> Tensor:
     rows, columns = _coordinates(images)
     rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
     zooms = torch.linspace(1, largest, 12).tolist()
-    return sum(
-        (_moved(images, rows / zoom - rows, columns / zoom - columns) for zoom in zooms),
-        start=torch.zeros_like(images),
-    ) / len(zooms)
+    moved = (_moved(images, rows / zoom - rows, columns / zoom - columns) for zoom in zooms)
+    return sum(moved, start=torch.zeros_like(images)) / len(zooms)
 
 
 # --- weather ---------------------------------------------------------------------------------
@@ -240,11 +238,8 @@ def _moving(images: Tensor, deviation: float, angle: Tensor) -> Tensor:
     deviation = max(deviation * _scale(images), 0.2)  # less than a fifth of a pixel does nothing
     weights = _gaussian(2 * deviation, images.device)  # at half pixels
     steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2) / 2
-    pairs = zip(steps, weights, strict=True)
-    return sum(
-        (weight * _moved(images, step * angle.sin(), step * angle.cos()) for step, weight in pairs),
-        start=torch.zeros_like(images),
-    )
+    moved = (_moved(images, step * angle.sin(), step * angle.cos()) for step in steps)
+    return sum(map(torch.mul, weights, moved), start=torch.zeros_like(images))
 
 
 def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:
@@ -256,11 +251,11 @@ def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:
     plasma = torch.zeros(n, 1, 1, device=images.device)
     while plasma.shape[1] < size:
         roughness /= decay
-        square = _between(plasma, roughness, source)
-        right = (plasma + plasma.roll(-1, 2) + square + square.roll(1, 1)) / 4
-        below = (plasma + plasma.roll(-1, 1) + square + square.roll(1, 2)) / 4
-        right = right + roughness * (2 * source.uniform(*right.shape) - 1)
-        below = below + roughness * (2 * source.uniform(*below.shape) - 1)
+        across, down = plasma + plasma.roll(-1, 2), plasma + plasma.roll(-1, 1)
+        # Each point is the mean of its four neighbours on a torus, displaced.
+        square = _displaced((across + across.roll(-1, 1)) / 4, roughness, source)
+        right = _displaced((across + square + square.roll(1, 1)) / 4, roughness, source)
+        below = _displaced((down + square + square.roll(1, 2)) / 4, roughness, source)
         upper = torch.stack([plasma, right], dim=3).flatten(2)
         lower = torch.stack([below, square], dim=3).flatten(2)
         plasma = torch.stack([upper, lower], dim=2).flatten(1, 2)
@@ -268,8 +263,5 @@ def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:
     return ((plasma - least) / (most - least))[:, :height, :width]
 
 
-def _between(plasma: Tensor, roughness: float, source: Source) -> Tensor:
-    """Return the points amid four neighbours on a torus: their mean, displaced."""
-    right = plasma + plasma.roll(-1, 2)
-    middle = (right + right.roll(-1, 1)) / 4
-    return middle + roughness * (2 * source.uniform(*middle.shape) - 1)
+def _displaced(mean: Tensor, roughness: float, source: Source) -> Tensor:
+    return mean + roughness * (2 * source.uniform(*mean.shape) - 1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +21,22 @@ from advcal.evaluation._evaluate import evaluate
 from advcal.evaluation._fingerprint import fingerprint
 from advcal.evaluation._transfer import named
 
-KEY = ("model", "data", "attack", "eps")
-
 Record = dict[str, Any]
 
 
-class _Cell(NamedTuple):
-    """One evaluation that is wanted: what a record is known by, and what it must be made with."""
+class _Key(NamedTuple):
+    """What a record is known by."""
 
-    key: Record
+    model: str
+    data: str
+    attack: str
+    eps: float | None
+
+
+class _Cell(NamedTuple):
+    """One evaluation that is wanted, and the settings that its record must be made with."""
+
+    key: _Key
     settings: dict[str, str]
     model: Model
     batches: Iterable[Batch]
@@ -56,9 +64,9 @@ def sweep(
     call goes on where a killed one stopped; a last line that was only half written is made again.
     More models, data sets, attacks or radii may join later. A line that this sweep does not want,
     or that was made with other weights, attack settings, `n_bins` or precision, is an error:
-    nothing is mixed silently. A function of yours is known by its code and all it refers to. A data
-    set is known by its name and size alone. An attack that draws
-    from a `generator` of its own draws other numbers after a break.
+    nothing is mixed silently. A function of yours is known by its code and all it refers to, a data
+    set by its name and size alone. An attack that draws from a `generator` of its own draws other
+    numbers after a break.
 
     Args:
         models: Names to models.
@@ -73,10 +81,8 @@ def sweep(
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: Where batches go; to the device of each model if None.
         forward: `(model, batch) -> logits` for models that take more of a batch than the inputs.
-        all_reduce: Whether to sum over all processes of `torch.distributed`, as in `evaluate`; the
-            first process reads and writes the file.
-        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the
-            evaluations that are left to make.
+        all_reduce: Whether to sum over processes, as in `evaluate`; the first has the file.
+        progress: A wrapper of the evaluations left to make, such as `tqdm.tqdm`.
 
     Returns:
         One dict per evaluation, by model, data set, attack and radius: `"model"`, `"data"`,
@@ -98,39 +104,33 @@ def sweep(
         [('none', 0.0, 1.0), ('FGSM', 0.25, 1.0), ('FGSM', 0.75, 0.0)]
     """
     models = named("models", models)
-    _names("batches", batches)
-    for data in batches.values():
-        again(data)
-    _names("attacks", attacks)
-    for name, attack in attacks.items():
-        if attack is not None:
-            _checks.function(f"attacks[{name!r}]", attack)
-    radii = [None] if eps is None else [_radius(each) for each in listed("eps", eps)]
+    named("batches", batches, "iterables", lambda _, data: again(data))
+    named("attacks", attacks, "attacks", _checks.optional(_checks.function))
+    chosen = [None] if eps is None else listed("eps", eps)
+    radii = [None if each is None else _checks.number("eps", each, least=0) for each in chosen]
     if path is not None:
         _checks.path("path", path)
-    Way(autocast, channels_last, device, forward, progress)
+    way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
-    options: dict[str, Any] = {"n_bins": n_bins, "autocast": autocast}
-    settings = {name: str(value) for name, value in options.items()}
+    settings = {"n_bins": str(n_bins), "autocast": str(autocast)}
     if forward is not None:
         settings["forward"] = fingerprint(forward)
     cells = _cells(models, batches, attacks, radii, settings)
-    options |= {"channels_last": channels_last, "device": device, "forward": forward}
-    options["all_reduce"] = all_reduce
-    first = not _distributed(all_reduce) or distributed.get_rank() == 0
+    options = vars(way) | {"progress": None, "n_bins": n_bins, "all_reduce": all_reduce}
     file = None if path is None else Path(path)
-    done: dict[str, Record] = _agreed(lambda: _read(file, cells), all_reduce)
-    todo: Iterable[_Cell] = [cell for cell in cells if _name(cell.key) not in done]
+    done = _agreed(lambda: _read(file, cells), all_reduce)
+    todo: Iterable[_Cell] = [cell for cell in cells if cell.key not in done]
     sizes = {record["data"]: record["n"] for record in done.values()}
     for cell in todo if progress is None else progress(todo):
-        record = _record(cell, options)
-        data, n = record["data"], record["n"]
-        if sizes.setdefault(data, n) != n:
-            raise ValueError(f"expected {sizes[data]} examples of {data!r} as before, got {n}")
-        done[_name(cell.key)] = record
-        if file is not None and first:
+        found = evaluate(cell.model, cell.batches, cell.attack, **options)
+        record = {**cell.key._asdict(), **found.as_dict(), "settings": cell.settings}
+        if sizes.setdefault(cell.key.data, found.n) != found.n:
+            wanted = f"{sizes[cell.key.data]} examples of {cell.key.data!r}"
+            raise ValueError(f"expected {wanted} as before, got {found.n}")
+        done[cell.key] = record
+        if file is not None and _first(all_reduce):
             _append(file, record)
-    return [done[_name(cell.key)] for cell in cells]
+    return [done[cell.key] for cell in cells]
 
 
 def _cells(
@@ -140,63 +140,52 @@ def _cells(
     radii: Sequence[float | None],
     common: Mapping[str, str],
 ) -> list[_Cell]:
+    weights = {name: fingerprint(model) for name, model in models.items()}
     known = {name: fingerprint(attack) for name, attack in attacks.items()}
     cells = []
-    for model_name, model in models.items():
-        weights = fingerprint(model)
-        for data, source in batches.items():
-            for attack_name, attack in attacks.items():
-                settings = {"model": weights, "attack": known[attack_name], **common}
-                for radius in radii if attack is not None else [0.0]:
-                    key = dict(zip(KEY, (model_name, data, attack_name, radius), strict=True))
-                    bound = (
-                        attack
-                        if attack is None or radius is None
-                        else functools.partial(attack, eps=radius)
-                    )
-                    cells.append(_Cell(key, settings, model, source, bound))
+    for model, data, name in itertools.product(models, batches, attacks):
+        settings = {"model": weights[model], "attack": known[name], **common}
+        for radius in [0.0] if attacks[name] is None else radii:
+            attack = attacks[name]
+            if attack is not None and radius is not None:
+                attack = functools.partial(attack, eps=radius)
+            key = _Key(model, data, name, radius)
+            cells.append(_Cell(key, settings, models[model], batches[data], attack))
     return cells
-
-
-def _record(cell: _Cell, options: Mapping[str, Any]) -> Record:
-    found = evaluate(cell.model, cell.batches, cell.attack, **options)
-    return {**cell.key, **found.as_dict(), "settings": cell.settings}
 
 
 # --- the file --------------------------------------------------------------------------------
 
 
-def _read(file: Path | None, cells: Sequence[_Cell]) -> dict[str, Record]:
+def _read(file: Path | None, cells: Sequence[_Cell]) -> dict[_Key, Record]:
     """Return what a file holds of the records that are wanted, after mending its last line."""
     if file is None or not file.exists():
         return {}
     content = file.read_bytes()
     whole = content.rfind(b"\n") + 1
-    wanted = {_name(cell.key): cell for cell in cells}
-    done: dict[str, Record] = {}
-    sizes: dict[str, int] = {}
+    wanted = {cell.key: cell for cell in cells}
+    done: dict[_Key, Record] = {}
     for number, line in enumerate(content[:whole].splitlines(), start=1):
         where = f"line {number} of {file}"
         try:
             record = json.loads(line)
-            key = {name: record[name] for name in KEY}
-            settings, sizes[record["data"]] = record["settings"], record["n"]
+            key = _Key(*(record[name] for name in _Key._fields))
+            cell, settings, _ = wanted.get(key), record["settings"], record["n"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"expected a record of a sweep in {where}, got {line!r}") from error
-        if _name(key) not in wanted:
-            raise ValueError(
-                f"expected records of this sweep alone, got {key} in {where}; give a changed sweep "
-                "a file of its own"
-            )
-        if _name(key) in done:
-            raise ValueError(f"expected each record once, got {key} again in {where}")
-        for name, value in wanted[_name(key)].settings.items():
+        of = f"{key._asdict()} in {where}"
+        fresh = "give a changed sweep a file of its own"
+        if cell is None:
+            raise ValueError(f"expected records of this sweep alone, got {of}; {fresh}")
+        if key in done:
+            raise ValueError(f"expected each record once, got {key._asdict()} again in {where}")
+        for name, value in cell.settings.items():
             if settings.get(name) != value:
                 raise ValueError(
-                    f"expected {name} of {key} as it is now, {value}, got {settings.get(name)} in "
-                    f"{where}; give a changed sweep a file of its own"
+                    f"expected {name} of {of} as it is now, {value}, got {settings.get(name)}; "
+                    f"{fresh}"
                 )
-        done[_name(key)] = record
+        done[key] = record
     if whole < len(content):
         with file.open("rb+") as half:
             half.truncate(whole)
@@ -210,10 +199,6 @@ def _append(file: Path, record: Record) -> None:
         os.fsync(lines.fileno())
 
 
-def _name(key: Record) -> str:
-    return json.dumps([key[name] for name in KEY])
-
-
 # --- processes -------------------------------------------------------------------------------
 
 
@@ -221,12 +206,16 @@ def _distributed(all_reduce: bool) -> bool:
     return all_reduce and distributed.is_available() and distributed.is_initialized()
 
 
-def _agreed(read: Any, all_reduce: bool) -> Any:
+def _first(all_reduce: bool) -> bool:
+    return not _distributed(all_reduce) or distributed.get_rank() == 0
+
+
+def _agreed(read: Callable[[], dict[_Key, Record]], all_reduce: bool) -> dict[_Key, Record]:
     """Let the first process read, and all of them have what it found, or its error."""
     if not _distributed(all_reduce):
         return read()
     found: list[Any] = [None]
-    if distributed.get_rank() == 0:
+    if _first(all_reduce):
         try:
             found = [read()]
         except (OSError, ValueError) as error:
@@ -234,18 +223,4 @@ def _agreed(read: Any, all_reduce: bool) -> Any:
     distributed.broadcast_object_list(found)
     if isinstance(found[0], Exception):
         raise found[0]
-    return found[0]
-
-
-# --- arguments -------------------------------------------------------------------------------
-
-
-def _names(name: str, value: Any) -> None:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"expected {name} as a mapping of names, got {_checks.kind(value)}")
-    if not value:
-        raise ValueError(f"expected one or more in {name}, got none")
-
-
-def _radius(value: Any) -> float:
-    return _checks.number("eps", value, least=0)
+    return dict(found[0])

@@ -107,22 +107,18 @@ def _over_runs(values: list[Any]) -> Any:
 
 
 def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) -> list[list[Any]]:
-    if not isinstance(records, (list, tuple)):
-        raise TypeError(
-            f"expected records as a mapping or a list of dicts, got {_checks.kind(records)}"
-        )
+    listed = records if isinstance(records, (list, tuple)) else ()
+    others = [f" of {_checks.kind(each)}" for each in listed if not isinstance(each, Mapping)]
+    if others or listed is not records:
+        got = _checks.kind(records) + "".join(others[:1])
+        raise TypeError(f"expected records as a mapping or a list of dicts, got {got}")
     rows = []
     for record in records:
-        if not isinstance(record, Mapping):
-            raise TypeError(
-                f"expected records as a mapping or a list of dicts, got {_checks.kind(records)} of "
-                f"{_checks.kind(record)}"
-            )
         for name in (*columns, *figures):
             if name not in record:
                 raise ValueError(f"expected {name!r} in each record, got {list(record)}")
-        found = [record[name] for name in columns]
-        short = [f"{value:.4g}" if isinstance(value, float) else value for value in found]
+        names = [record[name] for name in columns]
+        short = [f"{value:.4g}" if isinstance(value, float) else value for value in names]
         rows.append([*short, *(record[figure] for figure in figures)])
     return rows
 
@@ -130,13 +126,13 @@ def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) 
 def aligned(rows: Sequence[Sequence[str]], n_names: int) -> str:
     """Lay out rows as a Markdown table: the first is the heading, the first cells are words."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rule = [
-        ":" + "-" * (width + 1) if column < n_names else "-" * (width + 1) + ":"
-        for column, width in enumerate(widths)
-    ]
-    lines = [_line(row, widths, n_names) for row in rows]
-    return "\n".join([lines[0], "|" + "|".join(rule) + "|", *lines[1:]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = "<" * n_names + ">" * (len(widths) - n_names)
+    form = "| " + " | ".join(map("{{:{}{}}}".format, sides, widths)) + " |"
+    heading, *lines = (form.format(*row) for row in rows)
+    rules = {"<": ":{}-", ">": "-{}:"}
+    rule = (rules[side].format("-" * width) for side, width in zip(sides, widths, strict=True))
+    return "\n".join([heading, f"|{'|'.join(rule)}|", *lines])
 
 
 def _latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
@@ -152,18 +148,15 @@ def _latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
 
 def _csv(columns: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     n = len(columns)
-    of_runs = [any(isinstance(row[i], tuple) for row in rows) for i in range(n, n + len(figures))]
-    heading = list(columns)
-    for figure, runs in zip(figures, of_runs, strict=True):
-        heading += [figure, f"{figure}_std"] if runs else [figure]
-    lines = [heading]
-    for row in rows:
-        line = list(row[:n])
-        for value, runs in zip(row[n:], of_runs, strict=True):
-            line += (value if isinstance(value, tuple) else (value, None)) if runs else (value,)
-        lines.append(line)
+    words: list[Any] = [*zip(columns, *(row[:n] for row in rows), strict=True)]
+    for figure, *values in zip(figures, *(row[n:] for row in rows), strict=True):
+        if any(isinstance(value, tuple) for value in values):
+            pairs = [value if isinstance(value, tuple) else (value, None) for value in values]
+            words += zip((figure, f"{figure}_std"), *pairs, strict=True)
+        else:
+            words.append((figure, *values))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(zip(*words, strict=True))
     return text.getvalue().rstrip("\n")
 
 
@@ -171,11 +164,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return "{:.3f} ± {:.3f}".format(*value)
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _line(row: Sequence[str], widths: Sequence[int], n_names: int) -> str:
-    cells = [
-        cell.ljust(width) if column < n_names else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "| " + " | ".join(cells) + " |"

@@ -1,6 +1,6 @@
 """Transfer: craft on one model, score on another."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from advcal import _checks
 from advcal._pass import Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.evaluation._evaluate import Evaluation, Tally, tally
+from advcal.evaluation._evaluate import Evaluation, tallied
 
 
 def transfer(
@@ -67,28 +67,24 @@ def transfer(
     models = [*named("sources", sources).values(), *named("targets", targets).values()]
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(attack=attack, n_bins=n_bins)
-    tallies: dict[tuple[str, str], Tally] = {}
     with one_pass(models, batches, way) as parts:
-        for part in parts:
-            labels = part.labels
-            clean = {name: part.logits(target) for name, target in targets.items()}
-            for source_name, source in sources.items():
-                points = part.attacked(attack, source)
-                for name, target in targets.items():
-                    counted = tally(clean[name], part.logits(target, points), labels, n_bins)
-                    key = source_name, name
-                    tallies[key] = tallies[key].plus(counted) if key in tallies else counted
+        tallies = tallied(parts, sources, targets, attack, n_bins)
     return {names: counted.evaluation() for names, counted in tallies.items()}
 
 
-def named(name: str, values: Any, kind: str = "model") -> dict[str, Any]:
-    """Check a mapping of names to models, or what else is called, one or more."""
+def named(
+    name: str,
+    values: Any,
+    kind: str = "models",
+    check: Callable[[str, Any], object] = _checks.function,
+) -> dict[str, Any]:
+    """Check a mapping of names to models, or what else there is, one or more."""
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise TypeError(
-            f"expected {name} as a mapping of names to {kind}s, got {_checks.kind(values)}"
+            f"expected {name} as a mapping of names to {kind}, got {_checks.kind(values)}"
         )
     if not values:
-        raise ValueError(f"expected one {kind} or more in {name}, got none")
+        raise ValueError(f"expected one or more in {name}, got none")
     for key, value in values.items():
-        _checks.function(f"{name}[{key!r}]", value)
+        check(f"{name}[{key!r}]", value)
     return dict(values)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal.losses._smoothing import smooth_labels
+from advcal.losses._smoothing import checked, mixed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,12 +88,16 @@ class SmoothingState:
         label_probs = (self.label_probs - self.step_size * gap).clamp(floor, 1.0)
         return dataclasses.replace(self, label_probs=label_probs)
 
-    def targets(self, labels: Tensor, levels: Tensor | None = None) -> Tensor:
+    def targets(
+        self, labels: Tensor, levels: Tensor | None = None, logits: Tensor | None = None
+    ) -> Tensor:
         """Make soft labels: the label of an example of level `r` gets exactly `label_probs[r]`.
 
         Args:
             labels: Integer labels, shape `(n,)`.
             levels: Integer levels, shape `(n,)`; not needed if there is one level.
+            logits: The logits that the targets are for, shape `(n, n_classes)`, or None. What the
+                label leaves goes to the other classes that they do not mask.
 
         Returns:
             Target probabilities, float32, shape `(n, n_classes)`.
@@ -102,16 +106,17 @@ class SmoothingState:
             TypeError: If `labels` or `levels` is not an integer tensor.
             ValueError: If a label or a level is out of range, or the shapes differ.
         """
-        n = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else 0
-        labels = _checks.labels(labels, n, self.n_classes)
+        labels, off = checked(labels, self.n_classes, logits)
         if levels is None:
             if self.n_levels > 1:
                 raise ValueError(f"expected levels, one of {self.n_levels} per example, got None")
             levels = torch.zeros_like(labels)
-        levels = _checks.labels(levels, n, self.n_levels, labels.device, name="levels")
-        return smooth_labels(
-            labels, self.n_classes, self.smoothing.to(labels.device)[levels]
-        ).float()
+        levels = _checks.labels(levels, len(labels), self.n_levels, labels.device, name="levels")
+        left = (~off).sum(dim=1).double()
+        # The label is never less than an equal of the classes that are left.
+        probs = torch.maximum(self.label_probs.to(labels.device)[levels], 1 / left)
+        smoothing = (1 - probs) * (left / (left - 1).clamp_min(1))
+        return mixed(labels, smoothing[:, None], off).float()
 
     def _sizes(self, n: Tensor) -> Tensor:
         sizes = _checks.labels(n, self.n_levels, name="n")

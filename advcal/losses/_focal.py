@@ -74,13 +74,10 @@ def flsd53(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> 
     return _focal(logits, labels, 5.0, 3.0, reduction)
 
 
-_UNLIKELY = 0.2
-
-
 def _focal(
     logits: Tensor, labels: Tensor, unlikely: float, likely: float, reduction: Reduction
 ) -> Tensor:
     odds = log_odds(lift(logits), labels)
-    gamma = torch.where(odds.detach().neg().sigmoid() < _UNLIKELY, unlikely, likely)
+    gamma = torch.where(odds.detach().neg().sigmoid() < 0.2, unlikely, likely)
     losses = -logsigmoid(-odds) * (gamma * logsigmoid(odds)).exp()
     return reduced(losses, reduction, logits.dtype)

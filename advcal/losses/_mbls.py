@@ -42,8 +42,7 @@ def mbls(
         1.0
 
     References:
-        Liu et al., The Devil is in the Margin: Margin-based Label Smoothing for Network
-        Calibration, CVPR 2022.
+        Liu et al., The Devil is in the Margin, CVPR 2022.
     """
     logits, labels = checked(logits, labels, margin=margin, alpha=alpha, reduction=reduction)
     wide = lift(logits)

@@ -7,10 +7,12 @@ as NumPy arrays, and returns a result of that kind in float64. Logits are taken 
 
 from advcal.metrics._binless import kde_ece, ks_error, smooth_ece
 from advcal.metrics._bins import ece
+from advcal.metrics._bootstrap import bootstrap
 from advcal.metrics._classwise import classwise_ece, classwise_mcs
 from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
+from advcal.metrics._intervals import Interval
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
     aurc,
@@ -19,17 +21,11 @@ from advcal.metrics._selective import (
     robust_error,
     selective_risk,
 )
+from advcal.metrics._significance import CalibrationTest
 from advcal.metrics._sketch import ReliabilitySketch, reliability_sketch
 from advcal.metrics._stability import churn, robustness_levels, variance
 from advcal.metrics._table import ReliabilityBins, reliability_bins
-from advcal.metrics._uncertainty import (
-    CalibrationTest,
-    Interval,
-    bootstrap,
-    calibration_test,
-    consistency_bands,
-    ece_interval,
-)
+from advcal.metrics._uncertainty import calibration_test, consistency_bands, ece_interval
 
 __all__ = [
     "CalibrationTest",

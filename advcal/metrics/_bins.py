@@ -1,8 +1,9 @@
 """Predictions sorted into bins of confidence, and the expected calibration error of the bins."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,35 +60,56 @@ def expected_gap(counts: Any, confidences: Any, corrects: Any) -> Any:
 
 def binned(
     probs: Array, labels: Array, n_bins: int, binning: Binning, from_logits: bool
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, ...]:
     """Return edges, and per bin counts, summed confidence and how many are right."""
     p, y, own_kind = _probs.probabilities(
         probs, labels, n_bins=n_bins, binning=binning, from_logits=from_logits
     )
     edges = uniform_edges(n_bins, p.device)
-    if binning == "quantile":
-        tops = _probs.top_labels(p, y, from_logits)
-        edges[1:-1] = quantile_edges(tops[0].sort().values, n_bins)
-        chunks: Iterable[tuple[Tensor, Tensor]] = [tops[:2]]
+    if binning == "uniform" and not from_logits and _probs.small(p):
+        sums: Iterable[Tensor] = _summed_in_numpy(p.numpy(), y.numpy(), edges.numpy())
     else:
-        chunks = (_probs.top_label(*rows) for rows in _probs.checked_rows(p, y, from_logits))
-    cells = torch.zeros(n_bins, 2, dtype=torch.int64, device=p.device)  # wrong and right
+        sums = _summed(p, y, edges, binning, from_logits)
+    return tuple(own_kind(each) for each in (edges, *sums))
+
+
+def _summed(
+    p: Tensor, y: Tensor, edges: Tensor, binning: Binning, from_logits: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return counts, summed confidence and the right per bin; set the edges of equal mass."""
+    n_bins = len(edges) - 1
+    chunks = (_probs.top_label(*rows) for rows in _probs.checked_rows(p, y, from_logits))
+    if binning == "quantile":
+        confidence, correct = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        edges[1:-1] = quantile_edges(confidence.sort().values, n_bins)
+        chunks = (each for each in [(confidence, correct)])
+    cells = torch.zeros(2 * n_bins, dtype=torch.int64, device=p.device)  # the wrong, the right
     confidences = torch.zeros(n_bins, dtype=torch.float64, device=p.device)
     for confidence, correct in chunks:
         if binning == "uniform":
             index = uniform_bin(confidence, n_bins)
         else:
             index = torch.bucketize(confidence, edges[1:-1])
-        cells += torch.bincount(2 * index + correct, minlength=2 * n_bins).view(n_bins, 2)
+        cells += torch.bincount(2 * index + correct, minlength=2 * n_bins)
         confidences += torch.bincount(index, weights=confidence, minlength=n_bins)
-    counts, corrects = cells.sum(dim=1), cells[:, 1].clone()
-    return own_kind(edges), own_kind(counts), own_kind(confidences), own_kind(corrects)
+    return cells[::2] + cells[1::2], confidences, cells[1::2].clone()
+
+
+def _summed_in_numpy(p: Any, y: Any, edges: Any) -> Iterator[Tensor]:
+    """Do the same for arrays, which for a small batch is the faster."""
+    rows, n_bins = _probs.sound(p), len(edges) - 1
+    top = rows.argmax(axis=1)
+    confidence = rows[np.arange(len(rows)), top].astype(np.float64)
+    index = edges[1:-1].searchsorted(confidence)
+    cells = np.bincount(2 * index + (top == y), minlength=2 * n_bins)
+    confidences = np.bincount(index, confidence, minlength=n_bins)
+    sums = cells[::2] + cells[1::2], confidences, cells[1::2].copy()
+    return map(torch.from_numpy, sums)
 
 
 def uniform_edges(n_bins: int, device: torch.device) -> Tensor:
     """Return the `n_bins + 1` edges of equal-width bins, each rounded once, in float64."""
-    numbers = torch.arange(n_bins + 1, dtype=torch.float64, device=device)
-    return numbers / numbers[-1]  # by a tensor: a division by a number may multiply instead
+    return torch.from_numpy(np.arange(n_bins + 1) / n_bins).to(device)
 
 
 def uniform_bin(confidence: Tensor, n_bins: int) -> Tensor:

@@ -133,19 +133,17 @@ def _isotonic(confidence: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def _nll_terms(rows: Tensor, y: Tensor, from_logits: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return confidence, whether right, the loss of that alone, and what a mistake adds to it."""
     values, top = rows.double(), rows.argmax(dim=1, keepdim=True)
-    others = values.scatter(1, top, -math.inf if from_logits else 0.0)
-    highest, own = (values.gather(1, index)[:, 0] for index in (top, y[:, None]))
     if from_logits:
-        total = values.logsumexp(dim=1)
-        log_top, log_others = highest - total, others.logsumexp(dim=1) - total
-        log_own = own - total
+        log_probs, values = values.log_softmax(dim=1), values.softmax(dim=1)
+        log_others = log_probs.scatter(1, top, -math.inf).logsumexp(dim=1)
     else:
-        log_top, log_others, log_own = highest.log(), others.sum(dim=1).log(), own.log()
+        log_probs, log_others = values.log(), values.scatter(1, top, 0.0).sum(dim=1).log()
+    log_top, log_own = (log_probs.gather(1, index)[:, 0] for index in (top, y[:, None]))
     correct = top[:, 0] == y
     even = torch.full_like(log_own, math.log(max(1, rows.shape[1] - 1)))  # where all others are 0
     mistake = torch.where(log_others > -math.inf, log_others - log_own, even)
     loss = -torch.where(correct, log_top, log_others)
-    return log_top.exp(), correct, loss, torch.where(correct, 0.0, mistake)
+    return values.gather(1, top)[:, 0], correct, loss, torch.where(correct, 0.0, mistake)
 
 
 def _brier_terms(rows: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,7 +50,7 @@ def aupr(scores: Array, labels: Array) -> Array:
     $\sum_i (R_i - R_{i-1}) P_i$ over the distinct scores, without interpolation.
 
     Args:
-        scores: Finite scores, shape `(n,)`, higher for positives; a tensor or a NumPy array.
+        scores: Scores, shape `(n,)`, higher for positives, infinite ones too; tensor or array.
         labels: 1 for positives and 0 for negatives, integers of the same kind, shape `(n,)`; of
             both at least one.
 
@@ -81,7 +81,7 @@ def auroc(scores: Array, labels: Array) -> Array:
     The probability that a positive scores higher than a negative, equal scores counting half.
 
     Args:
-        scores: Finite scores, shape `(n,)`, higher for positives; a tensor or a NumPy array.
+        scores: Scores, shape `(n,)`, higher for positives, infinite ones too; tensor or array.
         labels: 1 for positives and 0 for negatives, integers of the same kind, shape `(n,)`; of
             both at least one.
 
@@ -114,7 +114,7 @@ def fpr95(scores: Array, labels: Array) -> Array:
     mostly the ones within the distribution, with a confidence as their score.
 
     Args:
-        scores: Finite scores, shape `(n,)`, higher for positives; a tensor or a NumPy array.
+        scores: Scores, shape `(n,)`, higher for positives, infinite ones too; tensor or array.
         labels: 1 for positives and 0 for negatives, integers of the same kind, shape `(n,)`; of
             both at least one.
 

@@ -131,8 +131,9 @@ def nll(
     """
 
     def loss(rows: Tensor, y: Tensor) -> Tensor:
-        label = _label_entry(rows, y)
-        return rows.double().logsumexp(dim=1) - label if from_logits else -label.log()
+        if from_logits:  # less the highest logit, so that no digit is lost to it
+            return -_label_entry(rows.double().log_softmax(dim=1), y)
+        return -_label_entry(rows, y).log()
 
     rows = _probs.checked_logits if from_logits else None
     return _reduce(loss, probs, labels, reduction, from_logits, rows)

@@ -1,5 +1,6 @@
 """What remains wrong when a classifier answers only where it is confident."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,10 +15,17 @@ def _falling_errors(
 ) -> tuple[Tensor, Callable[[Tensor], Array]]:
     """Return the errors (0 or 1) by falling confidence, their mean where it is equal."""
     confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
-    _, group, counts = confidence.unique(return_inverse=True, return_counts=True)
-    means = torch.bincount(group, weights=(~correct).double()) / counts
-    order = confidence.argsort(descending=True)
-    return means[group[order]], own_kind
+    falling, order = confidence.sort(descending=True)
+    errors = (~correct)[order].double()
+    group = (falling.diff(prepend=falling[:1]) < 0).cumsum(0)  # equal confidences
+    if int(group[-1]) + 1 < len(group):
+        errors = (torch.bincount(group, weights=errors) / torch.bincount(group))[group]
+    return errors, own_kind
+
+
+def _share(share: float, n: int) -> int:
+    """Return `ceil(share * n)`; a product that rounding takes above a whole number is that."""
+    return math.ceil(share * n * (1 - 2**-40))
 
 
 def _area(errors: Tensor) -> Tensor:
@@ -121,8 +129,7 @@ def selective_risk(
     """
     _checks.arguments(coverage=coverage)
     errors, own_kind = _falling_errors(probs, labels, from_logits)
-    kept = -int(-coverage * len(errors) // 1)
-    return own_kind(errors[:kept].mean())
+    return own_kind(errors[: _share(coverage, len(errors))].mean())
 
 
 def rejection_threshold(
@@ -161,7 +168,7 @@ def rejection_threshold(
     falling = confidence[correct].sort(descending=True).values
     if not len(falling):
         raise ValueError("expected at least one right prediction, got none")
-    return own_kind(falling[-int(-tpr * len(falling) // 1) - 1])
+    return own_kind(falling[_share(tpr, len(falling)) - 1])
 
 
 def robust_error(

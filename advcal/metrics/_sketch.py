@@ -38,7 +38,8 @@ class ReliabilitySketch(Generic[Array]):
 
     # Any, so that type checkers take `total = 0` and then `total += sketch`.
     def __radd__(self, other: int) -> Any:
-        return self if other == 0 else NotImplemented  # so that sum(sketches) works
+        # so that sum(sketches) works, and nothing else adds
+        return self if type(other) is int and other == 0 else NotImplemented
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from advcal import _checks, _probs
 from advcal._typing import Array
-from advcal.metrics import _distributed
+from advcal.metrics import _distributed, _significance
 from advcal.metrics._bins import Binning, binned, expected_gap
+from advcal.metrics._intervals import Interval, Sums, drawn_corrects, ece_ends, mcs_ends, wilson
+from advcal.metrics._significance import CalibrationTest, Statistic
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +60,8 @@ class ReliabilityBins(Generic[Array]):
 
     # Any, so that type checkers take `total = 0` and then `total += table`.
     def __radd__(self, other: int) -> Any:
-        return self if other == 0 else NotImplemented  # so that sum(tables) works
+        # so that sum(tables) works, and nothing else adds
+        return self if type(other) is int and other == 0 else NotImplemented
 
     def all_reduce(self) -> ReliabilityBins[Array]:
         """Return the sum of the tables of all processes of `torch.distributed`'s default group.
@@ -165,6 +168,122 @@ class ReliabilityBins(Generic[Array]):
         excesses = (squares - noise) / (self.counts.clip(min=1) * degrees)
         excess = _in_turn(excesses * (self.counts > 1)) / self.n
         return excess.clip(min=0) ** 0.5
+
+    def interval(
+        self,
+        figure: Literal["accuracy", "mcs", "ece"] = "ece",
+        *,
+        level: float = 0.95,
+        resamples: int = 1000,
+        generator: torch.Generator | None = None,
+    ) -> Interval[Array]:
+        """Compute accuracy, MCS or ECE with an interval of that of the population.
+
+        Accuracy has Wilson's interval. For the errors see `metrics.ece_interval`; that of MCS has
+        the same exact bounds, of the signs that are all alike. Only the lower end of ECE draws.
+
+        Args:
+            figure: `"accuracy"`, `"mcs"` or `"ece"`.
+            level: The confidence level, in `(0, 1)`.
+            resamples: The number of draws.
+            generator: The source of randomness; a copy of the global one by default.
+
+        Returns:
+            The figure and the ends, each a float64 scalar of the kind of this table.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If a value is wrong, or the table is empty.
+        """
+        _checks.choice("figure", figure, ("accuracy", "mcs", "ece"))
+        _checks.arguments(level=level, resamples=resamples)
+        sums, own_kind = self._sums(), _probs.as_tensor("edges", self.edges)[1]
+        source = _checks.resolve(generator, torch.device("cpu"))
+        if figure == "accuracy":
+            ends = wilson(float(sums.corrects.sum()), int(sums.n), level)
+        elif figure == "mcs":
+            ends = mcs_ends(sums, level)
+        else:
+            ends = ece_ends(sums, level, resamples, source)
+        return Interval(getattr(self, figure), *(own_kind(self._scalar(end)) for end in ends))
+
+    def calibration_test(
+        self,
+        *,
+        statistic: Statistic = "ece",
+        resamples: int = 1000,
+        generator: torch.Generator | None = None,
+    ) -> CalibrationTest[Array]:
+        """Test whether the top label is calibrated; see `metrics.calibration_test`.
+
+        Args:
+            statistic: `"ece"`, `"rmsce"`, `"chi2"` or `"mcs"`; or, at the edges of the bins,
+                `"ks"` or `"kuiper"`.
+            resamples: The number of draws.
+            generator: The source of randomness; a copy of the global one by default.
+
+        Returns:
+            The statistic and its p-value, each of the kind of this table.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If a value is wrong, or the table is empty.
+        """
+        _checks.choice("statistic", statistic, (*_significance.BINNED, "ks", "kuiper"))
+        _checks.arguments(resamples=resamples)
+        source = _checks.resolve(generator, torch.device("cpu"))
+        found = _significance.of_bins(self._sums(), statistic, resamples, source)
+        own_kind = _probs.as_tensor("edges", self.edges)[1]
+        return CalibrationTest(*(own_kind(self._scalar(each)) for each in found))
+
+    def consistency_bands(
+        self,
+        *,
+        level: float = 0.95,
+        resamples: int = 1000,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Array, Array]:
+        """Compute where the accuracy of each bin lies if calibrated: `metrics.consistency_bands`.
+
+        Args:
+            level: The share of the draws that lie within the band of a bin, in `(0, 1)`.
+            resamples: The number of draws.
+            generator: The source of randomness; a copy of the global one by default.
+
+        Returns:
+            The lower and the upper ends, each `(n_bins,)`, NaN where a bin is empty.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If a value is wrong, or the table is empty.
+        """
+        _checks.arguments(level=level, resamples=resamples)
+        sums, (edges, own_kind) = self._sums(), _probs.as_tensor("edges", self.edges)
+        source = _checks.resolve(generator, torch.device("cpu"))
+        drawn = drawn_corrects(sums, sums.means, resamples, source) / sums.counts
+        ends = np.full((2, self.n_bins), np.nan)
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        ends[:, self._occupied()] = np.quantile(drawn, tails, axis=0)
+        low, high = (own_kind(torch.from_numpy(end).to(edges.device)) for end in ends)
+        return low, high
+
+    def _occupied(self) -> Any:
+        """Tell which bins are not empty, in NumPy."""
+        return _probs.as_tensor("counts", self.counts)[0].cpu().numpy() > 0
+
+    def _sums(self) -> Sums:
+        """Return the sums of the bins that are not empty, in float64 and NumPy."""
+        chosen = self._occupied()
+        if not chosen.any():
+            raise ValueError("expected a table of one prediction or more, got none")
+        fields = (self.counts, self.confidences, self.corrects)
+        arrays = [_probs.as_tensor("sums", field)[0].cpu().double().numpy() for field in fields]
+        return Sums(*(array[chosen] for array in arrays))
+
+    def _scalar(self, value: float) -> Tensor:
+        """Return a number in float64 on the device of the table."""
+        device = _probs.as_tensor("edges", self.edges)[0].device
+        return torch.tensor(value, dtype=torch.float64, device=device)
 
     @property
     def mce(self) -> Array:

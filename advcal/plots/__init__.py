@@ -2,7 +2,7 @@
 
 Colours are told apart by people with colour-blindness, and type is legible in a column of print,
 3.3 inches wide, which is the width of a figure made here. Nothing is shown or saved. matplotlib is
-imported when a picture is drawn: `pip install advcal[plots]`.
+imported when a picture is drawn: `pip install advcal[plots]`, or each raises an `ImportError`.
 """
 
 from advcal.plots._curves import curves

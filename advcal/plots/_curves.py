@@ -1,34 +1,13 @@
 """Figures against a setting: the radius of an attack, a weight, a number of levels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import (
-    SIGNED,
-    WIDTH,
-    array,
-    entry,
-    finish,
-    legend_above,
-    limit,
-    mapping,
-    named,
-    one,
-    pyplot,
-    row,
-    several,
-    spread,
-    style,
-    word,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots import _style
+from advcal.plots._style import Axes
 
 
 def curves(
@@ -66,7 +45,6 @@ def curves(
         TypeError: If an argument is of the wrong kind.
         ValueError: If a line has not one value per setting, a record lacks a figure, a value is not
             finite, or there are too few or too many axes.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> records = {"PGD": [{"accuracy": 0.9, "mcs": 0.0}, {"accuracy": 0.1, "mcs": 0.8}]}
@@ -83,55 +61,55 @@ def curves(
         Relationship with Adversarial Robustness, NeurIPS 2021, figure 5, over the levels.
     """
     _checks.arguments(against=against, by=by, title=title)
-    places = row(against, settings)
-    looks = _looks(mapping("curves", curves), by)
+    places = _style.row(against, settings)
+    looks = _looks(_style.mapping("curves", curves), by)
     if isinstance(figures, str):
         ax = _one_panel(places, curves, looks, figures, axes)
-        ax.set_xlabel(word(against))
+        ax.set_xlabel(_style.word(against))
         if against == "n_levels":
             ax.set_xticks(np.unique(places))
-        return [finish(ax, title, legend=True, own=axes is None)]
+        return [_style.finish(ax, title, legend=True, own=axes is None)]
     grid = _panels(places, curves, looks, figures, axes)
     shown = list(grid.flat[: len(figures)])
     for i, ax in enumerate(shown):
         if axes is not None or i >= len(figures) - grid.shape[1]:
-            ax.set_xlabel(word(against))
+            ax.set_xlabel(_style.word(against))
             ax.tick_params(labelbottom=True)
-        finish(ax, None)
+        _style.finish(ax, None)
     if axes is None:
-        legend_above(shown[0], title)
+        _style.legend_above(shown[0], title)
     else:
-        finish(shown[0], title, legend=True)
+        _style.finish(shown[0], title, legend=True)
     return shown
 
 
 def _looks(curves: Mapping[Any, Any], by: str | None) -> dict[Any, dict[str, Any]]:
     """Return the colour, the marker and the label of each line, in the order of drawing."""
     if by is None:
-        return {key: style(i) | {"label": named(key)} for i, key in enumerate(curves)}
+        return {key: _style.style(i) | {"label": _style.named(key)} for i, key in enumerate(curves)}
     ordered = sorted(curves, key=lambda key: _checks.number(by, key))
-    shades = pyplot().get_cmap("viridis")(np.linspace(0, 0.85, len(ordered)))
+    shades = _style.pyplot().get_cmap("viridis")(np.linspace(0, 0.85, len(ordered)))
     return {
-        key: style(i) | {"color": shade, "label": f"{word(by)} = {key:g}"}
+        key: _style.style(i) | {"color": shade, "label": f"{_style.word(by)} = {key:g}"}
         for i, (key, shade) in enumerate(zip(ordered, shades, strict=True))
     }
 
 
 def _one_panel(places: Any, curves: Any, looks: Any, figure: str, axes: Any) -> Axes:
     """Draw lines of numbers, with a shade of one standard deviation where there are runs."""
-    found = {key: spread(key, curves[key], len(places)) for key in looks}
-    ax = one(None) if axes is None else several(axes, 1, 1, (0, 0))[0, 0]
+    found = {key: _style.spread(key, curves[key], len(places)) for key in looks}
+    ax = _style.one(None) if axes is None else _style.several(axes, 1, 1, (0, 0))[0, 0]
     ax.axhline(0, color="0.5", linewidth=1, linestyle="--")
     for key, (means, deviations) in found.items():
         ax.plot(places, means, markersize=4, **looks[key])
-        if np.isfinite(array(deviations)).any():
+        if np.isfinite(_style.array(deviations)).any():
             ends = (means - deviations, means + deviations)
             ax.fill_between(places, *ends, color=looks[key]["color"], alpha=0.2, linewidth=0)
     ax.autoscale(axis="y")
-    shown = [array(value) for values in curves.values() for value in values]
-    if figure not in SIGNED and all(np.min(value) >= 0 for value in shown):
+    shown = [_style.array(value) for values in curves.values() for value in values]
+    if figure not in _style.SIGNED and all(np.min(value) >= 0 for value in shown):
         ax.set_ylim(bottom=max(0, ax.get_ylim()[0]))  # the shade alone may go below
-    ax.set_ylabel(word(figure))
+    ax.set_ylabel(_style.word(figure))
     ax.grid(alpha=0.3)
     return ax
 
@@ -146,24 +124,24 @@ def _panels(places: Any, curves: Any, looks: Any, figures: Sequence[str], axes: 
         if len(records) != len(places):
             raise ValueError(f"expected {len(places)} records for {key!r}, got {len(records)}")
     lines = {
-        figure: {key: [entry(record, figure) for record in curves[key]] for key in looks}
+        figure: {key: [_style.entry(record, figure) for record in curves[key]] for key in looks}
         for figure in figures
     }
     n = len(figures)
     rows, columns = (n, 1) if n < 4 else (-(-n // 2), 2)
-    size = (WIDTH, (1.5 if columns == 1 else 1.75) * rows + 0.4)
+    size = (_style.WIDTH, (1.5 if columns == 1 else 1.75) * rows + 0.4)
     shape = (rows, columns) if axes is None else (1, n)
-    grid = several(axes, *shape, size, sharex=True)
+    grid = _style.several(axes, *shape, size, sharex=True)
     for ax in grid.flat[n:]:
         ax.set_visible(False)
     for ax, figure in zip(grid.flat, figures, strict=False):
-        if figure in SIGNED:
+        if figure in _style.SIGNED:
             ax.axhline(0, color="0.5", linewidth=1, linestyle="--")
         for key, line in lines[figure].items():
             ax.plot(places, line, markersize=3, linewidth=1.2, **looks[key])
-        ax.set_ylabel(word(figure))
+        ax.set_ylabel(_style.word(figure))
         ax.grid(alpha=0.3)
     for ax, figure in zip(grid.flat, figures, strict=False):  # all drawn: axes may be shared
-        if figure not in (*SIGNED, "nll"):
-            limit(ax, -0.03, 1.03)
+        if figure not in (*_style.SIGNED, "nll"):
+            _style.limit(ax, -0.03, 1.03)
     return grid

@@ -1,15 +1,10 @@
 """The confidence envelope."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advcal import _checks
-from advcal.plots._style import entry, fill, finish, limit, mapping, named, one, row, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import Axes, entry, fill, finish, limit, mapping, named, one, row, style
 
 
 def confidence_envelope(
@@ -32,7 +27,6 @@ def confidence_envelope(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If there is not one end per radius, or a value is not finite.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> from types import SimpleNamespace
@@ -45,9 +39,8 @@ def confidence_envelope(
     _checks.arguments(title=title)
     checked = []
     for name, found in mapping("curves", curves).items():
-        for part in ("eps", "lowest", "highest"):
-            if not hasattr(found, part):
-                raise TypeError(f"expected curves with eps, lowest and highest, got {found!r}")
+        if not all(hasattr(found, part) for part in ("eps", *_ENDS)):
+            raise TypeError(f"expected curves with eps, lowest and highest, got {found!r}")
         eps = row(f"eps of {name!r}", found.eps)
         ends = [row(f"{part} of {name!r}", getattr(found, part), len(eps)) for part in _ENDS]
         clean = _checks.number("confidence", entry(found, "confidence"))

@@ -1,18 +1,13 @@
 """Images side by side with what a model says of them."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks, _probs
-from advcal.plots._style import COLOURS, WIDTH, array, crowded, finish, mapping, several
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import COLOURS, WIDTH, Axes, array, crowded, finish, mapping, several
 
 
 def image_grid(
@@ -44,7 +39,6 @@ def image_grid(
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.
         ValueError: If names, shapes or values do not fit.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch
@@ -131,5 +125,4 @@ def _rows(name: str, value: Any, n: int) -> Any:
     found = _probs.matrix(value)[0]
     if len(found) != n:
         raise ValueError(f"expected probs[{name!r}] of {n} examples, got {len(found)}")
-    _probs.check_sums(found)
-    return array(found.float())
+    return array(_probs.sound(found).float())

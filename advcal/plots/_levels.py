@@ -1,16 +1,11 @@
 """Calibration by level of robustness."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advcal import _checks, _probs
 from advcal.metrics import accuracy, confidence, ece, variance
-from advcal.plots._style import COLOURS, MARKERS, WIDTH, array, finish, several
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import COLOURS, MARKERS, WIDTH, Axes, array, finish, several
 
 
 def robustness_levels(
@@ -42,7 +37,6 @@ def robustness_levels(
     Raises:
         TypeError: If `probs`, `labels` or `levels` is of another kind or dtype.
         ValueError: If a shape or value is wrong.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch

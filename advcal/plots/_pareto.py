@@ -1,17 +1,12 @@
 """Clean accuracy, robust accuracy and calibration in one picture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import finish, mapping, one, row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import Axes, finish, mapping, one, row
 
 
 def pareto_front(
@@ -34,7 +29,6 @@ def pareto_front(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If a model has not three finite values.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> ax = pareto_front({"standard": (0.95, 0.1, 0.3), "AT": (0.9, 0.6, 0.1)})

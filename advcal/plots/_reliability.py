@@ -1,17 +1,12 @@
 """The reliability diagram."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks
 from advcal.metrics import ReliabilityBins
-from advcal.plots._style import COLOURS, array, finish, one
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import COLOURS, Axes, array, finish, one
 
 
 def reliability_diagram(
@@ -44,7 +39,6 @@ def reliability_diagram(
     Raises:
         TypeError: If `bins` is not a `ReliabilityBins`, or an argument is of the wrong kind.
         ValueError: If the ends of the band or the interval have another shape.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch

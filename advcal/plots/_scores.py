@@ -1,18 +1,13 @@
 """Histograms of a score within the distribution and outside."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from advcal import _checks, _probs
 from advcal.metrics import auroc
-from advcal.plots._style import COLOURS, array, finish, named, one
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import COLOURS, Axes, array, finish, named, one
 
 
 def score_histograms(
@@ -43,7 +38,6 @@ def score_histograms(
     Raises:
         TypeError: If `scores` or `labels` is of another kind or dtype.
         ValueError: If a shape or value is wrong or there is one kind of label only.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> import torch
@@ -58,7 +52,7 @@ def score_histograms(
     given: Any = [
         each if isinstance(each, Tensor) else np.asarray(each) for each in (scores, labels)
     ]
-    s, y, _ = _probs.scores(*given)
+    s, y, _ = _probs.scores(*given, finite=True)
     _checks.arguments(n_bins=n_bins, figure=figure, title=title)
     if not isinstance(names, (list, tuple)) or len(names) != 2:
         raise ValueError(f"expected two names, got {names!r}")

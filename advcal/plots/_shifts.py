@@ -1,17 +1,12 @@
 """Box plots over shifts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import fill, finish, mapping, named, one, row, word
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import Axes, fill, finish, mapping, named, one, row, word
 
 
 def shift_boxes(
@@ -39,7 +34,6 @@ def shift_boxes(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If the models have other severities, or a value is not finite.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> found = {"standard": {1: [0.1, 0.2], 5: [0.2, 0.5]}}

@@ -1,12 +1,10 @@
 """What all pictures share: axes, colours, lines and checks."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence, Set, Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,9 @@ from torch import Tensor
 from advcal import _checks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
+else:
+    Axes = NewType("Axes", object)  # for annotations, without an import of matplotlib
 
 # Okabe and Ito's colours, told apart by people with colour-blindness; in order of use.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

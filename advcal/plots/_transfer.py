@@ -1,17 +1,12 @@
 """The transfer matrix as a heat map."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from advcal import _checks
-from advcal.plots._style import SIGNED, crowded, entry, finish, mapping, one, word
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from advcal.plots._style import SIGNED, Axes, crowded, entry, finish, mapping, one, word
 
 
 def transfer_matrix(
@@ -36,7 +31,6 @@ def transfer_matrix(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If a pair or a figure is missing, or a value is not finite.
-        ImportError: If matplotlib is missing.
 
     Example:
         >>> found = {("a", "a"): 0.1, ("a", "b"): 0.6, ("b", "a"): 0.5, ("b", "b"): 0.0}

@@ -2,30 +2,30 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks, _digest
+from advcal import _checks, _digest, losses
+from advcal._logits import finite
 from advcal._pass import Part, Way, again, one_pass
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
-from advcal.losses import adaptive_smoothing as initial_state
-from advcal.losses._adaptive import SmoothingState as State
 from advcal.metrics import robustness_levels
 
 Source = TypeVar("Source", bound=Iterable[Batch])
-_KEYS = ("label_probs", "levels", "validation_levels")
+_LEVELS = ("levels", "validation_levels")
 
 
 class AdaptiveSmoothing:
     r"""An objective with soft labels, and the validation split that steers them.
 
     Made by `adaptive_smoothing`. Call it as an objective, `smoothing(model, batch)`; in the body of
-    the loop call `update` once per epoch and, to rank on the fly, `rank`. It remembers what each
-    example of both splits looks like, so `unseen` can refuse a report on data that were spent.
+    the loop call `update` once per epoch and, to rank on the fly, `rank`. It remembers digests of
+    both splits, by which `unseen` refuses a report on data that were spent.
 
     Attributes:
         state: The smoothing of each level, an immutable `losses.SmoothingState`.
@@ -33,7 +33,7 @@ class AdaptiveSmoothing:
         validation_levels: The level of each validation example, likewise.
     """
 
-    state: State
+    state: losses.SmoothingState
     levels: Tensor
     validation_levels: Tensor
 
@@ -41,7 +41,7 @@ class AdaptiveSmoothing:
         self,
         train: Iterable[Batch],
         validation: Iterable[Batch],
-        state: State,
+        state: losses.SmoothingState,
         *,
         variant: str,
         loss: Loss,
@@ -62,10 +62,14 @@ class AdaptiveSmoothing:
                 f"{len(seen & spent)} of {len(spent)} inputs in both (validation example {first} "
                 "is the first)"
             )
-        self.levels = torch.zeros(len(self._digests["train"]), dtype=torch.int64)
-        self.validation_levels = torch.zeros(len(self._digests["validation"]), dtype=torch.int64)
-        _enough("train", len(self.levels), state.n_levels)
-        _enough("validation", len(self.validation_levels), state.n_levels)
+        for name, each in self._digests.items():
+            if len(each) < state.n_levels:
+                raise ValueError(
+                    f"expected {name} of {state.n_levels} examples or more, got {len(each)}"
+                )
+        self.levels, self.validation_levels = (
+            torch.zeros(len(each), dtype=torch.int64) for each in self._digests.values()
+        )
         self._ranked = not many
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
@@ -77,7 +81,8 @@ class AdaptiveSmoothing:
             levels = self.levels[indices.cpu()].to(labels.device)
         logits = model(inputs)
         self._check_classes(logits)
-        return self._loss(logits, self.state.targets(labels, levels).to(logits.device))
+        targets = self.state.targets(labels, levels, logits)
+        return self._loss(finite(logits), targets.to(logits.device))
 
     def rank(
         self,
@@ -89,9 +94,9 @@ class AdaptiveSmoothing:
         """Cut both splits into levels by their distance to the model's decision boundary.
 
         With a plainly trained model, once, before training, it is the source's pre-computing; with
-        the model in training, in the body of the loop, it is on the fly. `"linear"` there costs
-        somewhat more than an epoch of plain training, so do it every second epoch or more rarely;
-        `"quick"`, nearer to a full budget where `"linear"` is rough, takes three times that.
+        the model in training, in the body of the loop, it is on the fly. `"linear"` costs somewhat
+        more than an epoch of plain training, so do it every second epoch or more rarely; `"quick"`,
+        nearer to a full budget if `"linear"` is rough, takes three times that.
 
         Args:
             model: Inputs `(n, ...)` to logits `(n, classes)`; left as it was found.
@@ -106,9 +111,9 @@ class AdaptiveSmoothing:
             ValueError: If a shape or value is wrong, or an example is missing or comes twice.
         """
         measured = []
-        for name, n in (("train", len(self.levels)), ("validation", len(self.validation_levels))):
+        for name, digests in self._digests.items():
             with self._pass(name, model) as parts:
-                distances = torch.full((n,), torch.nan, dtype=torch.float64)
+                distances = torch.full((len(digests),), torch.nan, dtype=torch.float64)
                 for part, indices in parts:
                     with part.casting():
                         points = part.floats.detach().clone()
@@ -132,17 +137,13 @@ class AdaptiveSmoothing:
             TypeError: If an argument is not a tensor of numbers.
             ValueError: If a shape is wrong or a distance is NaN.
         """
-        levels = []
-        for name, each, old in (
-            ("distances", distances, self.levels),
-            ("validation", validation, self.validation_levels),
-        ):
+        levels, given = [], {"distances": distances, "validation": validation}
+        for (name, each), n in zip(given.items(), map(len, self._digests.values()), strict=True):
             if not isinstance(each, Tensor):
                 raise TypeError(f"expected {name} as a torch.Tensor, got {_checks.kind(each)}")
-            if each.shape != old.shape:
+            if each.shape != (n,):
                 raise ValueError(
-                    f"expected {name} of shape {tuple(old.shape)}, one per example, "
-                    f"got {_checks.kind(each)}"
+                    f"expected {name} of shape ({n},), one per example, got {_checks.kind(each)}"
                 )
             levels.append(robustness_levels(each.detach().cpu(), n_levels=self.state.n_levels))
         self.levels, self.validation_levels = levels
@@ -163,7 +164,11 @@ class AdaptiveSmoothing:
             ValueError: If there are no levels yet, a shape or value is wrong, or an example is
                 missing or comes twice.
         """
-        self._check_ranked()
+        if not self._ranked:
+            raise ValueError(
+                f"expected {self.state.n_levels} levels, got no ranks yet; call rank(model) or "
+                "rank_by(distances, validation) first"
+            )
         with self._pass("validation", model) as parts:
             sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
             for part, indices in parts:
@@ -211,12 +216,8 @@ class AdaptiveSmoothing:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: tensors that `torch.load(weights_only=True)` reads."""
-        return {
-            "label_probs": self.state.label_probs.clone(),
-            "levels": self.levels.clone(),
-            "validation_levels": self.validation_levels.clone(),
-            "ranked": self._ranked,
-        }
+        levels = {name: getattr(self, name).clone() for name in _LEVELS}
+        return {"label_probs": self.state.label_probs.clone(), **levels, "ranked": self._ranked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, for the same splits and the same number of levels.
@@ -231,13 +232,12 @@ class AdaptiveSmoothing:
             TypeError: If `state` is not a dict of these tensors.
             ValueError: If a key is missing, or a shape or value does not fit.
         """
-        keys = (*_KEYS, "ranked")
+        keys = ("label_probs", *_LEVELS, "ranked")
         if not isinstance(state, dict):
             raise TypeError(f"expected state as a dict, got {_checks.kind(state)}")
         if set(state) != set(keys):
             raise ValueError(f"expected state with the keys {', '.join(keys)}, got {list(state)}")
-        if not isinstance(state["ranked"], bool):
-            raise TypeError(f"expected ranked as a bool, got {_checks.kind(state['ranked'])}")
+        _checks.arguments(ranked=state["ranked"])
         probs = state["label_probs"]
         if not isinstance(probs, Tensor) or not probs.is_floating_point():
             raise TypeError(f"expected label_probs as a tensor, got {_checks.kind(probs)}")
@@ -250,15 +250,10 @@ class AdaptiveSmoothing:
             raise ValueError(f"expected label_probs in (1/{self.state.n_classes}, 1], got {probs}")
         levels, validation = (
             _checks.labels(state[name], len(old), self.state.n_levels, name=name).cpu().clone()
-            for name, old in (
-                ("levels", self.levels),
-                ("validation_levels", self.validation_levels),
-            )
+            for name, old in zip(_LEVELS, self._digests.values(), strict=True)
         )
         self.levels, self.validation_levels, self._ranked = levels, validation, state["ranked"]
-        self.state = State(
-            self.state.n_classes, self.state.step_size, probs.detach().cpu().double().clone()
-        )
+        self.state = replace(self.state, label_probs=probs.detach().cpu().double().clone())
 
     @contextmanager
     def _pass(self, name: str, model: Model) -> Iterator[Iterator[tuple[Part, Tensor]]]:
@@ -285,13 +280,6 @@ class AdaptiveSmoothing:
                 f"expected logits of {self.state.n_classes} classes, got {_checks.kind(logits)}"
             )
 
-    def _check_ranked(self) -> None:
-        if not self._ranked:
-            raise ValueError(
-                f"expected {self.state.n_levels} levels, got no ranks yet; call rank(model) or "
-                "rank_by(distances, validation) first"
-            )
-
 
 def adaptive_smoothing(
     train: Iterable[Batch],
@@ -314,12 +302,10 @@ def adaptive_smoothing(
     validation data of level $r$. A level is a rank of the distance to the decision boundary, which
     `rank` measures in both splits. One level is AdaLS, and needs neither ranks nor indices.
 
-    On few examples per level $g_r$ is mostly noise, the same noise each epoch, and the published
-    rule sums it up until $p_r$ is anywhere. `"shrunk"`, the default and this library's own, takes
-    $\hat g_r = \bar g + B_r (g_r - \bar g)$ instead: the empirical-Bayes estimate with
-    $B_r = \tau^2 / (\tau^2 + v_r)$, $v_r$ the sampling variance of the accuracy and $\tau^2$ what
-    the spread of the gaps has beyond it. Levels that cannot be told apart move together, as in
-    AdaLS. `"published"` is $B_r = 1$.
+    On few examples per level $g_r$ is mostly noise, the same noise each epoch, and the authors'
+    rule, `"published"`, sums it up until $p_r$ is anywhere. `"shrunk"`, this library's own, shrinks
+    the gaps as `losses.SmoothingState.update` does by the sizes of the levels, so that levels that
+    cannot be told apart move together, as in AdaLS.
 
     The validation data are spent: `unseen` refuses them, and the training data, for a report.
 
@@ -368,7 +354,7 @@ def adaptive_smoothing(
         NeurIPS 2021, algorithm 1; for the shrinkage, Efron & Morris, Data Analysis Using Stein's
         Estimator and its Generalizations, JASA 1975.
     """
-    state = initial_state(n_classes, n_levels=n_levels, step_size=step_size)
+    state = losses.adaptive_smoothing(n_classes, n_levels=n_levels, step_size=step_size)
     _checks.choice("variant", variant, ("shrunk", "published"))
     _checks.arguments(loss=loss)
     for batches in (train, validation):
@@ -416,8 +402,3 @@ def _each_once(name: str, counts: Tensor) -> None:
             f"expected every example of {name} once in each pass, got example {first} "
             f"{int(counts[first])} times; does the loader drop the last batch or draw at random?"
         )
-
-
-def _enough(name: str, n: int, n_levels: int) -> None:
-    if n < n_levels:
-        raise ValueError(f"expected {name} of {n_levels} examples or more, got {n}")

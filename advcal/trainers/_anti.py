@@ -5,7 +5,6 @@ from dataclasses import KW_ONLY, dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks
 from advcal._logits import divergence, lift
 from advcal._typing import Attack, Batch, Model
 from advcal.trainers._crafting import Crafting, both, craft, examples
@@ -16,11 +15,10 @@ class anti_adversarial(Crafting):
     r"""Minimise $\mathrm{CE}(f(x'), y) + \beta\,\mathrm{KL}(p(\check x) \| p(x'))$.
 
     $x'$ is attacked, and $\check x$ is moved the other way, to a *higher* likelihood of its label:
-    a better example to be like than $x$ where the model is wrong. Dong et al. call $\check x$ an
-    inverse adversarial example, which here, as with Cheng et al., is something else (`iaa`, lower
-    confidence). The idea is theirs; their class-wise universal perturbations and their schedule are
-    not here, and the default of `beta` is not from them. The gradient runs through both sides of
-    the divergence.
+    a better example to be like than $x$ if the model is wrong. The idea is that of Dong et al., who
+    call $\check x$ an inverse adversarial example (here that is `iaa`); their class-wise universal
+    perturbations and their schedule are not here, and the default of `beta` is not from them. The
+    gradient runs through both sides of the divergence.
 
     Args:
         attack: What makes $x'$, for instance `functools.partial(advcal.attacks.pgd, eps=8 / 255)`.
@@ -44,8 +42,7 @@ class anti_adversarial(Crafting):
         >>> objective = anti_adversarial(functools.partial(pgd, eps=8 / 255), reference=towards)
 
     References:
-        Dong et al., The Enemy of My Enemy is My Friend: Exploring Inverse Adversaries for Improving
-        Adversarial Training, CVPR 2023.
+        Dong et al., The Enemy of My Enemy is My Friend, CVPR 2023.
     """
 
     attack: Attack
@@ -53,11 +50,6 @@ class anti_adversarial(Crafting):
     reference: Attack
     beta: float = 1.0
     joint: bool = False
-
-    def __post_init__(self) -> None:
-        _checks.arguments(
-            attack=self.attack, reference=self.reference, beta=self.beta, joint=self.joint
-        )
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         inputs, labels = examples(batch)

@@ -27,14 +27,12 @@ class awp(Crafting):
     Weights are the parameters of two dimensions or more that require a gradient; biases and the
     scales of normalisations stay, as with the authors. Shared weights move together.
 
-    What an objective crafts or mixes is made once, at $w$, and the loss of it is taken twice. The
-    objectives of this module can be asked for these steps, and so can one of yours that has the
-    methods `craft(model, batch) -> crafted` and `loss_of(model, crafted) -> loss`, `mixed` of them,
-    and `awp` itself. A plain function is called twice instead, the second time at $w + v$, with
-    the attack in it. The buffers of the model, BatchNorm's statistics among them, see the second
-    pass only. In that pass the objective gets the model as a module that can be called, not with
-    the attributes of yours. A model wrapped for distributed training is outside what this was made
-    for.
+    What an objective crafts or mixes is made once, at $w$, and the loss of it is taken twice: that
+    of an objective of this module, or of yours if it has the methods `craft(model, batch) ->
+    crafted` and `loss_of(model, crafted) -> loss`. A plain function is called twice instead, the
+    second time at $w + v$, with the attack in it. The buffers of the model, BatchNorm's statistics
+    among them, see the second pass only, in which the objective gets a module that can be called,
+    without the attributes of yours. It was not made for models wrapped for distributed training.
 
     Args:
         objective: Any `(model, batch) -> scalar loss`.
@@ -62,10 +60,6 @@ class awp(Crafting):
     objective: Objective
     _: KW_ONLY
     gamma: float = 0.01
-
-    def __post_init__(self) -> None:
-        _checks.arguments(objective=self.objective)
-        _checks.number("gamma", self.gamma, least=0)
 
     def craft(self, model: Model, batch: Batch) -> Any:
         _weights(model)

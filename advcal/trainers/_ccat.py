@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks, losses
+from advcal._logits import finite
 from advcal._typing import Attack, Batch, Model
 from advcal.attacks import pgd_conf
 from advcal.trainers._crafting import Crafting, craft, examples
@@ -48,8 +49,7 @@ class ccat(Crafting):
         torch.Size([])
 
     References:
-        Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training: Generalizing to Unseen
-        Attacks, ICML 2020, algorithm 1.
+        Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training, ICML 2020, algorithm 1.
     """
 
     attack: Attack | None = None
@@ -80,5 +80,5 @@ class ccat(Crafting):
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, labels, kept = crafted
         logits = model(inputs)
-        targets = losses.smooth_labels(labels, logits.shape[1], 1 - kept)
-        return cross_entropy(logits, targets.to(logits.dtype))
+        targets = losses.smooth_labels(labels, logits.shape[1], 1 - kept, logits)
+        return cross_entropy(finite(logits), targets.to(logits.dtype))

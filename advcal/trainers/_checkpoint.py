@@ -19,40 +19,21 @@ from advcal import _checks
 Path: TypeAlias = str | os.PathLike[str]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
-_KEYS = {
-    "model",
-    "optimizer",
-    "kinds",
-    "state",
-    "random",
-    "epoch",
-    "batch",
-    "total",
-    "n",
-    "records",
-}
+_AT = ("epoch", "batch", "total", "n", "records")
+_KEYS = {"model", "optimizer", "kinds", "state", "random", *_AT}
 _DAMAGED = (EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.UnpicklingError)
 
 
 @dataclasses.dataclass
 class Position:
-    """How far a run has come.
-
-    Attributes:
-        epoch: The epoch it is in, from 1.
-        batch: The number of batches of it that are done.
-        total: The sum of the loss over their examples.
-        n: The number of their examples.
-        records: The records of the epochs before.
-        start: The random states when the epoch began; empty before it has.
-        now: The random states after the last of the batches.
-    """
+    """How far a run has come."""
 
     epoch: int = 1
-    batch: int = 0
-    total: float = 0.0
+    batch: int = 0  # the number of batches of this epoch that are done
+    total: float = 0.0  # the sum of the loss over their examples
     n: int = 0
     records: list[Any] = dataclasses.field(default_factory=list)
+    # The random states when the epoch began, empty before it has, and after the last batch.
     start: dict[str, Any] = dataclasses.field(default_factory=dict)
     now: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -61,14 +42,9 @@ class Position:
 
 
 class Checkpoint:
-    """A file, and what goes into it.
+    """A file, and what goes into it: `parts` that have a state, `"model"` and more, and `state`.
 
-    Args:
-        path: The file.
-        parts: Name to what has `state_dict` and `load_state_dict`; `"model"` and more.
-        state: The user's own: generators, lists, dicts, and what has `state_dict`.
-        device: The device of the model.
-        group: The processes that train together, or None if there is one alone.
+    The processes of `group` train together; it is None if there is one alone.
     """
 
     def __init__(
@@ -80,6 +56,8 @@ class Checkpoint:
         group: torch.distributed.ProcessGroup | None,
     ) -> None:
         self.path, self.parts, self.device, self.group = os.fspath(path), parts, device, group
+        self.rank = 0 if group is None else torch.distributed.get_rank(group)
+        self.processes = 1 if group is None else torch.distributed.get_world_size(group)
         self.generators = {k: v for k, v in state.items() if isinstance(v, torch.Generator)}
         self.state = {k: v for k, v in state.items() if k not in self.generators}
 
@@ -109,9 +87,7 @@ class Checkpoint:
     def save(self, position: Position) -> None:
         """Write the file; with several processes the first one writes, with the draws of all.
 
-        Raises:
-            FloatingPointError: If a weight is not finite; the file stays as it was.
-            TypeError: If the state holds more than tensors and plain values.
+        It stays as it was if a weight is not finite or the state is not plain.
         """
         for name, weight in self.parts["model"].named_parameters():
             if not bool(weight.detach().isfinite().all()):
@@ -120,41 +96,33 @@ class Checkpoint:
                     f"{position}; {self.path} stays as it was"
                 )
         now = self.random()
-        own = {"start": position.start or now, "now": now}
+        drawn: list[Any] = [{"start": position.start or now, "now": now}] * self.processes
+        if self.group is not None:
+            torch.distributed.all_gather_object(drawn, drawn[0], group=self.group)
         contents = {
             **{name: part.state_dict() for name, part in self.parts.items()},
             "kinds": self._kinds(),
-            "state": {name: _state(each) for name, each in self.state.items()},
-            "random": self._of_all(own),
-            **{key: getattr(position, key) for key in ("epoch", "batch", "total", "n")},
+            "state": {
+                name: each if isinstance(each, (list, dict)) else each.state_dict()
+                for name, each in self.state.items()
+            },
+            "random": drawn,
+            **{key: getattr(position, key) for key in _AT},
             "records": [tuple(record) for record in position.records],
         }
         _check_plain(contents, "")
-        if self.group is None or torch.distributed.get_rank(self.group) == 0:
+        if self.rank == 0:
             write(contents, self.path)
-
-    def _of_all(self, own: dict[str, Any]) -> list[Any]:
-        if self.group is None:
-            return [own]
-        gathered: list[Any] = [None] * torch.distributed.get_world_size(self.group)
-        torch.distributed.all_gather_object(gathered, own, group=self.group)
-        return gathered
 
     def _kinds(self) -> dict[str, str]:
         """Name the class of each part that is not the model, whose weights say what it is."""
         return {k: type(part).__qualname__ for k, part in self.parts.items() if k != "model"}
 
     def load(self, n: int) -> Position:
-        """Read the file, if there is one, and put everything back as it was.
+        """Read the file, if there is one, for a run of `n` epochs, and put everything back.
 
-        The random states are then those of the beginning of the epoch.
-
-        Args:
-            n: The number of epochs that are wanted.
-
-        Raises:
-            ValueError: If the file is damaged, holds something else or more epochs, or was written
-                with other arguments. Nothing was put back then.
+        The random states are then those of the beginning of the epoch. Nothing is put back if the
+        file is damaged, holds something else or more epochs, or was written with other arguments.
         """
         if not os.path.exists(self.path):
             return Position()
@@ -171,30 +139,25 @@ class Checkpoint:
             raise ValueError(
                 f"expected {self.path} to be a checkpoint of epochs, got {_checks.kind(found)}"
             )
-        processes = 1 if self.group is None else torch.distributed.get_world_size(self.group)
-        rank = 0 if self.group is None else torch.distributed.get_rank(self.group)
-        own = found["random"][rank] if rank < len(found["random"]) else found["random"][0]
+        own = found["random"][self.rank % len(found["random"])]
         written = found.keys() - _KEYS | {f"state[{name!r}]" for name in found["state"]}
         written |= {f"state[{name!r}]" for name in own["start"]["generators"]}
         wanted = self.parts.keys() - _KEYS
         wanted |= {f"state[{name!r}]" for name in [*self.state, *self.generators]}
-        if written != wanted or len(found["random"]) != processes:
+        if written != wanted or len(found["random"]) != self.processes:
             raise ValueError(
-                f"expected {self.path} of {processes} processes with {_names(wanted)}, got one of "
-                f"{len(found['random'])} with {_names(written)}"
+                f"expected {self.path} of {self.processes} processes with {_names(wanted)}, got "
+                f"one of {len(found['random'])} with {_names(written)}"
             )
         self._check_fit(found)
-        if found["epoch"] - (found["batch"] == 0) > n:
-            raise ValueError(
-                f"expected n of {found['epoch'] - (found['batch'] == 0)} or more, which "
-                f"{self.path} has, got {n}"
-            )
+        if (begun := found["epoch"] - (found["batch"] == 0)) > n:
+            raise ValueError(f"expected n of {begun} or more, which {self.path} has, got {n}")
         for name, part in self.parts.items():
             part.load_state_dict(found[name])
         for name, each in self.state.items():
             _set_state(each, found["state"][name])
         self.set_random(own["start"])
-        return Position(*(found[key] for key in ("epoch", "batch", "total", "n", "records")), **own)
+        return Position(**{key: found[key] for key in _AT}, **own)
 
     def _check_fit(self, found: dict[str, Any]) -> None:
         """Check, before anything is put back, that the parts are those of the file."""
@@ -203,10 +166,10 @@ class Checkpoint:
                 raise ValueError(
                     f"expected {self.path} of {name} {kind}, got one of {found['kinds'].get(name)}"
                 )
-        weights = {
-            k: getattr(v, "shape", None) for k, v in self.parts["model"].state_dict().items()
-        }
-        written = {k: getattr(v, "shape", None) for k, v in found["model"].items()}
+        weights, written = (
+            {name: getattr(each, "shape", None) for name, each in state.items()}
+            for state in (self.parts["model"].state_dict(), found["model"])
+        )
         for name in [*weights, *written]:
             if weights.get(name, "none") != written.get(name, "none"):
                 raise ValueError(
@@ -240,9 +203,8 @@ def check_state(state: Any) -> None:
 
 def has_state(value: object) -> bool:
     """Tell whether something offers its state as a dict and takes it back."""
-    return callable(getattr(value, "state_dict", None)) and callable(
-        getattr(value, "load_state_dict", None)
-    )
+    both = ("state_dict", "load_state_dict")
+    return all(callable(getattr(value, name, None)) for name in both)
 
 
 def write(contents: object, path: str) -> None:
@@ -259,10 +221,6 @@ def write(contents: object, path: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _state(value: Any) -> Any:
-    return value if isinstance(value, (list, dict)) else value.state_dict()
 
 
 def _set_state(value: Any, found: Any) -> None:

@@ -1,7 +1,8 @@
 """Craft, then take the loss: the two steps of an objective."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -50,6 +51,13 @@ def craft(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tenso
 
 class Crafting(Value):
     """An objective in two steps, so that others can go around it without crafting twice."""
+
+    def __post_init__(self) -> None:
+        """Check each field by its name; None passes if it is the default."""
+        for field in fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                _checks.arguments(**{field.name: value})
 
     def craft(self, model: Model, batch: Batch) -> Any:
         """Draw and attack: make of a batch what the loss is taken of.

@@ -33,21 +33,17 @@ def check_disjoint(batches: Iterable[Batch], validation: Iterable[Batch]) -> Non
         Traceback (most recent call last):
         ValueError: expected no validation input among the training inputs, got 1 of 2: 0 is 2
     """
-    seen: dict[bytes, int] = {}
     shapes: set[tuple[int, ...]] = set()
-    training = _digest.examples("batches", batches, shapes)
-    for i, key in enumerate(key for _, keys in training for key in keys):
-        seen.setdefault(key, i)
-    pairs, count = [], 0
-    validating = _digest.examples("validation", validation, shapes)
-    for i, key in enumerate(key for _, keys in validating for key in keys):
-        count = i + 1
-        if key in seen:
-            pairs.append(f"{i} is {seen[key]}")
-    if not seen or not count:
-        raise ValueError(f"expected inputs in both, got {len(seen)} and {count}")
+    training, chosen = (
+        [key for _, keys in _digest.examples(name, each, shapes) for key in keys]
+        for name, each in (("batches", batches), ("validation", validation))
+    )
+    if not training or not chosen:
+        raise ValueError(f"expected inputs in both, got {len(training)} and {len(chosen)}")
+    first = {key: i for i, key in reversed([*enumerate(training)])}
+    pairs = [f"{i} is {first[key]}" for i, key in enumerate(chosen) if key in first]
     if pairs:
         raise ValueError(
             "expected no validation input among the training inputs, got "
-            f"{len(pairs)} of {count}: {', '.join(pairs[:10])}{', ...' if pairs[10:] else ''}"
+            f"{len(pairs)} of {len(chosen)}: {', '.join(pairs[:10])}{', ...' if pairs[10:] else ''}"
         )

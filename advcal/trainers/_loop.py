@@ -46,29 +46,26 @@ def epochs(
     the `for` is done, and after each `every` steps within an epoch. If the file is there already,
     training goes on from it: the same script, started again after it was killed at any moment,
     ends with the same weights to the last bit, on the same machine and versions, and on CUDA as far
-    as its kernels are deterministic. In the file are the model, the optimizer, `schedule`,
-    `average`, the scaler of float16, `state`, the random states of torch, NumPy and Python, the
-    place in the epoch, and the records so far. It is replaced in one piece and executes nothing
-    when read: `torch.load(path)["model"]` has the weights. What else changes while you train goes
-    into `state`: generators of attacks and samplers, an `EarlyStopping`, smoothing, a list of your
-    own figures. Epochs that the file has are not yielded again; one whose body was cut short is. To
-    find its place in an epoch the run puts the random states back to where the epoch began and goes
-    through the batches that are done, so their order must follow from those states, as that of a
-    `DataLoader` does (with `shuffle=True`, or a sampler whose generator is in `state`), or be
-    fixed.
+    as its kernels are deterministic. The file has all that is trained, the random states of torch,
+    NumPy and Python, the place in the epoch, and the records. It is replaced in one piece and
+    executes nothing when read: `torch.load(path)["model"]` has the weights. What else changes while
+    you train goes into `state`: generators of attacks and samplers, an `EarlyStopping`, smoothing,
+    a list of your own figures. Epochs that the file has are not yielded again; one whose body was
+    cut short is. Within an epoch the run goes through the batches that are done once more, so their
+    order must be fixed or follow from the random states when the epoch began, as that of a
+    `DataLoader` does (with `shuffle=True`, or a sampler whose generator is in `state`).
 
     **Several processes.** Wrap the model in `DistributedDataParallel` and give each process its
     part of the data, as `DistributedSampler` does; its `set_epoch` is called here. Gradients, the
     record, and the stop at a loss that is not finite are then those of all processes together, and
-    each example counts once, also if processes have batches of unequal sizes. Attacks craft on
-    the module inside the wrapper. BatchNorm takes its statistics from each process's own part;
-    `torch.nn.SyncBatchNorm` does not.
+    each example counts once, also if batches have unequal sizes. BatchNorm takes its statistics
+    from each process's own part; `torch.nn.SyncBatchNorm` does not.
 
-    **Averaged weights.** `average` is torch's `AveragedModel`, updated after each step: with
+    **Averaged weights.** `average` is updated after each step: with
     `multi_avg_fn=get_ema_multi_avg_fn(0.999)` an exponential moving average (EMA). Its BatchNorm
-    statistics are the model's latest, or averaged too if it was made with `use_buffers=True`;
-    `torch.optim.swa_utils.update_bn` computes them anew. For SWA, which averages once per epoch,
-    call `update_parameters` in the body, and put the averaged model into `state`.
+    statistics are the model's latest, or averaged too with `use_buffers=True`. For SWA, which
+    averages once per epoch, call `update_parameters` in the body, put the averaged model into
+    `state`, and compute its statistics by `torch.optim.swa_utils.update_bn`.
 
     Args:
         model: The model to train, in place; a compiled or a wrapped one too.
@@ -83,7 +80,7 @@ def epochs(
         max_norm: The L2 norm that the gradient is clipped to.
         accumulate: The number of batches to a step of the optimizer, which is then that of one
             big batch; each batch counts by its examples. An epoch's last step takes what is left.
-        average: Averaged weights.
+        average: Averaged weights, torch's `AveragedModel`.
         autocast: `torch.bfloat16` to compute the objective in mixed precision, attacks included;
             on CUDA also `torch.float16`, with torch's `GradScaler`.
         channels_last: Whether to lay out four-dimensional inputs and weights channels last, which
@@ -150,7 +147,7 @@ def epochs(
         saved = Checkpoint(checkpoint, step.parts(), state, device_of(model), group)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(
+    return Run(
         model=model,
         batches=batches,
         objective=objective,
@@ -161,8 +158,7 @@ def epochs(
         channels_last=channels_last,
         group=group,
         progress=progress,
-    )
-    return run.epochs(n)
+    ).epochs(n)
 
 
 def fit(
@@ -221,24 +217,7 @@ def fit(
         >>> [epoch.n for epoch in fit(model, batches, standard(), optimizer, n=2)]
         [2, 2]
     """
-    run = epochs(
-        model,
-        batches,
-        objective,
-        optimizer,
-        n=n,
-        schedule=schedule,
-        max_norm=max_norm,
-        accumulate=accumulate,
-        average=average,
-        autocast=autocast,
-        channels_last=channels_last,
-        backward=backward,
-        checkpoint=checkpoint,
-        every=every,
-        state=state,
-        progress=progress,
-    )
+    run = epochs(**locals())  # each argument as it is
     while True:
         try:
             next(run)

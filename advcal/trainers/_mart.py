@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from advcal import _checks, losses
+from advcal import losses
 from advcal._typing import Attack, Batch, Model
 from advcal.trainers._crafting import Crafting, both, craft, examples
 
@@ -45,9 +45,6 @@ class mart(Crafting):
     _: KW_ONLY
     lam: float = 5.0
     joint: bool = False
-
-    def __post_init__(self) -> None:
-        _checks.arguments(attack=self.attack, lam=self.lam, joint=self.joint)
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         inputs, labels = examples(batch)

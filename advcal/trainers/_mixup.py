@@ -1,7 +1,6 @@
 """mixup: train on mixtures of two examples."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,9 +11,6 @@ from advcal import _checks
 from advcal._random import onward
 from advcal._typing import Batch, Loss, Model
 from advcal.trainers._crafting import Crafting, examples
-
-Mixed: TypeAlias = tuple[Tensor, Tensor, Tensor, float]
-"""Inputs, the labels of both parts, and the share of the first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -48,8 +44,7 @@ class mixup(Crafting):
 
     References:
         Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, eq. 1; Thulasidasan et
-        al., On Mixup Training: Improved Calibration and Predictive Uncertainty for Deep Neural
-        Networks, NeurIPS 2019.
+        al., On Mixup Training, NeurIPS 2019.
     """
 
     _: KW_ONLY
@@ -61,7 +56,7 @@ class mixup(Crafting):
         _checks.number("alpha", self.alpha, above=0)
         _checks.arguments(loss=self.loss, generator=self.generator)
 
-    def craft(self, model: Model, batch: Batch) -> Mixed:
+    def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor, float]:
         inputs, labels = examples(batch)
         source = onward(self.generator)
         seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
@@ -70,7 +65,7 @@ class mixup(Crafting):
         pairs = pairs.to(inputs.device)
         return share * inputs + (1 - share) * inputs[pairs], labels, labels[pairs], share
 
-    def loss_of(self, model: Model, crafted: Mixed) -> Tensor:
+    def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor, float]) -> Tensor:
         inputs, labels, others, share = crafted
         logits = model(inputs)
         return share * self.loss(logits, labels) + (1 - share) * self.loss(logits, others)

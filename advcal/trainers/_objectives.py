@@ -35,9 +35,6 @@ class standard(Crafting):
     _: KW_ONLY
     loss: Loss = cross_entropy
 
-    def __post_init__(self) -> None:
-        _checks.arguments(loss=self.loss)
-
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         return examples(batch)
 
@@ -82,9 +79,6 @@ class adversarial(Crafting):
     attack: Attack
     _: KW_ONLY
     loss: Loss = cross_entropy
-
-    def __post_init__(self) -> None:
-        _checks.arguments(attack=self.attack, loss=self.loss)
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, labels = examples(batch)
@@ -133,7 +127,11 @@ class mixed(Crafting):
         for each in objectives:
             _checks.function("objective", each)
         if weights is not None:
-            weights = _checked(weights, len(objectives))
+            if not isinstance(weights, Sequence):
+                raise TypeError(f"expected weights as a sequence, got {_checks.kind(weights)}")
+            if len(weights) != len(objectives):
+                raise ValueError(f"expected {len(objectives)} weights, got {len(weights)}")
+            weights = tuple(_checks.number("weights", each, least=0) for each in weights)
         object.__setattr__(self, "objectives", objectives)
         object.__setattr__(self, "weights", weights)
 
@@ -152,11 +150,3 @@ class mixed(Crafting):
         weights = self.weights or [1 / len(losses)] * len(losses)
         first, *rest = (w * each for w, each in zip(weights, losses, strict=True))
         return sum(rest, start=first)
-
-
-def _checked(weights: Any, n: int) -> tuple[float, ...]:
-    if not isinstance(weights, Sequence):
-        raise TypeError(f"expected weights as a sequence of numbers, got {_checks.kind(weights)}")
-    if len(weights) != n:
-        raise ValueError(f"expected {n} weights, got {len(weights)}")
-    return tuple(_checks.number("weights", weight, least=0) for weight in weights)

@@ -64,7 +64,12 @@ def catastrophic_overfitting(
     threshold = _checks.number("threshold", threshold, above=0, most=1)
     best, fgsm_then = -1.0, 0.0
     for epoch, record in enumerate(records, 1):
-        fgsm, pgd = _pair(record, epoch)
+        if not isinstance(record, (tuple, list)):
+            raise TypeError(f"expected records of (FGSM, PGD), got {_checks.kind(record)}")
+        if len(record) != 2:
+            raise ValueError(f"expected records of (FGSM, PGD), got {len(record)} at epoch {epoch}")
+        name = f"the accuracies of epoch {epoch}"
+        fgsm, pgd = (_checks.number(name, each, least=0, most=1) for each in record)
         if pgd <= threshold * fgsm and fgsm >= max(fgsm_then, pgd + _APART):
             return Overfitting(
                 epoch,
@@ -74,13 +79,3 @@ def catastrophic_overfitting(
         if pgd > best:
             best, fgsm_then = pgd, fgsm
     return None
-
-
-def _pair(record: object, epoch: int) -> tuple[float, float]:
-    if not isinstance(record, (tuple, list)):
-        raise TypeError(f"expected records of (FGSM, PGD), got {_checks.kind(record)}")
-    if len(record) != 2:
-        raise ValueError(f"expected records of (FGSM, PGD), got {len(record)} at epoch {epoch}")
-    name = f"the accuracies of epoch {epoch}"
-    fgsm, pgd = (_checks.number(name, each, least=0, most=1) for each in record)
-    return fgsm, pgd

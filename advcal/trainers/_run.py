@@ -32,24 +32,17 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a training is made of, each part as in `epochs`.
-
-    Attributes:
-        saved: The checkpoint, or None.
-        every: The number of batches between checkpoints within an epoch; none if None.
-        casts: What opens mixed precision.
-        group: The processes that train together, or None if there is one alone.
-    """
+    """What a training is made of, each part as in `epochs`."""
 
     model: nn.Module
     batches: Iterable[Batch]
     objective: Objective
     step: Step
     saved: Checkpoint | None
-    every: int | None
+    every: int | None  # batches between checkpoints
     casts: Callable[[], AbstractContextManager[Any]]
     channels_last: bool
-    group: torch.distributed.ProcessGroup | None
+    group: torch.distributed.ProcessGroup | None  # the processes that train together
     progress: Progress | None
 
     def epochs(self, n: int) -> Generator[Epoch, None, list[Epoch]]:

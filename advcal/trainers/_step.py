@@ -14,24 +14,13 @@ class Step:
     """Gather the gradients of batches and step once there are enough.
 
     The gradient is that of the mean over all examples of all batches and processes: each batch
-    counts by its examples.
-
-    Attributes:
-        model: The model, as it is trained.
-        optimizer: Its optimizer.
-        accumulate: The number of batches to a step.
-        processes: The number of processes over which gradients are averaged.
-        max_norm: The largest norm of the gradient, or None.
-        schedule: What to step after the optimizer, or None.
-        average: The averaged weights to update, or None.
-        backward: What takes the gradient.
-        scaler: The scaler of the loss, or None.
+    counts by its examples. The fields are as in `epochs`.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     accumulate: int
-    processes: int
+    processes: int  # over which gradients are averaged
     max_norm: float | None
     schedule: Any
     average: AveragedModel | None
@@ -43,14 +32,8 @@ class Step:
 
     def parts(self) -> dict[str, Any]:
         """Name what of a run has a state."""
-        named = {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "average": self.average,
-            "scaler": self.scaler,
-        }
-        return {name: part for name, part in named.items() if part is not None}
+        names = ("model", "optimizer", "schedule", "average", "scaler")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     def begin(self) -> None:
         """Drop the gradients of the step before."""
@@ -58,15 +41,9 @@ class Step:
             self.optimizer.zero_grad()
 
     def add(self, loss: Tensor, n: int, total: int) -> bool:
-        """Take the gradient of a batch, and the step if it was the last batch of one.
+        """Take the gradient of the mean loss over `n` examples, `total` in all processes.
 
-        Args:
-            loss: The mean loss over `n` examples.
-            n: The number of examples in this process.
-            total: The number of examples in all processes.
-
-        Returns:
-            Whether the step was taken.
+        If the batch is the last one of a step, take the step, and return True.
         """
         if self.pending == 0:
             self._examples, self._expected = 0, self.accumulate * total

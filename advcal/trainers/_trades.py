@@ -27,15 +27,13 @@ class trades(Crafting):
     the last point; in eval mode, like every attack here. For another radius give
     `functools.partial(advcal.attacks.pgd, eps=..., loss="kl")`.
 
-    Inputs and attacked inputs go through the model in two passes, each normalised by its own
-    statistics if there is BatchNorm, and its running statistics see both. With `joint` they go
-    through in one, normalised together. The authors make two passes, and a third that repeats the
-    first.
+    BatchNorm normalises inputs and attacked inputs each by their own statistics, and its running
+    statistics see both. (The authors make a third pass, which repeats the first.)
 
     Args:
         attack: `(model, inputs, labels) -> adversarial inputs`; the authors' if None.
         beta: $\beta \ge 0$, what robustness weighs.
-        joint: Whether both go through the model in one pass.
+        joint: Whether both go through the model in one pass, and are normalised together.
         generator: Where the noise of the authors' attack comes from; the global random state, which
             a checkpoint has, if None. Put your own into the `state` of `epochs`.
 
@@ -65,11 +63,6 @@ class trades(Crafting):
     beta: float = 6.0
     joint: bool = False
     generator: torch.Generator | None = None
-
-    def __post_init__(self) -> None:
-        if self.attack is not None:
-            _checks.arguments(attack=self.attack)
-        _checks.arguments(beta=self.beta, joint=self.joint, generator=self.generator)
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         inputs, labels = examples(batch)

@@ -289,7 +289,7 @@ BAD = {
     "steps": ({"steps": 0}, ValueError, "steps >= 1, got 0"),
     "generator": ({"generator": 0}, TypeError, "generator as"),
     "sources": ({"sources": [plain]}, TypeError, "sources as a mapping .*, got list"),
-    "no source": ({"sources": {}}, ValueError, "one model or more in sources, got none"),
+    "no source": ({"sources": {}}, ValueError, "one or more in sources, got none"),
     "a source": ({"sources": {"a": 3}}, TypeError, r"sources\['a'\] as a callable, got int"),
     "batches": ({"batches": 3}, TypeError, "batches as an iterable, got int"),
     "no batches": ({"batches": []}, ValueError, "one batch or more, got none"),

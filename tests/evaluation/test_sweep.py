@@ -156,12 +156,20 @@ def test_a_record_twice_is_refused(tmp_path):
 
 BAD = {
     "models": ({"models": MODELS["mlp"]}, TypeError, "models as a mapping of names to models, got"),
-    "no models": ({"models": {}}, ValueError, "one model or more in models, got none"),
+    "no models": ({"models": {}}, ValueError, "one or more in models, got none"),
     "a number": ({"models": {"m": 3}}, TypeError, r"models\['m'\] as a callable, got int"),
-    "bare batches": ({"batches": DATA["a"]}, TypeError, "batches as a mapping of names, got list"),
+    "bare batches": (
+        {"batches": DATA["a"]},
+        TypeError,
+        "batches as a mapping of names to iterables, got list",
+    ),
     "no batches": ({"batches": {}}, ValueError, "one or more in batches, got none"),
     "read once": ({"batches": {"a": iter(DATA["a"])}}, TypeError, "batches that can be read again"),
-    "one attack": ({"attacks": fgsm}, TypeError, "attacks as a mapping of names, got function"),
+    "one attack": (
+        {"attacks": fgsm},
+        TypeError,
+        "attacks as a mapping of names to attacks, got function",
+    ),
     "no attacks": ({"attacks": {}}, ValueError, "one or more in attacks, got none"),
     "attack": ({"attacks": {"x": 1}}, TypeError, r"attacks\['x'\] as a callable, got int"),
     "one eps": ({"eps": 0.1}, TypeError, "eps as a list or tuple, got float"),

@@ -557,6 +557,13 @@ def test_every_example_comes_once_with_its_label(n, batch_size, shuffle, augment
         assert (values.round() <= labels).all() if augment else values.round().equal(labels.float())
 
 
+def test_indices_tell_where_an_example_is():
+    images, labels = numbered(20)
+    for inputs, of, rows in Batches(images, labels, 6, shuffle=True, indices=True):
+        assert torch.equal(of, labels[rows])
+        assert torch.equal((inputs * 255).round().to(torch.uint8), images[rows])
+
+
 def test_inputs_span_zero_to_one_exactly():
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     ((inputs, _),) = Batches(images, torch.zeros(1))

@@ -1,16 +1,20 @@
 """The quickstart shows what it is there to show, and speaks clearly on its command line."""
 
 import functools
+import json
+from pathlib import Path
 
 import pytest
 import quickstart
 import torch
+from PIL import Image
 
 from advcal import trainers
 from advcal.attacks import iaa, pgd, uniform_noise
 from advcal.evaluation import evaluate
 
 EPS = 0.1
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,34 @@ def test_attacks_by_the_predicted_label_leave_accuracy_as_it_is():
     assert record.unchanged == 1
     lines = quickstart.table(records, EPS).splitlines()
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("name", ["quickstart-mcs.png", "quickstart-reliability.png"])
+def test_the_pictures_of_the_readme_show_what_it_makes_today(pictures, name):
+    shown, made = (figures_in(folder / name) for folder in (IMAGES, pictures))
+    assert shown.keys() == made.keys()
+    for key, figures in made.items():
+        assert shown[key] == pytest.approx(figures, abs=0.015)  # machines differ by less
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["quickstart.py", "--out", str(folder)])
+        quickstart.main()
+    return folder
+
+
+def figures_in(path):
+    """Read which figures a picture says that it shows, the lines of each model by name."""
+    with Image.open(path) as image:
+        found = json.loads(image.text["Comment"])
+    lines = {}
+    for model, value in found.items():
+        named = value.items() if isinstance(value, dict) else [("", value)]
+        lines |= {f"{model} {name}": figures for name, figures in named}
+    return lines
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def test_immutable():
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 40),
-    n_classes=st.integers(1, 6),
+    n_classes=st.integers(2, 6),
     n_bins=st.integers(1, 25),
     sharpness=st.sampled_from([0.0, 0.1, 1.0, 3.0, 30.0]),
     decimals=st.sampled_from([None, 1, 2]),

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from advcal import metrics
 
@@ -21,7 +21,7 @@ def constant(confidence, right, n, kind=np.asarray):
 
 
 DRAWS = {
-    "bootstrap": functools.partial(metrics.bootstrap, metrics.accuracy),
+    "bootstrap": functools.partial(metrics.bootstrap, metrics.brier),
     "calibration_test": metrics.calibration_test,
     "consistency_bands": metrics.consistency_bands,
     "ece_interval": metrics.ece_interval,
@@ -33,7 +33,7 @@ def test_a_metric_may_give_a_plain_number(kind):
     data = constant(0.9, 80, 100, kind)
     found, wanted = (
         metrics.bootstrap(metric, *data, resamples=20, generator=seeded())
-        for metric in (lambda *data: float(metrics.accuracy(*data)), metrics.accuracy)
+        for metric in (lambda *data: float(metrics.mcs(*data)), metrics.mcs)
     )
     assert tuple(map(float, found)) == tuple(map(float, wanted))
     assert type(found.low) is type(wanted.low)
@@ -127,23 +127,24 @@ def test_bad_input_is_refused(name):
     with pytest.raises(ValueError, match="sum to 1"):
         DRAWS[name](data[0] * 2, data[1])
     if name != "calibration_test":
-        with pytest.raises(ValueError, match="expected level"):
-            DRAWS[name](*data, level=1.5)
+        for level in (0, 1, 1.5):
+            with pytest.raises(ValueError, match="expected level"):
+                DRAWS[name](*data, level=level)
 
 
 # --- the interval of the calibration error ---------------------------------------------------
 
 
 @kinds
-def test_the_interval_of_one_bin_is_normal(kind):
+def test_the_interval_of_one_bin_is_binomial(kind):
     found = metrics.ece_interval(
         *constant(0.9, 400, 500, kind), resamples=5_000, generator=seeded()
     )
     assert type(found.low) is type(found.value)
     assert float(found.value) == pytest.approx(0.1)
-    half = 1.96 * np.sqrt(0.8 * 0.2 / 500)
-    assert float(found.low) == pytest.approx(0.1 - half, abs=2e-3)
-    assert float(found.high) == pytest.approx(0.1 + half, abs=2e-3)
+    low, high = 0.9 - beta.ppf(0.975, 401, 100), 0.9 - beta.ppf(0.025, 400, 101)
+    assert float(found.low) == pytest.approx(low, abs=4e-3)
+    assert float(found.high) == pytest.approx(high, abs=2e-4)
 
 
 @kinds
@@ -176,9 +177,9 @@ def test_the_interval_covers_the_truth(gap):
 @kinds
 def test_no_gap_and_only_wrong(kind):
     found = metrics.ece_interval(*constant(1.0, 20, 20, kind), generator=seeded())
-    assert [float(each) for each in found] == [0, 0, 0]
+    assert [float(each) for each in found] == pytest.approx([0, 0, 1 - 0.025 ** (1 / 20)], abs=1e-5)
     found = metrics.ece_interval(*constant(1.0, 0, 20, kind), generator=seeded())
-    assert [float(each) for each in found] == pytest.approx([1, 1, 1])
+    assert [float(each) for each in found] == pytest.approx([1, 0.025 ** (1 / 20), 1], abs=1e-2)
 
 
 # --- equal mass ------------------------------------------------------------------------------

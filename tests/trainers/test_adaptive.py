@@ -308,7 +308,7 @@ BAD_STATES = {
         r"levels of shape \(60,\), got",
     ),
     "a level too high": (STATE | {"levels": STATE["levels"] + 4}, ValueError, "levels from 0 to 3"),
-    "a number": (STATE | {"ranked": 1}, TypeError, "ranked as a bool, got int"),
+    "a number": (STATE | {"ranked": 1}, TypeError, "ranked as True or False, got int"),
 }
 
 

@@ -1,0 +1,123 @@
+"""Intervals of any metric by resampling, and of shares in closed form."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcal import _checks, _probs
+from advcal._typing import Array
+from advcal.metrics._intervals import Interval, wilson
+
+
+def bootstrap(
+    metric: Callable[[Array, Array], Array],
+    probs: Array,
+    labels: Array,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> Interval[Array]:
+    r"""Compute a metric with its percentile bootstrap interval.
+
+    The metric is computed on examples drawn with replacement, as many as there are. One that has
+    `reduction="none"` and is the mean of that, as `nll` and `brier`, is computed once, and its
+    values are drawn. A share, the mean of zeros and ones, as `accuracy`, has Wilson's interval
+    instead, for which nothing is drawn and which has a width at 0 and 1 too:
+    $(k + z^2 / 2 \pm z \sqrt{k (n - k) / n + z^2 / 4}) / (n + z^2)$ for `k` of `n`.
+
+    In simulations intervals of level .95 cover the truth in about 95 % of cases for scores that are
+    means, `mcs` among them, and in 89 to 96 % for `debiased_rmsce`. Other calibration errors, which
+    are never negative, are biased upwards by sampling, and doubly so when resampled: near perfect
+    calibration their interval lies above the truth. For `ece` use `ece_interval`.
+
+    Args:
+        metric: A function of `probs` and `labels`, to an array of their kind or a number; options
+            by `functools.partial`.
+        probs: Probabilities, shape `(n, classes)`, or logits if the metric takes them; or scores,
+            shape `(n,)`, for a metric such as `auroc`: a draw has labels of both kinds then.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        resamples: The number of draws.
+        level: The share of the draws that lie within the interval, in `(0, 1)`.
+        generator: The source of randomness; a copy of the global one by default.
+
+    Returns:
+        The value and the ends, each of the kind of `probs`.
+
+    Raises:
+        TypeError: If an argument is of another kind or dtype.
+        ValueError: If a shape or value is wrong.
+
+    Example:
+        >>> import torch
+        >>> from advcal.metrics import accuracy, auroc
+        >>> probs = torch.tensor([[0.9, 0.1]]).expand(100, 2)
+        >>> labels = torch.arange(100) % 5 // 4  # 80 right, 20 wrong
+        >>> found = bootstrap(accuracy, probs, labels)
+        >>> round(float(found.low), 3), round(float(found.high), 3)
+        (0.711, 0.867)
+        >>> seed = torch.Generator().manual_seed(0)
+        >>> found = bootstrap(auroc, torch.linspace(0, 1, 100), labels, generator=seed)
+        >>> bool(0.3 < found.low < found.value < found.high < 0.7)
+        True
+
+    References:
+        Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7, 1979.
+        Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
+    """
+    _checks.arguments(metric=metric, resamples=resamples, level=level, generator=generator)
+    ranked = isinstance(probs, (Tensor, np.ndarray)) and probs.ndim == 1
+    p, y, own_kind = _probs.scores(probs, labels) if ranked else _probs.probabilities(probs, labels)
+    source = _checks.resolve(generator, p.device)
+    value = metric(probs, labels)
+    each = _values(metric, probs, labels, value)
+    if each is not None and bool(((each == 0) | (each == 1)).all()):
+        low, high = wilson(int(each.sum()), len(each), level)
+        return Interval(value, own_kind(each.new_tensor(low)), own_kind(each.new_tensor(high)))
+    array = isinstance(probs, np.ndarray)
+    draws = []
+    for _ in range(resamples):
+        chosen = _drawn(y, source, both=ranked)
+        if each is not None:
+            draws.append(own_kind(each[chosen].mean()))
+        else:
+            index: Any = chosen.numpy() if array else chosen
+            draws.append(metric(probs[index], labels[index]))
+    return Interval(value, *_ends(draws, level, array))
+
+
+def _values(metric: Any, probs: Array, labels: Array, value: Any) -> Tensor | None:
+    """Return the values of the examples if the metric has them and is their mean."""
+    try:
+        reduction = inspect.signature(metric).parameters.get("reduction")
+    except ValueError:  # it says nothing of its arguments
+        return None
+    if reduction is None or reduction.default != "mean":
+        return None
+    found = _probs.as_tensor("values", metric(probs, labels, reduction="none"))[0].double()
+    close = found.shape == (len(labels),) and math.isclose(found.mean(), value, rel_tol=1e-5)
+    return found if close else None
+
+
+def _drawn(labels: Tensor, source: torch.Generator, *, both: bool) -> Tensor:
+    """Draw as many examples as there are; if `both`, of labels 0 and 1 one at least."""
+    n = len(labels)
+    while True:
+        chosen = torch.randint(n, (n,), generator=source, device=source.device).to(labels.device)
+        if not both or 0 < int(labels[chosen].sum()) < n:
+            return chosen
+
+
+def _ends(draws: list[Array], level: float, array: bool) -> tuple[Array, Array]:
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    if array:
+        low, high = np.quantile(np.stack(draws), tails, axis=0)
+    else:
+        each = torch.stack([torch.as_tensor(draw, dtype=torch.float64) for draw in draws])
+        low, high = each.quantile(each.new_tensor(tails), dim=0)
+    return low, high

@@ -1,0 +1,144 @@
+"""How often the intervals of the calibration error and of MCS cover that of the population.
+
+Confidences are of one value, even, or Beta-shaped, alone or with one bad bin; the truth is that of
+the population in the same bins. Prints coverage, the median width and the share of no width.
+
+    python tests/benchmarks/coverage.py --samples 500 --json docs/benchmarks/coverage.json
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from advcal import metrics
+
+N_BINS = 15
+SIZES = (20, 50, 100, 300, 1000)
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def fixed(confidence: float) -> Draw:
+    return lambda rng, n: np.full(n, confidence)
+
+
+def even(low: float) -> Draw:
+    return lambda rng, n: rng.uniform(low, 1, n)
+
+
+def beta(a: float, b: float) -> Draw:
+    return lambda rng, n: 0.5 + 0.5 * rng.beta(a, b, n)
+
+
+def less(gap: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda confidence: np.clip(confidence - gap, 0, 1)
+
+
+def to(accuracy: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda confidence: np.full(len(confidence), accuracy)
+
+
+def one_bad_bin(gap: float, low: float = 0.8) -> Callable[[np.ndarray], np.ndarray]:
+    bad = (low, low + 1 / N_BINS)
+    return lambda c: np.where((c > bad[0]) & (c <= bad[1]), c - gap, c)
+
+
+# From a name to the confidences and the accuracy at each.
+MODELS = {
+    "0.9": (fixed(0.9), less(0)),
+    "0.9, 0.95 right": (fixed(0.9), to(0.95)),
+    "0.97": (fixed(0.97), less(0)),
+    "0.97, 0.99 right": (fixed(0.97), to(0.99)),
+    "0.99": (fixed(0.99), less(0)),
+    "0.99, 0.95 right": (fixed(0.99), to(0.95)),
+    "0.999": (fixed(0.999), less(0)),
+    "0.999, 0.99 right": (fixed(0.999), to(0.99)),
+    "U(.98, 1)": (even(0.98), less(0)),
+    "U(.98, 1) - .02": (even(0.98), less(0.02)),
+    "U(.5, 1)": (even(0.5), less(0)),
+    "U(.5, 1) - .05": (even(0.5), less(0.05)),
+    "U(.5, 1), all right": (even(0.5), to(1.0)),
+    "Beta(2.5, .6)": (beta(2.5, 0.6), less(0)),
+    "Beta(2.5, .6) - .02": (beta(2.5, 0.6), less(0.02)),
+    "Beta(2.5, .6) - .05": (beta(2.5, 0.6), less(0.05)),
+    "Beta(2.5, .6), one bin - .2": (beta(2.5, 0.6), one_bad_bin(0.2)),
+    "Beta(30, .6)": (beta(30, 0.6), less(0)),
+    "Beta(30, .6) - .05": (beta(30, 0.6), less(0.05)),
+    "U(.5, 1), one bin - .2": (even(0.5), one_bad_bin(0.2)),
+}
+
+
+def bins_of(confidence: np.ndarray) -> np.ndarray:
+    return np.ceil(confidence * N_BINS - 1e-12).astype(int).clip(1) - 1
+
+
+def truth(draw: Draw, right: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Return the calibration error and the MCS of the population in the same bins."""
+    confidence = draw(np.random.default_rng(0), 2_000_000)
+    gaps = np.bincount(bins_of(confidence), confidence - right(confidence), N_BINS)
+    return float(np.abs(gaps).sum()) / len(confidence), float(gaps.sum()) / len(confidence)
+
+
+def cell(name: str, n: int, samples: int, level: float) -> dict[str, float | str | int]:
+    draw, right = MODELS[name]
+    ece, mcs = truth(draw, right)
+    rng, source = np.random.default_rng(n), torch.Generator().manual_seed(n)
+    found: dict[str, list[float]] = {"ece": [], "low": [], "mcs": [], "width": [], "none": []}
+    start = time.process_time()
+    for _ in range(samples):
+        confidence = draw(rng, n)
+        labels = (rng.random(n) >= right(confidence)).astype(np.int64)
+        probs = np.stack([confidence, 1 - confidence], axis=1)
+        table = metrics.reliability_bins(probs, labels, n_bins=N_BINS)
+        around = table.interval("ece", level=level, generator=source)
+        signed = table.interval("mcs", level=level)
+        found["ece"].append(around.low <= ece + 1e-12 and ece <= around.high + 1e-12)
+        found["low"].append(around.low > ece + 1e-12)
+        found["mcs"].append(signed.low <= mcs + 1e-12 and mcs <= signed.high + 1e-12)
+        found["width"].append(around.high - around.low)
+        found["none"].append(around.high <= around.low)
+    return {
+        "model": name,
+        "n": n,
+        "truth": ece,
+        "coverage": float(np.mean(found["ece"])),
+        "low above": float(np.mean(found["low"])),
+        "width": float(np.median(found["width"])),
+        "no width": float(np.mean(found["none"])),
+        "coverage of MCS": float(np.mean(found["mcs"])),
+        "seconds": (time.process_time() - start) / samples,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--level", type=float, default=0.95)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cells = []
+    for name in args.models:
+        for n in args.sizes:
+            found = cell(name, n, args.samples, args.level)
+            cells.append(found)
+            print(", ".join(
+                f"{key} {value:.3f}" if isinstance(value, float) else f"{value}"
+                for key, value in found.items()
+            ), flush=True)  # fmt: skip
+    print(f"least coverage {min(float(each['coverage']) for each in cells):.3f}")
+    if args.json:
+        settings = {"samples": args.samples, "level": args.level, "n_bins": N_BINS}
+        args.json.write_text(json.dumps(settings | {"cells": cells}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

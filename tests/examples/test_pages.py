@@ -1,0 +1,183 @@
+"""The tables and pictures of the documentation are those of the results beside it."""
+
+import itertools
+import json
+import re
+import statistics
+from pathlib import Path
+
+import adaptive_smoothing
+import defenses
+import imagenet_confidence
+import output
+import pytest
+import shifts_and_ensembles
+import verdicts
+from PIL import Image
+
+DOCS = Path(__file__).parents[2] / "docs"
+PICTURES = sorted(DOCS.glob("images/*.png"))
+OF_RESULTS = [path for path in PICTURES if not path.name.startswith("quickstart-")]
+
+
+def results(name):
+    return json.loads((DOCS / "results" / name).read_text())
+
+
+def tables(page):
+    """Return the tables of a page: a header row each, and the rows below it."""
+    found = []
+    text = (DOCS / page).read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    lines = text.splitlines()
+    for is_table, rows in itertools.groupby(lines, lambda line: line.startswith("|")):
+        if is_table:
+            header, _, *body = ([c.strip() for c in row.strip("|").split("|")] for row in rows)
+            found.append((header, body))
+    return found
+
+
+def table(page, *header):
+    """Return the rows of the one table whose header begins so."""
+    (body,) = [body for found, body in tables(page) if found[: len(header)] == list(header)]
+    return body
+
+
+def rows(page, *header):
+    """Return the cells of the one table whose header begins so, by the words of its rows."""
+    return {row[0]: row[1:] for row in table(page, *header)}
+
+
+def lines(text):
+    """Split a table of Markdown into cells."""
+    return [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
+
+
+# --- pictures ---
+
+
+@pytest.mark.parametrize("path", OF_RESULTS, ids=lambda path: path.stem)
+def test_a_picture_shows_the_figures_that_are_there(path):
+    with Image.open(path) as image:
+        where, _, digest = image.text["Source"].split()
+    name, _, part = where.partition("#")
+    content = results(name)
+    assert output.source(where, content[part] if part else content).split()[-1] == digest
+
+
+def test_every_picture_is_on_a_page_and_every_page_finds_its_pictures():
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+    text += (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"images/([\w-]+\.png)", text))
+    there = {path.name for path in PICTURES}
+    assert named <= there
+    assert there - named <= {"quickstart-reliability.png"}  # for where a page is shared
+
+
+# --- tables ---
+
+
+def test_cifar10_quickstart_table():
+    found = results("cifar10.json")["results"]
+    figures = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
+    body = table("defenses.md", "model", "attack", "accuracy")
+    assert len(body) == len(found)
+    for model, attack, *cells in body:
+        record = found[f"{model} / {attack}"]
+        assert cells == [f"{record[figure]:.4f}" for figure in figures]
+
+
+def test_fgsm_table():
+    attacked = ("none", "FGSM", "PGD-10")
+    ours = [row for row in table("fgsm_training.md", "training", "network") if row[1][0] != "*"]
+    assert len(ours) == 4
+    for training, network, epochs, *cells in ours:
+        study = results(f"{network}.json")
+        assert int(epochs) == study["settings"]["epochs"][training]
+        found = [study["results"][f"{training} / {attack}"] for attack in attacked]
+        figures = [each[figure] for figure in ("accuracy", "ece") for each in found]
+        assert cells == [f"{figure:.4f}" for figure in figures]
+
+
+def test_tables_beyond_fgsm():
+    study = results("beyond_fgsm.json")
+    radii = ("0/255", "4/255", "8/255", "12/255", "16/255")
+    header = ("training", "attack", "0", *radii[1:])
+    for training, attack, *cells in table("fgsm_training.md", *header):
+        found = [study["sweep"][f"{training} / {attack} / {radius}"] for radius in radii]
+        assert cells == [f"{each['accuracy']:.3f}, {each['ece']:.3f}" for each in found]
+    fits = {"nothing": "nothing", "clean images": "none", "PGD-10": "PGD-10"}
+    for training, on, *cells in table("fgsm_training.md", "training", "fitted to"):
+        scaled = study["temperature"]
+        temperature = scaled["temperatures"].get(f"{training} / {fits[on]}", 1.0)
+        clean, pgd = (
+            scaled["results"][f"{training} / {fits[on]} / {attack}"]
+            for attack in ("none", "PGD-10")
+        )
+        figures = (clean["ece"], clean["nll"], pgd["accuracy"], pgd["ece"], pgd["nll"])
+        assert cells == [f"{temperature:.2f}", *(f"{figure:.3f}" for figure in figures)]
+    for training, *cells in table("fgsm_training.md", "training", "clean", "FGSM"):
+        figures = [
+            study["attacks"][f"{training} / {attack}"]["accuracy"]
+            for attack in ("none", "FGSM", "PGD-10", "AutoAttack")
+        ]
+        figures += study["distances"][training].values()
+        assert cells == [f"{figure:.3f}" for figure in figures]
+    for network, *cells in table("fgsm_training.md", "network", "accuracy"):
+        found = [study["smoothing"][f"{network} / {attack}"] for attack in ("none", "PGD-10")]
+        taken = ("accuracy", "confidence", "ece")
+        assert cells == [f"{each[figure]:.3f}" for each in found for figure in taken]
+
+
+def test_table_of_the_imagenet_network():
+    study = results("imagenet.json")
+    expected = lines(imagenet_confidence.table(study["results"]))
+    assert table("defenses.md", "attack", "0.5/255") == expected[2:]
+    clean = [each["prediction"] for each in study["images"]["none"]]
+    for key, found in study["images"].items():
+        if key.startswith(("UCA", "OCA", "IAA, predicted")):
+            assert [each["prediction"] for each in found] == clean
+
+
+def test_table_of_defenses():
+    header, _, *expected = lines(defenses.summary(results("defenses.json")))
+    shown = [i for i, name in enumerate(header) if name != "noise"]
+    assert sorted(table("defenses.md", "defense")) == sorted(
+        [row[i] for i in shown] for row in expected
+    )
+
+
+@pytest.mark.parametrize("kind", ["digits", "small_cnn", "resnet10"])
+def test_tables_of_adaptive_smoothing(kind):
+    study = results(f"adaptive_smoothing-{kind}.json")
+    for method, figures in study["summary"].items():  # which repeats what the runs have
+        for name, found in figures.items():
+            values = [run[method][name] for run in study["runs"]]
+            assert found == pytest.approx([statistics.fmean(values), statistics.stdev(values)])
+    expected = lines(adaptive_smoothing.table(study["summary"]))
+    of_kind = [
+        body
+        for header, body in tables("adaptive_smoothing.md")
+        if header == expected[0] and body == expected[2:]
+    ]
+    assert len(of_kind) == 1
+
+
+def test_tables_of_claims():
+    smoothing = verdicts.table(verdicts.SMOOTHING, verdicts.of_shifts(results("shifts.json")))
+    assert table("adaptive_smoothing.md", "claim") == lines(smoothing)[2:]
+    inverse = verdicts.table(verdicts.INVERSE, verdicts.of_defenses(results("defenses.json")))
+    assert table("defenses.md", "claim") == lines(inverse)[2:]
+
+
+def test_table_of_shifts():
+    study = results("shifts.json")
+    names = {"AR-AdaLS, R = 10": "AR-AdaLS, pre-computed"}
+    names["ensemble of AR-AdaLS"] = "ensemble of AR-AdaLS, pre-computed"
+    _, _, *expected = lines(shifts_and_ensembles.table(study).replace("0.", "."))
+    expected = {row[0]: row[1:] for row in expected}
+    found = rows("adaptive_smoothing.md", "method", "accuracy", "ECE", "*paper*")
+    assert len(found) == len(expected)
+    for name, cells in found.items():
+        accuracy, ece, _, shifted, _, auroc, _ = cells
+        ours = expected[names.get(name, name)]
+        assert [accuracy, ece, shifted, auroc] == [ours[0], ours[1], ours[3], ours[4]]
