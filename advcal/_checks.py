@@ -140,13 +140,13 @@ _declare("all_reduce channels_last from_logits joint", of_type("True or False", 
 _declare("random_start ranked stop_early targeted votes", of_type("True or False", bool))
 
 
-def precision(name: str, value: object) -> None:
+def _precision(name: str, value: object) -> None:
     """Check a floating dtype or None."""
     if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
         raise TypeError(f"expected {name} as a floating torch.dtype or None, got {value!r}")
 
 
-def device(name: str, value: Any) -> None:
+def _device(name: str, value: Any) -> None:
     """Check what torch takes for a device."""
     try:
         torch.device(value)
@@ -154,8 +154,8 @@ def device(name: str, value: Any) -> None:
         raise TypeError(f"expected {name} as a torch.device, got {value!r}") from error
 
 
-_declare("autocast", precision)
-_declare("device", optional(device))
+_declare("autocast", _precision)
+_declare("device", optional(_device))
 
 
 # --- paths -----------------------------------------------------------------------------------
@@ -311,12 +311,18 @@ def inputs(value: Any) -> Tensor:
 
 
 def examples(inputs_: Any, labels_: Any) -> tuple[Tensor, Tensor]:
-    """Check finite inputs `(n, ...)` and integer labels `(n,)` on one device."""
+    """Check finite inputs `(n, ...)` and integer labels `(n,)` on one device, and copy them."""
     checked = inputs(inputs_)
     least, most = (float(end) for end in checked.detach().aminmax())
     if not -inf < least <= most < inf:
         raise ValueError(f"expected finite inputs, got values from {least:g} to {most:g}")
-    return checked, labels(labels_, len(checked), device=checked.device)
+    return copied(checked), copied(labels(labels_, len(checked), device=checked.device))
+
+
+def copied(value: Tensor) -> Tensor:
+    """Copy a tensor to one that nobody else writes to, and that gradients may use."""
+    with torch.inference_mode(False):
+        return value.detach().clone()
 
 
 def attacked(value: Any, inputs_: Tensor) -> Tensor:
@@ -331,7 +337,7 @@ def attacked(value: Any, inputs_: Tensor) -> Tensor:
 def attack_inputs(
     inputs_: Any, labels_: Any, bounds: Any
 ) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
-    """Check what every attack takes: examples, the inputs within `bounds`, which become a `box`."""
+    """Check what every attack takes, inputs within `bounds`, and copy it; bounds become a `box`."""
     points = inputs(inputs_)
     targets = labels(labels_, len(points), device=points.device)
     low, high = box(bounds, points)
@@ -342,7 +348,7 @@ def attack_inputs(
             f"expected finite inputs within bounds {told}, got values from {least:g} to {most:g}; "
             "attack images before they are normalised, or pass bounds="
         )
-    return points, targets, (low, high)
+    return copied(points), copied(targets), (low, high)
 
 
 def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:

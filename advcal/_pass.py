@@ -218,10 +218,8 @@ def again(batches: object) -> None:
     """Check batches that can be read more than once."""
     check_source(batches)
     if isinstance(batches, Iterator):
-        raise TypeError(
-            "expected batches that can be read again, such as a list or a DataLoader, got "
-            f"{_checks.kind(batches)}"
-        )
+        wanted = "batches that can be read again, such as a list or a DataLoader"
+        raise TypeError(f"expected {wanted}, got {_checks.kind(batches)}")
 
 
 def _moved(

@@ -134,11 +134,7 @@ def generalised_ace(
 
     Example:
         >>> model = lambda inputs: inputs @ torch.tensor([[8.0, -8.0], [0.0, 0.0]])
-        >>> inputs, labels, uniform = (
-        ...     torch.full((1, 2), 0.5),
-        ...     torch.tensor([0]),
-        ...     torch.full((2,), 0.5),
-        ... )
+        >>> inputs, labels, uniform = torch.full((1, 2), 0.5), torch.tensor([0]), torch.ones(2) / 2
         >>> found = generalised_ace(model, inputs, labels, eps=0.25, eta=-1.0, omega=uniform)
         >>> print(f"{float(model(found).softmax(dim=1).max()):.4f}")
         0.9820
@@ -184,9 +180,8 @@ def _unmasked(omega: Tensor, logits: Tensor) -> Tensor:
 
 
 def _distribution(omega: Tensor, inputs: Tensor) -> Tensor:
-    if not isinstance(omega, Tensor) or not omega.is_floating_point():
-        raise TypeError(f"expected omega as a floating torch.Tensor, got {_checks.kind(omega)}")
-    rows = omega.detach()[None] if omega.ndim == 1 else omega.detach()
+    rows = _checks.tensor("omega", omega).detach()
+    rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or len(rows) not in (1, len(inputs)) or omega.numel() == 0:
         raise ValueError(
             f"expected omega of shape (classes,) or ({len(inputs)}, classes), "

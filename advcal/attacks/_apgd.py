@@ -56,7 +56,7 @@ def apgd(
 
     Returns, per example, the best of all points seen: one that fools the model before one that does
     not, then the one of higher loss. A restart makes `steps + 1` forward and `steps` backward
-    passes. Uses the labels that it is given: the true ones make it an attack on accuracy.
+    passes.
 
     With `n_targets` the attack runs once for each of the wrong classes that the model finds most
     likely at the inputs, one more forward pass, and raises the loss that leads from the label to

@@ -35,8 +35,8 @@ class Ball:
     order: ClassVar[float]
     dual: ClassVar[float]
 
-    def __init_subclass__(cls, norm: str, order: float, dual: float) -> None:
-        Ball.norms[norm], cls.order, cls.dual = cls, order, dual
+    def __init_subclass__(cls, name: str, order: float, dual: float) -> None:
+        Ball.norms[name], cls.order, cls.dual = cls, order, dual
 
     def of(self, rows: Tensor) -> Self:
         """Take the balls of some of the inputs.
@@ -131,7 +131,7 @@ class Ball:
         return share.pow((1 / size).to(share.dtype))
 
 
-class _Linf(Ball, norm="linf", order=torch.inf, dual=1):
+class _Linf(Ball, name="linf", order=torch.inf, dual=1):
     """Cubes, whose corners are rounded inwards once, so that a projection is one clamp."""
 
     @cached_property
@@ -152,7 +152,7 @@ class _Linf(Ball, norm="linf", order=torch.inf, dual=1):
         return self.project(self.centre + times(self.radius, noise))
 
 
-class _L2(Ball, norm="l2", order=2, dual=2):
+class _L2(Ball, name="l2", order=2, dual=2):
     """Balls whose projection is onto the box and then, along the line to the centre, into the ball.
 
     That stays in the box and gives up less of the radius than the other order. Coordinates are
@@ -182,7 +182,7 @@ class _L2(Ball, norm="l2", order=2, dual=2):
         return self.project((self.centre + length * self.steepest(noise)).to(self.centre.dtype))
 
 
-class _L1(Ball, norm="l1", order=1, dual=torch.inf):
+class _L1(Ball, name="l1", order=1, dual=torch.inf):
     r"""Balls whose projection is onto the ball and the box together, exactly.
 
     With $r_i$ the room between input and bound on the side of the offset $\delta_i$, it takes
@@ -301,8 +301,7 @@ def l1(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> B
 
     Args:
         inputs: The centres, shape `(n, ...)`, within `bounds`.
-        eps: The radius, in units of `inputs`, the sum of all changes: a number, or one for each
-            input, shape `(n,)`.
+        eps: The radius, the sum of all changes: a number, or one for each input, shape `(n,)`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
 
     Returns:
@@ -327,8 +326,7 @@ def ball(name: str, inputs: Tensor, eps: float | Tensor, bounds: Bounds) -> Ball
     """Make the balls of a norm by its name, around a copy of the inputs."""
     _checks.arguments(norm=name)
     radius, box = _checks.radius(eps, _checks.inputs(inputs)), _checks.box(bounds, inputs)
-    with torch.inference_mode(False):
-        return Ball.norms[name](inputs.detach().clone(), radius, box)
+    return Ball.norms[name](_checks.copied(inputs), radius, box)
 
 
 def around(
@@ -336,8 +334,7 @@ def around(
 ) -> tuple[Ball, Tensor]:
     """Check what attacks within a radius take; return the balls, and a copy of the labels."""
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    with torch.inference_mode(False):
-        return ball(name, inputs, eps, bounds), labels.clone()
+    return ball(name, inputs, eps, bounds), labels
 
 
 def free(values: Tensor, bounds: tuple[Any, Any]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from advcal._frozen import attacked, frozen
 from advcal._logits import log_odds
 from advcal._typing import Attack, Model
 from advcal._values import Value
-from advcal.attacks._gradient import Best, logits_at
+from advcal.attacks._gradient import Best, at, logits_at
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -50,16 +51,7 @@ class worst_case(_Several):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        inputs, labels = _checks.examples(inputs, labels)
-        with frozen(model, grad=False):
-            inputs, labels = inputs.detach().clone(), labels.clone()
-            best = Best(inputs)
-            for candidate in (lambda *_: inputs, *self.attacks):
-                points = attacked(candidate, model, inputs, labels)
-                logits = logits_at(model, points)
-                _checks.label_range(labels, logits.shape[1])
-                best.offer(points, logits.argmax(dim=1) != labels, log_odds(logits, labels))
-            return best.points
+        return one_by_one(model, inputs, labels, self.attacks, drop=False)
 
 
 class cascade(_Several):
@@ -88,7 +80,7 @@ class cascade(_Several):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        return one_by_one(model, inputs, labels, self.attacks, lambda each, _: each)
+        return one_by_one(model, inputs, labels, self.attacks)
 
 
 def one_by_one(
@@ -96,23 +88,30 @@ def one_by_one(
     inputs: Tensor,
     labels: Tensor,
     attacks: Sequence[Callable[..., Tensor]],
-    of: Callable[[Callable[..., Tensor], Tensor], Attack],
+    of: Callable[[Callable[..., Tensor], Any], Attack] = lambda attack, _: attack,
+    *,
+    drop: bool = True,
 ) -> Tensor:
-    """Run attacks, each `of` the indices of the examples that withstood all before it."""
+    """Run attacks, each `of` the indices of the examples that withstood all before it.
+
+    With `drop=False` all examples stay, and the indices are None.
+    """
     inputs, labels = _checks.examples(inputs, labels)
     with frozen(model, grad=False):
-        inputs, labels = inputs.detach().clone(), labels.clone()
-        best, rows = Best(inputs), torch.arange(len(inputs), device=inputs.device)
+        best = Best(inputs)
+        rows = torch.arange(len(inputs), device=inputs.device) if drop else None
         for each in (None, *attacks):
             attack = of(each, rows) if each else lambda _, inputs, __: inputs
-            points = attacked(attack, model, inputs[rows], labels[rows])
-            logits, given = logits_at(model, points), labels[rows]
+            given = at(labels, rows)
+            points = attacked(attack, model, at(inputs, rows), given)
+            logits = logits_at(model, points)
             _checks.label_range(given, logits.shape[1])
             fooled = logits.argmax(dim=1) != given
             best.offer(points, fooled, log_odds(logits, given), rows)
-            rows = rows[~fooled]
-            if not len(rows):
-                break
+            if rows is not None:
+                rows = rows[~fooled]
+                if not len(rows):
+                    break
         return best.points
 
 
@@ -153,7 +152,6 @@ class autocast(Value):
         """Attack a batch."""
         inputs, labels = _checks.examples(inputs, labels)
         with frozen(model, grad=False):
-            inputs, labels = inputs.detach().clone(), labels.clone()
             with torch.autocast(inputs.device.type, self.dtype):
                 points = attacked(self.attack, model, inputs, labels).clone()
                 said = logits_at(model, points).argmax(dim=1)

@@ -48,9 +48,7 @@ def cw_l2(
     Every decision is taken per example, and one that is wrong already takes no further part. An
     example that is never fooled comes back unchanged: it has no adversarial input within this
     budget, which is not a perturbation of size 0; `adversarial_distance` reports it as infinite.
-    `foot` comes nearer in a tenth of the passes. Uses the labels that it is given: the true ones
-    make it an attack on accuracy (wrong predictions need no perturbation), the predicted ones
-    measure the distance to the decision boundary.
+    `foot` comes nearer in a tenth of the passes.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -86,7 +84,7 @@ def cw_l2(
     _checks.arguments(initial_c=initial_c, kappa=kappa)
     _checks.number("step_size", step_size, above=0)
     with frozen(model, grad=True):
-        found, labels = inputs.detach().clone(), labels.clone()
+        found = inputs.clone()
         goal = goal_of("margin", model, found, labels, targeted)
         logits = logits_at(model, found)
         right = (logits.argmax(dim=1) == labels) != targeted

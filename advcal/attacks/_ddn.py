@@ -30,9 +30,7 @@ def ddn(
     $\varepsilon$, which is multiplied by $1 - \gamma$ if the last point fooled the model and by
     $1 + \gamma$ if it did not. Nothing is quantised. Returns, per example, the nearest of all
     points that fooled the model, the last one among them; an example that is never fooled comes
-    back unchanged. Makes `steps + 1` forward and `steps` backward passes. Uses the labels that it
-    is given: the true ones make it an attack on accuracy, the predicted ones measure the distance
-    to the decision boundary.
+    back unchanged. Makes `steps + 1` forward and `steps` backward passes.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -65,7 +63,6 @@ def ddn(
     _checks.arguments(steps=steps, initial_eps=initial_eps, targeted=targeted)
     _checks.number("gamma", gamma, above=0, most=1)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
         objective = goal_of("cross_entropy", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, targeted=targeted)
         origin = lift(inputs)

@@ -32,13 +32,11 @@ def deepfool(
 ) -> Tensor:
     r"""Find a small perturbation that changes the prediction by stepping to linearised boundaries.
 
-    With $m_k = z_y - z_k$, each step makes $1 + \eta$ times the smallest move that reaches
-    $m_k = 0$ of the linearised model for the nearest class, that of the least
-    $|m_k| / \|\nabla m_k\|_*$, and is clamped to `bounds`. An example is finished and leaves the
-    batch at the first point that fools the model; one that is never fooled comes back unchanged. A
-    step makes one forward pass and a backward pass for each candidate. Fast and rough: `foot`,
-    `ddn` and `fmn` come nearer. Uses the labels that it is given: the true ones make it an attack
-    on accuracy.
+    With $m_k = z_y - z_k$, each step makes $1 + \eta$ times the smallest move to $m_k = 0$ of the
+    linearised model for the nearest class, that of the least $|m_k| / \|\nabla m_k\|_*$, and is
+    clamped to `bounds`. An example is finished and leaves the batch at the first point that fools
+    the model; one that is never fooled comes back unchanged. A step makes one forward pass and a
+    backward pass for each candidate. Fast and rough: `foot`, `ddn` and `fmn` come nearer.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -72,7 +70,6 @@ def deepfool(
     _checks.choice("norm", norm, _DIRECTIONS)
     _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
         found, points = inputs.clone(), inputs
         left = torch.arange(len(inputs), device=inputs.device)  # the examples in the batch
         others = None

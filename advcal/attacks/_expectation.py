@@ -58,14 +58,5 @@ class _Expectation(Around):
         model = getattr(self.model, "__qualname__", self.model)
         return f"expectation({model}, n={self.n})"
 
-    @property
-    def training(self) -> bool:
-        """Whether the model trains at its root: this module has no mode of its own."""
-        return getattr(vars(self).get("_modules", {}).get("model"), "training", False)
-
-    @training.setter
-    def training(self, mode: bool) -> None:
-        pass
-
     def forward(self, inputs: Tensor) -> Tensor:
         return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])

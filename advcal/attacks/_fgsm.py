@@ -27,10 +27,9 @@ def fgsm(
 ) -> Tensor:
     r"""Take one step along the steepest direction of the loss.
 
-    $x' = \Pi(x + \varepsilon\,\mathrm{sign}\,\nabla_x L(f(x), y))$ for `linf`. With
-    `random_start` it is FGSM-RS, the attack of fast adversarial training: a step of
-    $1.25\,\varepsilon$ from a random point of the ball, projected back into the ball. Uses the
-    labels that it is given: the true ones make it an attack on accuracy.
+    $x' = \Pi(x + \varepsilon\,\mathrm{sign}\,\nabla_x L(f(x), y))$ for `linf`. With `random_start`
+    it is FGSM-RS, the attack of fast adversarial training: a step of $1.25\,\varepsilon$ from a
+    random point of the ball, projected back into the ball.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -38,8 +37,7 @@ def fgsm(
         labels: Integer labels, shape `(n,)`; the classes to reach if `targeted`.
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        step_size: The length of the step in `norm`; if None `eps`, and `1.25 * eps` from a random
-            start.
+        step_size: The length of the step in `norm`; if None `eps`, from a random start 1.25 times.
         random_start: Whether to start at a random point of the ball instead of at the input.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`.
@@ -92,14 +90,13 @@ def n_fgsm(
     $x' = \mathrm{clip}(x + \eta + \varepsilon\,\mathrm{sign}\,\nabla_x L(f(x + \eta), y))$ with
     $\eta$ uniform in $\pm k\varepsilon$. **It leaves the ball of radius `eps`**, on purpose, and
     goes up to `noise * eps + step_size` far: that is what keeps fast adversarial training from
-    catastrophic overfitting. Uses the labels that it is given.
+    catastrophic overfitting.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         inputs: The inputs within `bounds`, shape `(n, ...)`.
         labels: Integer labels, shape `(n,)`.
-        eps: The radius to train for in `linf`, in units of `inputs`: a number, or one for each
-            example, shape `(n,)`.
+        eps: The radius in `linf` to train for: a number, or one for each example, shape `(n,)`.
         noise: $k$, the reach of the noise in units of `eps`.
         step_size: The length of the step; `eps` if None.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
@@ -130,7 +127,6 @@ def n_fgsm(
     _checks.number("noise", noise, least=0)
     _checks.arguments(step_size=step_size, generator=generator)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
         size = eps if step_size is None else float(step_size)
         region = ball("linf", inputs, noise * eps + size, bounds)
         noisy = ball("linf", inputs, noise * eps, bounds)

@@ -38,8 +38,7 @@ def fmn(
 
     Returns, per example, the nearest of all points that fooled the model, the last one among them;
     an example that is never fooled comes back unchanged. Makes `steps + 1` forward and `steps`
-    backward passes. Uses the labels that it is given: the true ones make it an attack on accuracy,
-    the predicted ones measure the distance to the decision boundary.
+    backward passes.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -75,7 +74,6 @@ def fmn(
     _checks.number("step_size", step_size, above=0)
     _checks.number("gamma", gamma, above=0, most=1)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
         objective = goal_of("margin", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
         origin = lift(inputs)

@@ -47,9 +47,7 @@ def foot(
     unchanged. Makes `steps + 1` forward and `steps` backward passes.
 
     The fixed point is the Hasofer-Lind-Rackwitz-Fiessler iteration of structural reliability; the
-    relaxation, the overshoot and the shares are this library's. Uses the labels that it is given:
-    the true ones make it an attack on accuracy, the predicted ones measure the distance to the
-    decision boundary.
+    relaxation, the overshoot and the shares are this library's.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -81,7 +79,6 @@ def foot(
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.arguments(steps=steps, candidates=candidates, targeted=targeted)
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
         search = _Search(model, inputs, labels, targeted, box)
         share, begun = 0 if targeted else steps // (candidates + 1), 0
         while share and begun < min(candidates, search.most_others):
@@ -109,12 +106,7 @@ class _Search:
     residual: Tensor  # the last normal less the last direction; NaN if there is none yet
 
     def __init__(
-        self,
-        model: Model,
-        inputs: Tensor,
-        labels: Tensor,
-        targeted: bool,
-        bounds: Box,
+        self, model: Model, inputs: Tensor, labels: Tensor, targeted: bool, bounds: Box
     ) -> None:
         self.model, self.inputs, self.labels = model, inputs, labels
         self.targeted, self.bounds = targeted, bounds

@@ -61,9 +61,16 @@ def goal_of(
         _checks.choice("loss", loss, [*LOSSES, "kl"])
         loss = log_odds if loss == "cross_entropy" else getattr(losses, loss)
     each: Callable[..., Tensor] = loss
-    if "reduction" in inspect.signature(each).parameters:
+    if _takes_reduction(each):
         each = partial(each, reduction="none")
     return Goal(each, labels, labels, targeted)
+
+
+def _takes_reduction(loss: Callable[..., Tensor]) -> bool:
+    try:
+        return "reduction" in inspect.signature(loss).parameters
+    except ValueError:  # a builtin without a signature
+        return False
 
 
 def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:

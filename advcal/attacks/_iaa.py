@@ -95,7 +95,6 @@ def iaa(
     if method == "random_search" and variant == "published":
         raise ValueError("expected method 'gradient' with the published variant, got another")
     with frozen(model, grad=True):
-        inputs, labels = inputs.detach().clone(), labels.clone()
         if label == "predicted":
             clean = logits_at(model, inputs)
             _checks.label_range(labels, clean.shape[1])

@@ -16,12 +16,7 @@ _TOLERANCE = 1e-4  # of the goal, by which a bent ray may fall short
 
 
 def linear_distance(
-    model: Model,
-    inputs: Tensor,
-    *,
-    candidates: int,
-    steps: int,
-    bounds: Bounds,
+    model: Model, inputs: Tensor, *, candidates: int, steps: int, bounds: Bounds
 ) -> Tensor:
     r"""Estimate the L2 distance to the decision boundary, shape `(n,)`, without crossing it.
 
@@ -32,7 +27,7 @@ def linear_distance(
     last move led and goes half of the way from that move to the new one.
     """
     inputs, _, box = _checks.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
-    origin = lift(inputs.detach())
+    origin = lift(inputs)
     with frozen(model, grad=True):
         points, logits, output = _forward(model, inputs)
         predicted = logits.argmax(dim=1)
@@ -68,11 +63,7 @@ def _forward(model: Model, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _to_plane(
-    origin: Tensor,
-    gradient: Tensor,
-    gap: Tensor,
-    offset: Tensor,
-    bounds: Box,
+    origin: Tensor, gradient: Tensor, gap: Tensor, offset: Tensor, bounds: Box
 ) -> tuple[Tensor, Tensor]:
     """Return the shortest moves within bounds to where a linearised lead is 0, and which get there.
 

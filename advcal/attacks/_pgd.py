@@ -37,8 +37,7 @@ def pgd(
     unit vector for `l2`; with `momentum` $\mu$, $g_t = \mu g_{t-1} + \nabla / \|\nabla\|_1$ stands
     for the gradient. Returns, per example, the best of all points seen, the start and the last
     among them: one that fools the model before one that does not, then the one of higher loss. A
-    restart makes `steps + 1` forward and `steps` backward passes. Uses the labels that it is given:
-    the true ones make it an attack on accuracy.
+    restart makes `steps + 1` forward and `steps` backward passes.
 
     With `stop_early` an example that is fooled leaves the batch at once. Whether each example is
     fooled stays the same, in a small part of the time on a model that is easily fooled; the point

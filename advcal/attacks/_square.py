@@ -39,8 +39,7 @@ def square(
     $\max_{k \ne y} z_k - z_y$ or fools the model. The square covers a share `initial_p` of the
     image at first and less and less later on, the published schedule stretched to `steps`. An
     example that is fooled leaves the batch at once, so that `steps` is the most queries that one
-    takes. The model need not be differentiable. Uses the labels that it is given: the true ones
-    make it an attack on accuracy.
+    takes. The model need not be differentiable.
 
     Inputs of another shape than `(n, channels, height, width)` are taken as one row of values, and
     squares are then intervals. What is drawn for an example depends on `generator`, on its place in
@@ -83,7 +82,7 @@ def square(
         n, shape = len(inputs), inputs.shape if inputs.ndim == 4 else (len(inputs), 1, 1, -1)
         low, high = (e.reshape(shape) if isinstance(e, Tensor) else e for e in bounds)
         whole = ball(norm, inputs.reshape(shape), eps, (low, high))
-        goal = goal_of("margin", model, inputs, labels.clone(), targeted)
+        goal = goal_of("margin", model, inputs, labels, targeted)
         generator = _checks.resolve(generator, inputs.device)
 
         def draw(rows: Tensor, *shape: int) -> Tensor:

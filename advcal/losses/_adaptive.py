@@ -58,11 +58,7 @@ class SmoothingState:
         return (1 - self.label_probs) * (self.n_classes / (self.n_classes - 1))
 
     def update(
-        self,
-        confidence: float | Tensor,
-        accuracy: float | Tensor,
-        *,
-        n: Tensor | None = None,
+        self, confidence: float | Tensor, accuracy: float | Tensor, *, n: Tensor | None = None
     ) -> SmoothingState:
         r"""Return the state after one epoch.
 
@@ -131,9 +127,7 @@ class SmoothingState:
     def _share(self, name: str, value: float | Tensor) -> Tensor:
         if not isinstance(value, Tensor):
             value = torch.tensor(_checks.number(name, value), dtype=torch.float64)
-        if not value.is_floating_point():
-            raise TypeError(f"expected {name} of a floating dtype, got {_checks.kind(value)}")
-        if value.ndim == 0 and self.n_levels == 1:
+        if _checks.tensor(name, value).ndim == 0 and self.n_levels == 1:
             value = value[None]
         if value.shape != (self.n_levels,):
             raise ValueError(

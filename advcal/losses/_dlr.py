@@ -9,11 +9,7 @@ from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def dlr(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    targets: Tensor | None = None,
-    reduction: Reduction = "mean",
+    logits: Tensor, labels: Tensor, *, targets: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
     r"""Compute the difference of logits ratio, a loss for attacks, positive if wrong.
 
@@ -44,8 +40,7 @@ def dlr(
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
         Parameter-free Attacks, ICML 2020, eq. 6 and 7.
     """
-    _checks.arguments(reduction=reduction)
-    logits, labels = checked(logits, labels)
+    logits, labels = checked(logits, labels, reduction=reduction)
     needed = 3 if targets is None else 4
     if logits.shape[1] < needed:
         raise ValueError(

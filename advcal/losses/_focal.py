@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from advcal import _checks
 from advcal._logits import lift, log_odds
 from advcal.losses._reduce import Reduction, checked, reduced
 
@@ -41,8 +40,8 @@ def focal(
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, eq. 4; Mukhoti et al.,
         Calibrating Deep Neural Networks using Focal Loss, NeurIPS 2020.
     """
-    _checks.arguments(gamma=gamma, reduction=reduction)
-    return _focal(*checked(logits, labels), gamma, gamma, reduction)
+    logits, labels = checked(logits, labels, gamma=gamma, reduction=reduction)
+    return _focal(logits, labels, gamma, gamma, reduction)
 
 
 def flsd53(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -71,8 +70,8 @@ def flsd53(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> 
     References:
         Mukhoti et al., Calibrating Deep Neural Networks using Focal Loss, NeurIPS 2020.
     """
-    _checks.arguments(reduction=reduction)
-    return _focal(*checked(logits, labels), 5.0, 3.0, reduction)
+    logits, labels = checked(logits, labels, reduction=reduction)
+    return _focal(logits, labels, 5.0, 3.0, reduction)
 
 
 def _focal(

@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from advcal import _checks
 from advcal._logits import mean_of_unmasked
 from advcal.losses._reduce import Reduction, checked, reduced
 
@@ -40,8 +39,7 @@ def inverse_adversarial(
         Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack,
         arXiv 2504.06358, eq. 3.
     """
-    _checks.arguments(lam=lam, reduction=reduction)
-    logits, labels = checked(logits, labels)
+    logits, labels = checked(logits, labels, lam=lam, reduction=reduction)
     log_p = log_softmax(logits, dim=1)
     label = log_p.gather(1, labels[:, None])[:, 0]
     uniform = lam * mean_of_unmasked(log_p, logits) if lam > 0 else 0.0

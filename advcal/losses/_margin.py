@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from advcal import _checks
 from advcal._logits import without_label
 from advcal.losses._reduce import Reduction, checked, reduced
 
@@ -30,7 +29,6 @@ def margin(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> 
     References:
         Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, S&P 2017, f6.
     """
-    _checks.arguments(reduction=reduction)
-    logits, labels = checked(logits, labels)
+    logits, labels = checked(logits, labels, reduction=reduction)
     label = logits.gather(1, labels[:, None])[:, 0]
     return reduced(without_label(logits, labels).amax(dim=1) - label, reduction)

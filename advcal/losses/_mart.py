@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks
 from advcal._logits import divergence, lift, log_odds, without_label
 from advcal.losses._reduce import Reduction, checked, checked_attacked, reduced
 
@@ -49,8 +48,7 @@ def mart(
         Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
         ICLR 2020.
     """
-    _checks.arguments(lam=lam, reduction=reduction)
-    logits, labels = checked(logits, labels)
+    logits, labels = checked(logits, labels, lam=lam, reduction=reduction)
     wide, other = lift(logits), checked_attacked(attacked, logits)
     log_p, log_q = wide.log_softmax(dim=1), other.log_softmax(dim=1)
     rival = without_label(log_q, labels).amax(dim=1).exp()

@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks
 from advcal._logits import lift, mean_of_unmasked
 from advcal.losses._reduce import Reduction, checked, reduced
 
@@ -45,8 +44,7 @@ def mbls(
     References:
         Liu et al., The Devil is in the Margin, CVPR 2022.
     """
-    _checks.arguments(margin=margin, alpha=alpha, reduction=reduction)
-    logits, labels = checked(logits, labels)
+    logits, labels = checked(logits, labels, margin=margin, alpha=alpha, reduction=reduction)
     wide = lift(logits)
     beyond = (wide.amax(dim=1, keepdim=True) - wide - margin).relu()
     penalty = alpha * mean_of_unmasked(beyond, wide)

@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks
 from advcal._logits import entropy, lift
 from advcal.losses._reduce import Reduction, checked, reduced
 
@@ -40,8 +39,7 @@ def confidence_penalty(
         Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output Distributions,
         ICLR 2017 workshop.
     """
-    _checks.arguments(beta=beta, reduction=reduction)
-    logits, labels = checked(logits, labels)
+    logits, labels = checked(logits, labels, beta=beta, reduction=reduction)
     wide = lift(logits)
     losses = cross_entropy(wide, labels, reduction="none")
     return reduced(losses - beta * entropy(wide.log_softmax(dim=1)), reduction, logits.dtype)

@@ -1,6 +1,6 @@
 """`reduction=`, as in torch.nn.functional, and the checks that losses share."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,18 +18,16 @@ def reduced(losses: Tensor, reduction: Reduction, dtype: torch.dtype | None = No
     return losses.to(dtype)
 
 
-def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Check logits `(n, classes)` and integer labels `(n,)`."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"expected logits as a torch.Tensor, got {_checks.kind(logits)}")
+def checked(logits: Tensor, labels: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Check logits `(n, classes)`, integer labels `(n,)` and options."""
+    _checks.arguments(**options)
     _checks.class_rows("logits", logits)
     return logits, _checks.labels(labels, len(logits), logits.shape[1], logits.device)
 
 
 def checked_attacked(attacked: Tensor, logits: Tensor) -> Tensor:
     """Check the logits of attacked inputs beside those of the inputs."""
-    if not isinstance(attacked, Tensor) or not attacked.is_floating_point():
-        raise TypeError(f"expected attacked as floating logits, got {_checks.kind(attacked)}")
+    _checks.tensor("attacked", attacked)
     if attacked.shape != logits.shape:
         raise ValueError(
             f"expected attacked of shape {tuple(logits.shape)} like the logits, "

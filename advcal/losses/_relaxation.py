@@ -44,9 +44,8 @@ def label_relaxation(
     References:
         Lienen & Hüllermeier, From Label Smoothing to Label Relaxation, AAAI 2021.
     """
-    _checks.arguments(alpha=alpha, reduction=reduction)
+    logits, labels = checked(logits, labels, alpha=alpha, reduction=reduction)
     _checks.number("alpha", alpha, most=1)
-    logits, labels = checked(logits, labels)
     odds = log_odds(lift(logits), labels)
     entropy = -sum(share * math.log(share) for share in (alpha, 1 - alpha) if share > 0)
     losses = -(1 - alpha) * logsigmoid(-odds) - entropy

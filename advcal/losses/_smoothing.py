@@ -64,9 +64,7 @@ def _smoothing(value: Any, labels: Tensor, most: float) -> Tensor:
     if not isinstance(value, Tensor):
         _checks.number("smoothing", value, least=0, most=most)
         return torch.full((1, 1), float(value), device=labels.device)
-    if not value.is_floating_point():
-        raise TypeError(f"expected smoothing of a floating dtype, got {_checks.kind(value)}")
-    if value.shape != labels.shape:
+    if _checks.tensor("smoothing", value).shape != labels.shape:
         raise ValueError(
             f"expected smoothing of shape {tuple(labels.shape)}, got {_checks.kind(value)}"
         )

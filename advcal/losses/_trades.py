@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks
 from advcal._logits import divergence, lift
 from advcal.losses._reduce import Reduction, checked, checked_attacked, reduced
 
@@ -45,8 +44,7 @@ def trades(
         Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML
         2019.
     """
-    _checks.arguments(beta=beta, reduction=reduction)
-    logits, labels = checked(logits, labels)
+    logits, labels = checked(logits, labels, beta=beta, reduction=reduction)
     wide, other = lift(logits), checked_attacked(attacked, logits)
     apart = divergence(wide.log_softmax(dim=1), other.log_softmax(dim=1))
     losses = cross_entropy(wide, labels, reduction="none") + beta * apart

@@ -586,6 +586,12 @@ def test_a_loss_that_is_not_per_example_is_refused(attack, loss):
         attack(mlp(), INPUTS, LABELS, eps=0.1, loss=loss)
 
 
+def test_a_builtin_without_a_signature_is_a_loss():
+    builtin = torch._C._nn.cross_entropy_loss  # of one value per example
+    attack = partial(fgsm, mlp(), INPUTS, LABELS, eps=0.1)
+    assert torch.equal(attack(loss=builtin), attack(loss=each_cross_entropy))
+
+
 def test_restarts_without_a_random_start_are_refused():
     with pytest.raises(ValueError, match=r"expected random_start .*, got restarts=2"):
         pgd(mlp(), INPUTS, LABELS, eps=0.1, restarts=2, random_start=False)

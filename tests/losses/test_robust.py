@@ -73,9 +73,9 @@ def test_in_half_precision_a_certain_mistake_has_a_finite_loss():
 
 
 BAD = {
-    "none": (None, TypeError, "attacked as floating logits, got None"),
-    "array": (ATTACKED.numpy(), TypeError, "attacked as floating logits, got an array"),
-    "integers": (ATTACKED.long(), TypeError, "attacked as floating logits, got .*int64"),
+    "none": (None, TypeError, "attacked as a torch.Tensor, got None"),
+    "array": (ATTACKED.numpy(), TypeError, "attacked as a torch.Tensor, got an array"),
+    "integers": (ATTACKED.long(), TypeError, "attacked of a floating dtype, got .*int64"),
     "shape": (ATTACKED[1:], ValueError, r"attacked of shape \(30, 4\) .*got .*\(29, 4\)"),
     "device": (ATTACKED.to("meta"), ValueError, "attacked on cpu, got meta"),
 }
