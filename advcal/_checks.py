@@ -113,7 +113,8 @@ _ARGUMENTS: dict[str, Callable[[str, Any], object]] = {
         (partial(number, above=0), "initial_c initial_eps"),
         (partial(number, above=0, most=1), "coverage initial_p tpr"),
         (partial(number, above=0, most=0.999999), "level"),
-        (optional(partial(number, above=0)), "step_size"),
+        (optional(partial(number, above=0)), "prior step_size"),
+        (partial(number, above=0), "strength"),
         (optional(partial(number, least=2**-13)), "bandwidth"),
         (number, "threshold"),
         (switch, "from_logits joint random_start stop_early targeted"),
@@ -226,6 +227,18 @@ def like_probabilities(value: Tensor) -> Tensor:
     wide = value.detach().double()
     tolerance = SUM_TOLERANCE.get(value.dtype, 1e-5)
     return ((wide.sum(dim=1) - 1).abs() <= tolerance) & (wide >= 0).all(dim=1)
+
+
+def warn_of_probabilities(rows: Tensor) -> None:
+    """Warn of what is passed as logits and looks like probabilities, but for zeros and ones."""
+    some = rows[:1000].detach()
+    if not bool((some >= 0).all()) or bool((some == some.round()).all()):
+        return
+    if bool(like_probabilities(some).all()):
+        warn(
+            "expected logits, got rows that are not negative and sum to one; of probabilities the "
+            "logits are probs.log()"
+        )
 
 
 def warn(message: str) -> None:

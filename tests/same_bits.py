@@ -594,6 +594,8 @@ CALIBRATOR_VALUES = {
     "l2_bias": (0.0, 0.1),
     "l2_off_diagonal": (0.0, 0.1),
     "n_bins": (1, 5),
+    "prior": (0.5,),
+    "strength": (1.0, 3.0),
 }
 
 

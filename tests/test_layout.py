@@ -50,10 +50,10 @@ KEYWORDS = {
     "from_logits", "gamma", "generator", "initial_c", "initial_eps", "interval", "joint", "kappa",
     "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss", "margin", "max_norm", "method",
     "momentum", "n", "n_bins", "n_levels", "n_targets", "names", "noise", "norm", "omega",
-    "overshoot", "p_init", "progress", "queries", "random_start", "reduction", "reference",
+    "overshoot", "p_init", "prior", "progress", "queries", "random_start", "reduction", "reference",
     "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity",
-    "sources", "state", "statistic", "step_size", "steps", "stop_early", "targeted", "targets",
-    "threshold", "title", "tol", "tpr", "weights",
+    "sources", "state", "statistic", "step_size", "steps", "stop_early", "strength", "targeted",
+    "targets", "threshold", "title", "tol", "tpr", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
