@@ -79,7 +79,8 @@ _declare("initial_c initial_eps sigma", partial(number, above=0))
 _declare("delta", partial(number, above=0, most=0.5))
 _declare("coverage initial_p tpr", partial(number, above=0, most=1))
 _declare("level", partial(number, above=0, most=0.999999))
-_declare("max_norm step_size", optional(partial(number, above=0)))
+_declare("max_norm prior step_size", optional(partial(number, above=0)))
+_declare("strength", partial(number, above=0))
 _declare("bandwidth", optional(partial(number, least=2**-13)))
 
 
@@ -273,6 +274,18 @@ def like_probabilities(value: Tensor) -> Tensor:
     wide = value.detach().double()
     tolerance = SUM_TOLERANCE.get(value.dtype, 1e-5)
     return ((wide.sum(dim=1) - 1).abs() <= tolerance) & (wide >= 0).all(dim=1)
+
+
+def warn_of_probabilities(rows: Tensor) -> None:
+    """Warn of what is passed as logits and looks like probabilities, but for zeros and ones."""
+    some = rows[:1000].detach()
+    if not bool((some >= 0).all()) or bool((some == some.round()).all()):
+        return
+    if bool(like_probabilities(some).all()):
+        warn(
+            "expected logits, got rows that are not negative and sum to one; of probabilities the "
+            "logits are probs.log()"
+        )
 
 
 def warn(message: str) -> None:

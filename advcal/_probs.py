@@ -132,6 +132,7 @@ def checked_rows(
 
 def checked_logits(z: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield runs of logits and labels: no NaN, no infinity but -inf beside a number."""
+    _checks.warn_of_probabilities(z)
     for rows in row_chunks(z):
         highest = z[rows].amax(dim=1)
         if not bool(highest.isfinite().all()):

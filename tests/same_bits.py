@@ -80,6 +80,14 @@ EXPECTED |= {
     "metrics: calibration_test(*": "draws of bins, those of the interval",
     "metrics: consistency_bands(*": "draws of bins",
     "metrics: nll(from_logits=True)*": "no digits are lost to large logits, to the last bits",
+    "calibrators: fit_class_temperature(*": "an Affine has a field more, a temperature of 1",
+    "calibrators: fit_dirichlet(*": "an Affine has a field more, a temperature of 1",
+    "calibrators: fit_matrix(*": "an Affine has a field more, a temperature of 1",
+    "calibrators: fit_platt(*": "an Affine has a field more, a temperature of 1",
+    "calibrators: fit_vector(*": "an Affine has a field more, a temperature of 1",
+    "calibrators: fit_irm(*": "rounding to half precision changes no prediction",
+    "calibrators: fit_irova(*": "rounding to half precision changes no prediction",
+    "calibrators: fit_histogram(*": "rounding to half precision changes no prediction",
     "metrics: decompose_nll(from_logits=True)*": "pools what it pools of probabilities",
 }
 
@@ -635,6 +643,8 @@ CALIBRATOR_VALUES = {
     "l2_bias": (0.0, 0.1),
     "l2_off_diagonal": (0.0, 0.1),
     "n_bins": (1, 5),
+    "prior": (0.5,),
+    "strength": (1.0, 3.0),
 }
 
 

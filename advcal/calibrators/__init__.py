@@ -7,6 +7,7 @@ data. A calibrator is an immutable value.
 """
 
 from advcal.calibrators._affine import Affine, fit_dirichlet, fit_matrix, fit_platt, fit_vector
+from advcal.calibrators._best import Choice, fit_best
 from advcal.calibrators._calibrator import Calibrator
 from advcal.calibrators._class_temperature import fit_class_temperature
 from advcal.calibrators._curves import (
@@ -19,15 +20,18 @@ from advcal.calibrators._curves import (
 )
 from advcal.calibrators._ensemble import Ensemble, fit_ensemble
 from advcal.calibrators._save import load, save
+from advcal.calibrators._structured import fit_sms, fit_svs
 from advcal.calibrators._temperature import Temperature, fit_temperature
 
 __all__ = [
     "Affine",
     "Calibrator",
+    "Choice",
     "Ensemble",
     "OneVsAll",
     "Temperature",
     "TopLabel",
+    "fit_best",
     "fit_class_temperature",
     "fit_dirichlet",
     "fit_ensemble",
@@ -37,6 +41,8 @@ __all__ = [
     "fit_isotonic",
     "fit_matrix",
     "fit_platt",
+    "fit_sms",
+    "fit_svs",
     "fit_temperature",
     "fit_vector",
     "load",

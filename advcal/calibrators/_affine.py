@@ -31,14 +31,17 @@ class Affine(Calibrator):
         bias: $b$, float64, shape `(classes,)`.
         of_log_probs: Whether $x$ is the log-softmax of the logits, as in Dirichlet scaling, or the
             logits.
+        temperature: What the logits are divided by before.
     """
 
     weight: Tensor
     bias: Tensor
     of_log_probs: bool
+    temperature: float = 1.0
 
     def _log_probs(self, z: Tensor) -> Tensor:
-        x = z.log_softmax(dim=1) if self.of_log_probs else z
+        x = z / self.temperature
+        x = x.log_softmax(dim=1) if self.of_log_probs else x
         weight, bias = self.weight.to(z.device), self.bias.to(z.device)
         return ((x * weight if weight.ndim == 1 else x @ weight.T) + bias).log_softmax(dim=1)
 
@@ -82,14 +85,14 @@ def fit_vector(logits: Tensor, labels: Tensor) -> Affine:
         value, gradient = 0.0, torch.zeros(2, k, dtype=torch.float64, device=z.device)
         for rows in _probs.row_chunks(z):
             x = z[rows].double() / spread
-            loss, residual = _nll(x * weight + bias, y[rows])
+            loss, residual = nll_and_residual(x * weight + bias, y[rows])
             value += loss
             gradient += torch.stack([(residual * x).sum(dim=0), residual.sum(dim=0)])
         return value / len(z), gradient / len(z)
 
     start = torch.zeros(2, k, dtype=torch.float64, device=z.device)
     start[0] = spread / best_temperature(z, y)
-    weight, bias = _minimise(objective, start).view(2, k)
+    weight, bias = minimise(objective, start).view(2, k)
     return Affine(k, parameter(weight / spread), parameter(bias), False)
 
 
@@ -209,7 +212,7 @@ def fit_platt(logits: Tensor, labels: Tensor) -> Affine:
         return float(value), torch.stack([residual @ f / spread, residual.sum()])
 
     start = f.new_tensor([spread / best_temperature(z, y), 0.0])
-    slope, bias = _minimise(objective, start).tolist()
+    slope, bias = minimise(objective, start).tolist()
     a = slope / spread
     return Affine(2, parameter([[0.0, 0.0], [-a, a]]), parameter([0.0, bias]), False)
 
@@ -229,7 +232,7 @@ class _Odir:
         value, gradient = 0.0, torch.zeros_like(theta)
         for rows in _probs.row_chunks(self.z):
             x = _features(self.z[rows], self.of_log_probs)
-            loss, residual = _nll(x @ theta.T, self.y[rows])
+            loss, residual = nll_and_residual(x @ theta.T, self.y[rows])
             value += loss
             gradient += residual.T @ x
         off = _centred(theta) * self.penalty
@@ -248,7 +251,7 @@ def _fit(
     penalty[:, k] = l2_bias / k
     start = beta * torch.eye(k, k + 1, dtype=torch.float64, device=z.device)
     start = torch.linalg.solve(whitening, start, left=False)
-    theta = _minimise(_Odir(z, y, penalty, whitening, of_log_probs), start)
+    theta = minimise(_Odir(z, y, penalty, whitening, of_log_probs), start)
     theta = _centred(theta.view(k, k + 1) @ whitening)
     return Affine(k, parameter(theta[:, :k]), parameter(theta[:, k]), of_log_probs)
 
@@ -271,7 +274,7 @@ def _features(z: Tensor, of_log_probs: bool) -> Tensor:
     return torch.nn.functional.pad(x, (0, 1), value=1.0)
 
 
-def _nll(scores: Tensor, y: Tensor) -> tuple[float, Tensor]:
+def nll_and_residual(scores: Tensor, y: Tensor) -> tuple[float, Tensor]:
     """Return the summed NLL and its gradient by the scores."""
     log_probs = scores.log_softmax(dim=1)
     value = -float(log_probs.gather(1, y[:, None]).sum())
@@ -297,7 +300,7 @@ def _whitening(z: Tensor, beta: float, of_log_probs: bool) -> Tensor:
     return whitening
 
 
-def _minimise(objective: Callable[[Tensor], tuple[float, Tensor]], start: Tensor) -> Tensor:
+def minimise(objective: Callable[[Tensor], tuple[float, Tensor]], start: Tensor) -> Tensor:
     def in_numpy(theta: Vector) -> tuple[float, Vector]:
         value, gradient = objective(torch.from_numpy(theta).to(start.device))
         return value, gradient.flatten().cpu().numpy()

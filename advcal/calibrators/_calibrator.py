@@ -16,9 +16,10 @@ class Calibrator:
     """A function from logits `(n, classes)` to calibrated probabilities `(n, classes)`.
 
     `calibrator(logits)` are the probabilities and `calibrator.log_probs(logits)` their logarithms,
-    of the dtype and on the device of the logits, computed in float64. Log-probabilities are logits
-    too: `lambda inputs: calibrator.log_probs(model(inputs))` is a calibrated model that an attack
-    takes as any other.
+    of the dtype and on the device of the logits, computed in float64. Rounding to a narrower dtype
+    changes no prediction: the highest class stays so, by the last place. Log-probabilities
+    are logits too: `lambda inputs: calibrator.log_probs(model(inputs))` is a calibrated model that
+    an attack takes as any other.
 
     Attributes:
         n_classes: The number of classes.
@@ -27,7 +28,7 @@ class Calibrator:
     n_classes: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return self._probs(self._wide(logits)).to(logits.dtype)
+        return _narrowed(self._probs(self._wide(logits)), logits.dtype)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Compute the logarithms of the calibrated probabilities, which are logits again.
@@ -42,7 +43,7 @@ class Calibrator:
             TypeError: If the logits are not a floating tensor.
             ValueError: If a shape is wrong or a logit is not finite.
         """
-        return self._log_probs(self._wide(logits)).to(logits.dtype)
+        return _narrowed(self._log_probs(self._wide(logits)), logits.dtype)
 
     def _wide(self, logits: Tensor) -> Tensor:
         return finite_logits(logits, self.n_classes).double()
@@ -55,6 +56,17 @@ class Calibrator:
     def _log_probs(self, z: Tensor) -> Tensor:
         """Map float64 logits to log-probabilities."""
         return self._probs(z).log()
+
+
+def _narrowed(wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round to a dtype; where that makes a tie of it, the highest class stays the highest."""
+    narrow, top = wide.to(dtype), wide.detach().argmax(dim=1, keepdim=True)
+    highest = narrow.detach().amax(dim=1, keepdim=True)
+    tied = narrow.detach().argmax(dim=1, keepdim=True) != top
+    if not bool(tied.any()):
+        return narrow
+    raised = highest + highest.abs() * torch.finfo(dtype).eps
+    return narrow.scatter_add(1, top, torch.where(tied, raised - narrow.detach().gather(1, top), 0))
 
 
 def finite_logits(value: Any, n_classes: int | None = None) -> Tensor:
@@ -76,6 +88,7 @@ def calibration_data(
     """Check options, and finite logits `(n, classes)` and labels `(n,)` to fit to."""
     _checks.arguments(**options)
     z = finite_logits(logits, n_classes).detach()
+    _checks.warn_of_probabilities(z)
     return z, _checks.labels(labels, len(z), z.shape[1], device=z.device)
 
 

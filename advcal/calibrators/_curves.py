@@ -37,7 +37,10 @@ class TopLabel(Calibrator):
         rest = p.scatter(1, index, 0.0)
         total = rest.sum(dim=1, keepdim=True)
         even = torch.ones_like(p).scatter(1, index, 0.0) / (self.n_classes - 1)
-        rest = torch.where(total > 0, rest / total.clamp(min=1e-300), even)
+        # What is too small for a quotient has its proportions from the logits.
+        small = z.scatter(1, index, -torch.inf).softmax(dim=1)
+        few = torch.where(total > 0, small, even)
+        rest = torch.where(total > 1e-290, rest / total.clamp(min=1e-290), few)
         return (rest * (1 - mapped)).scatter_add(1, index, mapped)
 
 

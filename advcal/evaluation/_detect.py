@@ -174,7 +174,7 @@ class _Detector(Around):
         self._around = (model,)
         self.limit: Tensor | None = None  # the median score of the first examples from within
 
-    def of(self, part: Part) -> _Detector:
+    def of(self, part: Part) -> "_Detector":
         """Return the detector of one batch, of which the model may know the rest."""
         found = _Detector(part.taking(self.model), self.score)
         found.limit = self.limit

@@ -8,6 +8,10 @@ import torch
 from advcal import calibrators
 
 
+def best(logits, labels):
+    return calibrators.fit_best(logits, labels).calibrator
+
+
 class Case(NamedTuple):
     fit: object
     binary: bool = False  # of two classes only
@@ -21,6 +25,9 @@ CASES = {
     "vector": Case(calibrators.fit_vector, never_worse=True),
     "matrix": Case(calibrators.fit_matrix, never_worse=True),
     "dirichlet": Case(calibrators.fit_dirichlet, never_worse=True),
+    "svs": Case(calibrators.fit_svs, never_worse=True),
+    "sms": Case(calibrators.fit_sms, never_worse=True),
+    "best": Case(best),
     "ensemble": Case(calibrators.fit_ensemble, keeps_order=True, never_worse=True),
     "class_temperature": Case(calibrators.fit_class_temperature, never_worse=True),
     "irm": Case(calibrators.fit_irm, keeps_order=True, smooth=False),

@@ -32,7 +32,8 @@ def fitted():
 
 def test_every_fit_is_here_and_of_one_form():
     fits = {getattr(calibrators, n) for n in calibrators.__all__ if n.startswith("fit_")}
-    assert {c.fit.func if isinstance(c.fit, partial) else c.fit for c in CASES.values()} == fits
+    found = {c.fit.func if isinstance(c.fit, partial) else c.fit for c in CASES.values()}
+    assert found - {cases.best} == fits - {calibrators.fit_best}
     for fit in fits:
         arguments = list(inspect.signature(fit).parameters.values())
         assert [argument.name for argument in arguments[:2]] == ["logits", "labels"]
@@ -159,6 +160,7 @@ def test_fitted_in_inference_mode_it_can_be_attacked_through(case):
 
 
 @every_case
+@pytest.mark.filterwarnings("ignore:expected labels of which some contradict")
 def test_one_example_and_equal_logits_are_no_trouble(case):
     n_classes = 2 if case.binary else 4
     for logits in (torch.zeros(1, n_classes), torch.ones(3, n_classes), torch.eye(n_classes)):

@@ -169,7 +169,7 @@ def test_means_are_resampled_by_their_values(metric, kind):
 def test_a_share_has_wilsons_interval(right, level):
     probs = torch.tensor([[0.8, 0.2]]).repeat(100, 1)
     labels = (torch.arange(100) >= right).long()
-    for metric in (metrics.accuracy, functools.partial(metrics.accuracy, from_logits=True)):
+    for metric in (metrics.accuracy, functools.partial(metrics.accuracy, reduction="mean")):
         found = metrics.bootstrap(metric, probs, labels, level=level)
         assert found.low <= found.value == right / 100 <= found.high
         assert 0 <= found.low < found.high <= 1

@@ -1,0 +1,109 @@
+"""Few or one-sided examples, narrow dtypes, far logits, and probabilities taken for logits."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from advcal import calibrators, metrics
+
+spec = importlib.util.spec_from_file_location("cases", Path(__file__).with_name("cases.py"))
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+CASES, data, draw = cases.CASES, cases.data, cases.draw
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+ONE_SIDED = "expected labels of which some contradict the logits and most do not"
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_narrow_dtype_changes_no_prediction(case, dtype):
+    calibrator = case.fit(*data(case, n=300))
+    logits = data(case, n=4000, seed=1)[0].to(dtype)
+    wide = calibrator(logits.double())
+    for call in (calibrator, calibrator.log_probs):
+        narrow = call(logits)
+        assert narrow.dtype == dtype
+        assert torch.equal(narrow.argmax(dim=1), wide.argmax(dim=1))
+    torch.testing.assert_close(calibrator(logits).double(), wide, atol=0.01, rtol=0)
+
+
+def test_a_temperature_against_the_labels_keeps_predictions_in_float32():
+    logits = draw()[0].float()
+    with pytest.warns(UserWarning, match=ONE_SIDED):
+        calibrator = calibrators.fit_temperature(logits, logits.argmin(dim=1))
+    assert torch.equal(calibrator(logits).argmax(dim=1), logits.argmax(dim=1))
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_one_sided_labels_are_warned_of_and_a_prior_keeps_them_in_reach(wrong, scale):
+    logits = scale * draw(n=10)[0]
+    labels = logits.argmin(dim=1) if wrong else logits.argmax(dim=1)
+    with pytest.warns(UserWarning, match=f"{ONE_SIDED}.*pass prior=0.5"):
+        calibrators.fit_temperature(logits, labels)
+    found = calibrators.fit_temperature(logits, labels, prior=0.5).temperature
+    assert 1e-3 < found < 3e3
+    assert (found > 1) == wrong
+
+
+@pytest.mark.parametrize("prior", [0.1, 0.5, 2.0])
+def test_the_prior_is_that_of_the_logarithm(prior):
+    logits, labels = draw(n=30)
+    found = calibrators.fit_temperature(logits, labels, prior=prior).temperature
+
+    def objective(temperature):
+        loss = float(metrics.nll(logits / temperature, labels, from_logits=True))
+        return loss + math.log(temperature) ** 2 / (2 * len(labels) * prior**2)
+
+    for factor in (0.9, 0.99, 1.01, 1.1):
+        assert objective(found) < objective(found * factor)
+    plain = calibrators.fit_temperature(logits, labels).temperature
+    assert abs(math.log(found)) < abs(math.log(plain))
+    weak = calibrators.fit_temperature(logits, labels, prior=1e4).temperature
+    assert weak == pytest.approx(plain, rel=1e-6)
+    with pytest.raises(ValueError, match="expected prior > 0, got 0"):
+        calibrators.fit_temperature(logits, labels, prior=0)
+
+
+def test_a_prior_costs_little_where_the_model_is_calibrated():
+    costs = []
+    for seed in range(40):
+        logits, labels = draw(n=10, temperature=1.0, seed=seed)
+        calibrator = calibrators.fit_temperature(logits, labels, prior=0.5)
+        others, wanted = draw(n=2000, temperature=1.0, seed=1000 + seed)
+        before = float(metrics.nll(others, wanted, from_logits=True))
+        after = float(metrics.nll(calibrator.log_probs(others), wanted, from_logits=True))
+        costs.append(after - before)
+    assert sum(costs) / len(costs) < 0.1
+    assert max(costs) < 0.5
+
+
+@every_case
+@pytest.mark.parametrize("far", [-30.0, -700.0, -1000.0])
+def test_far_logits_still_sum_to_one(case, far):
+    calibrator = case.fit(*data(case))
+    n_classes = 2 if case.binary else 4
+    logits = torch.tensor([[0.0, far, far - 1, far - 2][:n_classes]], dtype=torch.float64)
+    for rows in (logits, logits.flip(1), logits - far):
+        probs = calibrator(rows)
+        assert float(probs.sum()) == pytest.approx(1, abs=1e-9)
+        assert (probs >= 0).all()
+
+
+@every_case
+@pytest.mark.filterwarnings("ignore:expected the fit to end")
+def test_probabilities_taken_for_logits_are_warned_of(case):
+    logits, labels = data(case)
+    with pytest.warns(UserWarning, match="expected logits, got rows that are not negative and sum"):
+        case.fit(logits.softmax(dim=1), labels)
+
+
+def test_metrics_warn_of_them_too():
+    logits, labels = draw()
+    for metric in (metrics.ece, metrics.nll, metrics.reliability_bins, metrics.brier):
+        with pytest.warns(UserWarning, match="expected logits, got rows that are not negative"):
+            metric(logits.softmax(dim=1), labels, from_logits=True)
