@@ -219,12 +219,6 @@ def label_range(value: Tensor, n_classes: int, name: str = "labels") -> None:
         raise ValueError(f"expected {name} from 0 to {n_classes - 1}, got {worst}")
 
 
-_ONE_COLUMN = {
-    "logits": "the logit z of the second of two classes as torch.stack([0 * z, z], dim=1)",
-    "probs": "the probability p of the second of two classes as torch.stack([1 - p, p], dim=1)",
-}
-
-
 def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -> None:
     """Check logits or probabilities `(n, classes)` of two classes or more.
 
@@ -238,7 +232,9 @@ def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -
     shape = value.shape if value.ndim == 2 else (0, 0)
     if shape[0] == 0 or shape[1] < 2 or n not in (None, shape[0]):
         rows, found = "n >= 1" if n is None else n, kind(value if given is None else given)
-        hint = f"; pass {_ONE_COLUMN[name]}" if value.shape[1:] in ((), (1,)) else ""
+        other = "1 - p, p" if name == "probs" else "0 * p, p"
+        hint = f"; pass p of the second of two classes as torch.stack([{other}], dim=1)"
+        hint = hint if value.ndim and value.shape[1:] in ((), (1,)) else ""
         raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
 
 
@@ -279,13 +275,8 @@ def like_probabilities(value: Tensor) -> Tensor:
 def warn_of_probabilities(rows: Tensor) -> None:
     """Warn of what is passed as logits and looks like probabilities, but for zeros and ones."""
     some = rows[:1000].detach()
-    if not bool((some >= 0).all()) or bool((some == some.round()).all()):
-        return
-    if bool(like_probabilities(some).all()):
-        warn(
-            "expected logits, got rows that are not negative and sum to one; of probabilities the "
-            "logits are probs.log()"
-        )
+    if bool(like_probabilities(some).all()) and not bool((some == some.round()).all()):
+        warn("expected logits, got rows that are not negative and sum to one; pass probs.log()")
 
 
 def warn(message: str) -> None:
