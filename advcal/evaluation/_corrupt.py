@@ -92,13 +92,20 @@ def corrupt(
         Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019.
     """
-    _images(inputs)
+    _checks.inputs(inputs)
+    found = _checks.kind(inputs)
+    if inputs.ndim != 4 or min(inputs.shape[2:]) < 8:
+        wanted = "(n, channels, height >= 8, width >= 8)"
+        raise ValueError(f"expected inputs of shape {wanted}, got {found}")
+    least, most = (float(end) for end in inputs.detach().aminmax())
+    if not 0 <= least <= most <= 1:
+        raise ValueError(f"expected inputs in [0, 1], got values from {least:g} to {most:g}")
     _checks.choice("corruption", corruption, CORRUPTIONS)
     _severity(severity)
     if corruption == "saturate" and inputs.shape[1] != 3:
-        raise ValueError(f"expected inputs of 3 channels to saturate, got {_checks.kind(inputs)}")
+        raise ValueError(f"expected inputs of 3 channels to saturate, got {found}")
     if corruption == "jpeg_compression" and inputs.shape[1] not in (1, 3):
-        raise ValueError(f"expected inputs of 1 or 3 channels, got {_checks.kind(inputs)}")
+        raise ValueError(f"expected inputs of 1 or 3 channels, got {found}")
     source = _shifts.Source(_checks.resolve(generator, inputs.device), inputs.device)
     row = CORRUPTIONS[corruption]
     with torch.no_grad():
@@ -185,15 +192,3 @@ def _severity(value: Any) -> int:
     if _checks.count("severity", value) > len(SEVERITIES):
         raise ValueError(f"expected severity from 1 to {len(SEVERITIES)}, got {value}")
     return int(value)
-
-
-def _images(inputs: Any) -> None:
-    _checks.inputs(inputs)
-    if inputs.ndim != 4 or min(inputs.shape[2:]) < 8:
-        raise ValueError(
-            "expected inputs of shape (n, channels, height >= 8, width >= 8), got "
-            f"{_checks.kind(inputs)}"
-        )
-    least, most = (float(end) for end in inputs.detach().aminmax())
-    if not 0 <= least <= most <= 1:
-        raise ValueError(f"expected inputs in [0, 1], got values from {least:g} to {most:g}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._frozen import bare, watching
-from advcal._pass import Part, Way, one_pass
+from advcal._pass import Way, one_pass
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
 from advcal.evaluation._table import aligned
@@ -164,7 +164,10 @@ def diagnose(
     parts = []
     with watching(warn=False), one_pass([model, *sources.values()], batches, way) as batch_parts:
         for part in batch_parts:
-            inputs, labels = _examples(part)
+            inputs, labels = _checks.examples(part.floats.detach().clone(), part.labels)
+            if inputs.dtype.itemsize < 4:
+                found = _checks.kind(inputs)
+                raise TypeError(f"expected inputs of float32 or float64, got {found}")
             least, most = (float(end) for end in inputs.aminmax())
             box = (min(bounds[0], least), max(bounds[1], most))
             generator = _checks.resolve(generator, inputs.device)
@@ -172,19 +175,12 @@ def diagnose(
                 bound = part.taking(model)
                 probe = _probe.Probe(bound, inputs, labels, eps, norm, box, generator)
                 others = {name: part.taking(source) for name, source in sources.items()}
-                found = probe.outputs() | probe.gradients()
-                parts.append(found | probe.attacks(others, attacks, steps))
+                measured = probe.outputs() | probe.gradients()
+                parts.append(measured | probe.attacks(others, attacks, steps))
     seen = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     checks = (*_CHECKS, _YOURS) if attacks else _CHECKS
     findings = (_input_bounds(seen, bounds), modes, *(check.finding(seen) for check in checks))
     return Diagnosis(n=len(seen["correct"]), findings=findings)
-
-
-def _examples(part: Part) -> tuple[Tensor, Tensor]:
-    inputs, labels = _checks.examples(part.floats.detach().clone(), part.labels)
-    if inputs.dtype.itemsize < 4:
-        raise TypeError(f"expected inputs of float32 or float64, got {_checks.kind(inputs)}")
-    return inputs, labels
 
 
 # --- one check each --------------------------------------------------------------------------
