@@ -160,7 +160,7 @@ def test_bad_input_is_refused(attack):
         (
             lambda: adversarial_distance(model, inputs + 1, attack=attack),
             ValueError,
-            "inputs within bounds",
+            "finite inputs within bounds",
         ),
         (
             lambda: adversarial_distance(model, inputs[:0], attack=attack),
