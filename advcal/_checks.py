@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_INF = math.inf
 SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
 
 
