@@ -77,8 +77,8 @@ def fit_sms(logits: Tensor, labels: Tensor, *, strength: float = 1.0) -> Affine:
         >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
         >>> calibrator = fit_sms(logits, torch.tensor([0, 0, 1, 0]))
         >>> calibrator(logits[2:]).round(decimals=2)
-        tensor([[0.3700, 0.6300],
-                [0.3700, 0.6300]])
+        tensor([[0.3900, 0.6100],
+                [0.3900, 0.6100]])
 
     References:
         Berta, Holzmüller, Jordan & Bach, Structured Matrix Scaling for Multi-Class Calibration,

@@ -1,5 +1,6 @@
 """What `diagnose` measures of a model on one batch, a number per example each."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -173,7 +174,10 @@ def _logits(model: Model, inputs: Tensor) -> Tensor:
 def _gradient(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor | None:
     with torch.enable_grad():
         points = inputs.detach().requires_grad_()
-        losses = objective(lift(logits_of(model, points.clone())))
+        with warnings.catch_warnings():
+            # A model may write into a copy. Compiled ones read its `.grad`, of which torch warns.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+            losses = objective(lift(logits_of(model, points.clone())))
         if not losses.requires_grad:
             return None
         return torch.autograd.grad(losses.sum(), points, allow_unused=True)[0]

@@ -19,6 +19,8 @@ import pytest
 import shifts_and_ensembles
 import torch
 
+# Random images have no temperature.
+pytestmark = pytest.mark.filterwarnings("ignore:expected labels of which some contradict")
 KEPT = {"date", "versions"}
 
 

@@ -540,7 +540,7 @@ def test_an_ensemble_is_predicted_evaluated_and_calibrated_like_a_model():
     close(found.probs.sum(dim=1), torch.ones(40, dtype=torch.float64))
     record = evaluate(whole, [(x, y)])
     assert record.accuracy == (whole(x).argmax(dim=1) == y).double().mean()
-    assert fit_temperature(found.logits, found.labels)(found.logits).shape == (40, 3)
+    assert fit_temperature(found.logits, found.labels, prior=1.0)(found.logits).shape == (40, 3)
 
 
 def test_an_ensemble_trains_its_members():
