@@ -186,13 +186,14 @@ def tensor(
         given: What the tensor was made from, for the message; the tensor if None.
         hint: The end of the message for another dtype.
     """
+    if isinstance(value, Tensor):
+        if is_integer(value.dtype) if integer else value.is_floating_point():
+            return value
+        wanted = f"of {'an integer' if integer else 'a floating'} dtype"
+    else:
+        wanted, hint = "as a torch.Tensor", ""
     found = kind(value if given is None else given)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected {name} as a torch.Tensor, got {found}")
-    if not (is_integer(value.dtype) if integer else value.is_floating_point()):
-        dtype = "an integer dtype" if integer else "a floating dtype"
-        raise TypeError(f"expected {name} of {dtype}, got {found}{hint}")
-    return value
+    raise TypeError(f"expected {name} {wanted}, got {found}{hint}")
 
 
 def labels(
