@@ -168,7 +168,7 @@ def _pooled_block(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def fastnet(n_classes: int = 10, *, images: Tensor | None = None) -> nn.Module:
-    """Build the network of the CIFAR-10 speed runs: right nine times in ten after half an hour.
+    """Build the network of the CIFAR-10 speed runs, which half an hour of one processor trains.
 
     Maps (n, 3, 32, 32) to (n, n_classes) with 1,972,792 parameters at ten classes. The first
     convolution whitens patches of 2 x 2 pixels: its weights, and the mean and the deviation that
