@@ -115,8 +115,8 @@ def test_pgd_makes_overconfident_noise_barely_and_iaa_the_opposite(seed):
 
 @every_seed
 def test_a_larger_lambda_lowers_confidence_and_in_the_published_form_accuracy(seed):
-    for schedule in ("accept", "published"):
-        attack = partial(IAA, schedule=schedule)
+    for variant in ("accept", "published"):
+        attack = partial(IAA, variant=variant)
         found = [record("standard", seed, partial(attack, lam=lam)) for lam in (1.0, 3.0, 10.0)]
         confidence = [each.confidence for each in found]
         assert confidence == sorted(confidence, reverse=True)
