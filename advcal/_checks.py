@@ -362,7 +362,7 @@ def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
         Two floats, or two tensors of the shape of the points, to be given to `torch.clamp`. They
         have the precision of the points: a pixel of 0.7 is not above a bound of 0.7.
     """
-    ends = _pair((-inf, inf) if bounds is None else bounds)
+    ends = _pair(bounds)
     if not any(isinstance(end, Tensor) for end in ends):
         return tuple(torch.tensor(bounds_pair(ends), dtype=points.dtype, device="cpu").tolist())
     low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
@@ -371,17 +371,21 @@ def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
     return low, high
 
 
-def bounds_pair(bounds: Any) -> tuple[float, float]:
-    """Check `(low, high)` with low < high; either may be infinite."""
-    low, high = (_end(f"bounds[{i}]", end) for i, end in enumerate(_pair(bounds)))
+def bounds_pair(bounds: Any, *, finite: bool = False) -> tuple[float, float]:
+    """Check `(low, high)` with low < high; either may be infinite unless both must be finite."""
+    end_of = number if finite else _end
+    low, high = (end_of(f"bounds[{i}]", end) for i, end in enumerate(_pair(bounds, finite)))
     if not low < high:
         raise ValueError(f"expected bounds with low < high, got ({low:g}, {high:g})")
     return low, high
 
 
-def _pair(bounds: Any) -> tuple[Any, Any]:
+def _pair(bounds: Any, finite: bool = False) -> tuple[Any, Any]:
+    if bounds is None and not finite:
+        return -inf, inf
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise TypeError(f"expected bounds as a pair (low, high) or None, got {bounds!r}")
+        none = "" if finite else " or None"
+        raise TypeError(f"expected bounds as a pair (low, high){none}, got {bounds!r}")
     return bounds[0], bounds[1]
 
 

@@ -38,12 +38,14 @@ _unseen: ContextVar[bool | None] = ContextVar("_unseen", default=None)  # None: 
 @contextmanager
 def watching(*, warn: bool = True) -> Iterator[None]:
     """Warn of probabilities inside, once, unless told not to; nested uses do nothing."""
-    token = _unseen.set(warn) if _unseen.get() is None else None
+    outer = _unseen.get() is None
     try:
+        if outer:
+            _unseen.set(warn)
         yield
     finally:
-        if token is not None:
-            _unseen.reset(token)
+        if outer:
+            _unseen.set(None)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Configured things are values: called like `functools.partial`, compared, pickled, printed."""
 
+import re
 from dataclasses import fields
 from functools import partial
 from inspect import Parameter, isroutine, signature
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ def _shown(value: object) -> str:
         return value.__qualname__
     if isinstance(value, torch.Generator):
         return f"torch.Generator({value.device.type!r})"
-    return repr(value)
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _key(value: Any) -> Any:
@@ -55,10 +57,18 @@ def _key(value: Any) -> Any:
         names = (field.name for field in fields(cast(Any, value)))
         return type(value), *(_key(getattr(value, name)) for name in names)
     if isinstance(value, partial):
-        named = frozenset((name, _key(each)) for name, each in value.keywords.items())
-        return partial, _key(value.func), _key(value.args), named
+        return partial, _key(value.func), _key(value.args), _key(value.keywords)
+    if isinstance(value, dict):
+        return dict, *sorted(((name, _key(each)) for name, each in value.items()), key=repr)
+    if isinstance(value, (set, frozenset)):
+        return frozenset, frozenset(map(_key, value))
     if isinstance(value, (tuple, list)):
         return type(value), *map(_key, value)
-    if isinstance(value, Tensor):
-        return value.dtype, value.shape, str(value.device), *value.flatten().tolist()
+    if isinstance(value, (Tensor, np.ndarray)):
+        return (
+            str(value.dtype),
+            value.shape,
+            str(getattr(value, "device", None)),
+            *value.flatten().tolist(),
+        )
     return value

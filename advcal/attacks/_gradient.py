@@ -112,9 +112,9 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
 
 
 def logits_at(model: Model, inputs: Tensor) -> Tensor:
-    """Run the model forward without a gradient."""
+    """Run the model forward without a gradient, on a copy of the inputs, which it may write to."""
     with torch.no_grad():
-        return lift(logits_of(model, inputs))
+        return lift(logits_of(model, inputs.clone()))
 
 
 class Best:

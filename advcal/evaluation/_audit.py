@@ -141,6 +141,9 @@ def audit(
     _checks.choice("norm", norm, ("linf", "l2"))
     _checks.arguments(steps=steps, n_bins=n_bins, generator=generator, progress=progress)
     eps = _checks.number("eps", eps, above=0)
+    _checks.bounds_pair(bounds, finite=True)
+    if path is not None:
+        _checks.path("path", path)
     if certified is not None:
         _checks.function("certified", certified)
     common: dict[str, Any] = {"norm": norm, "bounds": bounds}

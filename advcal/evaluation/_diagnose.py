@@ -157,7 +157,7 @@ def diagnose(
     _checks.arguments(steps=steps, generator=generator)
     eps = _checks.number("eps", eps, above=0)
     _checks.choice("norm", norm, ("linf", "l2"))
-    bounds = _checks.bounds_pair(bounds)
+    bounds = _checks.bounds_pair(bounds, finite=True)
     sources = {} if sources is None else named("sources", sources)
     attacks = {} if attacks is None else named("attacks", attacks, "attacks")
     modes = _train_mode(model)

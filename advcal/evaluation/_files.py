@@ -55,6 +55,8 @@ def read_corruptions(
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"expected path as a str or a path, got {_checks.kind(path)}")
+    if not os.fspath(path):
+        raise ValueError("expected path of a folder, got ''")
     size = _checks.count("size", size)
     folder = Path(path)
     found = sorted(file.stem for file in folder.glob("*.npy") if file.stem != _LABELS)

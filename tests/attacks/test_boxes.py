@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from advcal import losses
-from advcal.attacks import apgd, fgsm, generalised_ace, l1, l2, linf, n_fgsm, pgd
+from advcal.attacks import apgd, fgsm, generalised_ace, l1, l2, linf, n_fgsm, pgd, square, uca
 from tests.attacks.cases import (
     DETERMINISTIC,
     IN_A_BALL,
@@ -304,3 +304,17 @@ def test_a_library_loss_is_the_loss_of_its_name(attack):
         assert torch.equal(found, attack(model, inputs, labels, eps=0.1, loss=name))
     found = attack(model, inputs, labels, eps=0.1, loss=each_cross_entropy)
     assert torch.equal(found, attack(model, inputs, labels, eps=0.1, loss=cross_entropy))
+
+
+SEARCHES = {"square": square, "uca": partial(uca, method="random_search")}
+
+
+@pytest.mark.parametrize("attack", SEARCHES.values(), ids=SEARCHES)
+def test_a_model_that_writes_into_its_inputs_moves_no_point_out_of_the_ball(attack):
+    def model(inputs):
+        return inputs.sub_(0.25).flatten(1)[:, :3]
+
+    inputs, labels = torch.full((2, 3), 0.5), torch.tensor([0, 1])
+    points = attack(model, inputs, labels, eps=0.125, steps=8)
+    assert (points - 0.5).abs().max() <= 0.125
+    assert torch.equal(inputs, torch.full((2, 3), 0.5))

@@ -341,3 +341,9 @@ def test_quantised_layers_have_no_train_mode():
     found = diagnose(quantised, BATCHES[:1], eps=EPS, steps=1)
     assert found["train mode"].verdict == "pass"
     assert found["zero gradients"].verdict == "fail"
+
+
+@pytest.mark.parametrize("bounds", [(0.0, float("inf")), (-float("inf"), 1.0), None])
+def test_a_diagnosis_needs_finite_bounds(bounds):
+    with pytest.raises((TypeError, ValueError), match=r"expected bounds.*got (inf|-inf|None)"):
+        diagnose(mlp_of(), BATCHES, eps=EPS, bounds=bounds)

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -132,3 +133,31 @@ def test_what_is_compared_is_what_was_given():
     assert trainers.adversarial(PGD) != trainers.mart(PGD)
     assert trainers.standard() != "standard()"
     assert len({trainers.standard(), trainers.standard(), trainers.adversarial(PGD)}) == 2
+
+
+def mine(model, inputs, labels, options=None):
+    return inputs
+
+
+class Mine:
+    def __call__(self, model, inputs, labels):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"a": 1}, {1, 2}, np.arange(3), [{"b": torch.ones(2)}]],
+    ids=["dict", "set", "array", "nested"],
+)
+def test_options_of_any_kind_are_printed_and_compared(options):
+    one, other = (
+        trainers.adversarial(partial(mine, options=o)) for o in (options, copy.deepcopy(options))
+    )
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != trainers.adversarial(partial(mine, options=3))
+    assert "options=" in repr(one)
+
+
+def test_no_address_of_an_object_is_printed():
+    assert " at 0x" not in repr(trainers.adversarial(Mine()))
