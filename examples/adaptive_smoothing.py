@@ -69,7 +69,7 @@ def main() -> None:
     """Train what is not trained yet, measure it, print the table, write the JSON file."""
     args = parse()
     common.make_folder(args.out)
-    splits = split(cifar10_data.load_or_exit(args.data), args)
+    splits = split(cifar10_data.load_or_exit(args.data, args.device), args)
     choice = choose_strengths(splits, args)
     networks = [
         (seed, name)
@@ -289,7 +289,7 @@ def untrained(name: str, seed: int, splits: Splits, args: argparse.Namespace) ->
 def load(path: Path, seed: int, splits: Splits, args: argparse.Namespace) -> nn.Module:
     """Read a trained network, or the members of an ensemble."""
     if LOCKSTEP.replace(" ", "-") not in path.name:
-        return training.load(suffixed(path, "pt"))
+        return training.load(suffixed(path, "pt"), args.device)
     model = untrained(LOCKSTEP, seed, splits, args)
     model.load_state_dict(torch.load(suffixed(path, "pt"), weights_only=True))
     return model.eval()
@@ -327,7 +327,7 @@ def distances(seed: int, splits: Splits, args: argparse.Namespace) -> list[Tenso
     """Measure how far images are from the boundary of the plain network; keep it in a file."""
     path = args.out / f"smoothing-{args.model}-distances-{seed}.pt"
     if not path.exists():
-        model = training.load(suffixed(stem(PLAIN, seed, args), "pt"))
+        model = training.load(suffixed(stem(PLAIN, seed, args), "pt"), args.device)
         parts = splits.train, splits.validation
         found = [measured(model, part, "quick", args.bfloat16) for part in parts]
         torch.save(found, path)

@@ -48,10 +48,10 @@ def main() -> None:
     args = parse()
     common.make_folder(args.out)
     networks: dict[str, Any] = {
-        training.name_of(path): training.load(path) for path in args.weights
+        training.name_of(path): training.load(path, args.device) for path in args.weights
     }
     pair = dict(itertools.islice(networks.items(), 2))
-    data = cifar10_data.load_or_exit(args.data)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     _, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
     validation = cifar10_data.Batches(*held_out, 100)
     test = spread(cifar10_data.Batches(data.test_images, data.test_labels), args.n_test)

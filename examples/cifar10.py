@@ -29,7 +29,7 @@ from advcal import attacks, evaluation, plots, trainers
 def main() -> None:
     """Train, attack, print the table, draw the pictures, keep the figures."""
     args = parse()
-    data = cifar10_data.load_or_exit(args.data)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     common.make_folder(args.out)
     trained = {
         name: train(name, objective, data, args)

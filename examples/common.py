@@ -29,6 +29,7 @@ def parser(doc: str | None, *, data: bool = True, bfloat16: bool = True) -> argp
     made.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     if data:
         made.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+        made.add_argument("--device", default="cpu", help="where to compute, such as cuda (cpu)")
     if bfloat16:
         made.add_argument(
             "--bfloat16",

@@ -63,7 +63,7 @@ def main() -> None:
     """Train what is not trained yet, attack it, print the table, write the JSON file."""
     args = parse()
     common.make_folder(args.out)
-    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data), args)
+    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data, args.device), args)
     for seed, name in itertools.product(args.seeds, args.only):
         path = args.out / f"{stem(args.model, name, seed)}.json"
         if "curve" not in common.read_json(path):
@@ -136,7 +136,7 @@ def stem(model: str, name: str, seed: int) -> str:
 
 def network(name: str, seed: int, args: argparse.Namespace) -> nn.Module:
     """Read a network that is trained already."""
-    return training.load(args.out / f"{stem(args.model, name, seed)}.pt")
+    return training.load(args.out / f"{stem(args.model, name, seed)}.pt", args.device)
 
 
 # --- training --------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ def defenses(
 def _add_noise(
     _: object, inputs: Tensor, __: Tensor, *, sigma: float, generator: torch.Generator
 ) -> Tensor:
-    return inputs + sigma * torch.randn(inputs.shape, generator=generator)
+    noise = torch.randn(inputs.shape, generator=generator)
+    return inputs + sigma * noise.to(inputs.device)
 
 
 def attackers(eps: float) -> dict[str, Callable[..., Tensor] | None]:
@@ -86,7 +87,7 @@ def main() -> None:
     """Train what is not trained yet, attack it, keep its figures, print the table."""
     args = parse()
     common.make_folder(args.out)
-    data = cifar10_data.load_or_exit(args.data)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     train, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
     train = (train[0][: args.n_train], train[1][: args.n_train])
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
@@ -128,7 +129,7 @@ def stem(model: str, name: str, seed: int) -> str:
 
 def network(args: argparse.Namespace, name: str, seed: int) -> nn.Module:
     """Read a network that is trained already."""
-    return training.load(args.out / f"{stem(args.model, name, seed)}.pt")
+    return training.load(args.out / f"{stem(args.model, name, seed)}.pt", args.device)
 
 
 def parse() -> argparse.Namespace:

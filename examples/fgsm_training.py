@@ -35,7 +35,7 @@ ATTACKS: dict[str, Callable[..., Tensor] | None] = {
 def main() -> None:
     """Run the study for one model; what the folder has already is not made again."""
     args = parse()
-    data = cifar10_data.load_or_exit(args.data)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     common.make_folder(args.out)
     test = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
     path = args.out / f"{args.model}.json"

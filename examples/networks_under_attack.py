@@ -36,11 +36,11 @@ def main() -> None:
     """Make the studies that are not there yet; keep the figures and the pictures."""
     args = parse()
     common.make_folder(args.out)
-    data = cifar10_data.load_or_exit(args.data)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
     inputs = data.test_images[chosen].float() / 255
     test = list(zip(inputs.split(250), data.test_labels[chosen].split(250), strict=True))
-    networks = {training.name_of(path): training.load(path) for path in args.weights}
+    networks = {training.name_of(path): training.load(path, args.device) for path in args.weights}
     first = next(iter(networks.values()))
     kinds = attackers(args)
     path = args.out / "networks.json"

@@ -41,7 +41,7 @@ def main() -> None:
     args = parse()
     common.make_folder(args.out)
     study = of_study(args)
-    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data), study)
+    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data, args.device), study)
     networks = load_or_train(splits, study)
     post_hoc = [fitted(model, splits) for model in networks["vanilla"]]
     chosen = torch.linspace(0, len(splits.test[1]) - 1, args.n_shifted).round().long().unique()
