@@ -73,7 +73,7 @@ def load_or_exit(path: str | os.PathLike[str], device: str = "cpu") -> Cifar10:
     """Load for a script: what is wrong with the data ends the program with one line."""
     try:
         data = load(path)
-        return Cifar10(*(array.to(device) for array in data[:4]), classes=data.classes)
+        return data._replace(**{name: getattr(data, name).to(device) for name in _ARRAYS})
     except (OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
         raise SystemExit(f"--data {path}: {error}") from None
     except RuntimeError as error:
