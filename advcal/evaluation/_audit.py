@@ -26,6 +26,7 @@ from advcal.evaluation._envelope import confidence_envelope
 from advcal.evaluation._fingerprint import fingerprint
 from advcal.evaluation._page import page
 from advcal.evaluation._report import rows_of, tabular
+from advcal.evaluation._targets import away
 
 _PROBED = 100  # examples that `diagnose` looks at
 
@@ -153,6 +154,7 @@ def audit(
         attack = worst_case(climb, partial(climb, loss="margin"))
     else:
         _checks.arguments(attack=attack)
+        away(attack, "give audit an attack away from the labels")
         words = fingerprint(attack)
 
     options: dict[str, Any] = {"autocast": autocast, "channels_last": channels_last}

@@ -1,7 +1,7 @@
 """One pass over the data, in memory that does not grow with it."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, distributed
 from advcal import _checks
 from advcal._pass import Part, Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
+from advcal.evaluation import _targets
+from advcal.evaluation._targets import InOrder, Targets
 from advcal.metrics import ReliabilityBins, brier, reliability_bins
 
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
@@ -33,6 +35,8 @@ class Evaluation:
         unchanged: The share of examples whose predicted class is the same before and after the
             attack; exactly 1 under `iaa(label="predicted")`.
         bins: The reliability table.
+        reached: The share of examples whose predicted class is the target, under an attack that has
+            targets; else None.
     """
 
     n: int
@@ -46,6 +50,7 @@ class Evaluation:
     clean_accuracy: float
     unchanged: float
     bins: ReliabilityBins[Tensor]
+    reached: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, ready for JSON."""
@@ -58,6 +63,7 @@ def evaluate(
     batches: Iterable[Batch],
     attack: Attack | None = None,
     *,
+    targets: Targets | None = None,
     n_bins: int = 15,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
@@ -78,6 +84,9 @@ def evaluate(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         batches: An iterable of `(inputs, labels, *rest)`.
         attack: `(model, inputs, labels) -> inputs`, or None for the inputs as they are.
+        targets: The classes that a targeted attack is to reach, which it gets instead of the
+            labels: a function of the labels of a batch, or a tensor, one for each example in the
+            order of the data. An attack with `targeted=True` is refused without.
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
@@ -93,7 +102,8 @@ def evaluate(
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If there are no batches, or a shape or value is wrong.
+        ValueError: If there are no batches, a shape or value is wrong, an attack is targeted and
+            has no targets, or it has targets and is not.
 
     Example:
         >>> batches = [(torch.eye(2), torch.tensor([0, 1]))]
@@ -104,17 +114,42 @@ def evaluate(
     _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
     if attack is not None:
         _checks.arguments(attack=attack)
+    toward = _targets.given(attack, targets)
+    work = evaluating(model, batches, attack, toward, way, n_bins, all_reduce)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Evaluation = end.value
+            return found
+
+
+def evaluating(
+    model: Model,
+    batches: Iterable[Batch],
+    attack: Attack | None,
+    toward: Callable[[Tensor], Tensor] | None,
+    way: Way,
+    n_bins: int,
+    all_reduce: bool,
+) -> Generator[None, None, Evaluation]:
+    """Evaluate batch by batch, with a stop after each; `toward` labels gives their targets."""
+    counted = None
     with one_pass([model], batches, way, empty=all_reduce) as parts:
-        counted = tallied(parts, {"": model}, {"": model}, attack, n_bins).get(("", ""))
+        for tallies in tallied(parts, {"": model}, {"": model}, attack, n_bins, toward):
+            counted = tallies["", ""]
+            yield
     if all_reduce:
         counted = _over_processes(counted, n_bins, way.place(model))
     if counted is None:
         raise ValueError("expected one batch or more, got none")
-    return counted.evaluation()
+    if isinstance(toward, InOrder):
+        toward.end()
+    return counted.evaluation(aimed=toward is not None)
 
 
 class Tally(NamedTuple):
-    """What has been counted so far: the reliability table and four more sums over examples."""
+    """What has been counted so far: the reliability table and five more sums over examples."""
 
     bins: ReliabilityBins[Tensor]
     sums: Tensor
@@ -123,11 +158,13 @@ class Tally(NamedTuple):
         """Count two sets of examples together."""
         return Tally(self.bins + other.bins, self.sums + other.sums)
 
-    def evaluation(self) -> Evaluation:
-        """Return every figure."""
+    def evaluation(self, *, aimed: bool = False) -> Evaluation:
+        """Return every figure, the share that reached its target if it was `aimed` at one."""
         bins, n = self.bins, int(self.bins.n)
-        names = ("nll", "brier", "clean_accuracy", "unchanged")
+        names = ("nll", "brier", "clean_accuracy", "unchanged", "reached")
         figures: dict[str, Any] = dict(zip(names, (self.sums / n).tolist(), strict=True))
+        if not aimed:
+            del figures["reached"]
         for name in ("accuracy", "confidence", "ece", "mce", "mcs"):
             figures[name] = float(getattr(bins, name))
         return Evaluation(n=n, bins=bins, **figures)
@@ -149,42 +186,47 @@ def _over_processes(
     distributed.all_reduce(whole)
     if not whole[:n_bins].any():
         return None
-    counts, confidences, corrects, sums = whole.to(bins.edges.device).split([n_bins] * 3 + [4])
+    counts, confidences, corrects, sums = whole.to(bins.edges.device).split([n_bins] * 3 + [5])
     return Tally(ReliabilityBins(bins.edges, counts.long(), confidences, corrects.long()), sums)
 
 
 def tallied(
     parts: Iterable[Part],
     sources: Mapping[str, Model],
-    targets: Mapping[str, Model],
+    scored: Mapping[str, Model],
     attack: Attack | None,
     n_bins: int,
-) -> dict[tuple[str, str], Tally]:
-    """Attack each source in each batch, and count what each target makes of it."""
+    toward: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[dict[tuple[str, str], Tally]]:
+    """Attack each source in each batch and count what each model makes of it; yield sums so far."""
     tallies: dict[tuple[str, str], Tally] = {}
     for part in parts:
         labels = part.labels
-        clean = {name: part.logits(target) for name, target in targets.items()}
+        aims = None if toward is None else toward(labels)
+        clean = {name: part.logits(model) for name, model in scored.items()}
         for source_name, source in sources.items():
-            points = None if attack is None else part.attacked(attack, source)
+            points = None if attack is None else part.attacked(attack, source, aims)
             for name, before in clean.items():
-                after = before if points is None else part.logits(targets[name], points)
-                counted, key = _tally(before, after, labels, n_bins), (source_name, name)
+                after = before if points is None else part.logits(scored[name], points)
+                counted, key = _tally(before, after, labels, n_bins, aims), (source_name, name)
                 tallies[key] = tallies[key].plus(counted) if key in tallies else counted
-    return tallies
+        yield tallies
 
 
-def _tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:
+def _tally(
+    clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int, aims: Tensor | None = None
+) -> Tally:
     """Count one batch, from the logits before and after an attack, which have a softmax."""
     labels = labels.to(logits.device)
     log_probs = logits.double().log_softmax(dim=1)
     probs = log_probs.exp()
     table = reliability_bins(probs, labels, n_bins=n_bins)
-    predicted = clean.double().softmax(dim=1).argmax(dim=1)
+    predicted, now = clean.double().softmax(dim=1).argmax(dim=1), probs.argmax(dim=1)
     per_example = [
         -log_probs.gather(1, labels[:, None])[:, 0],
         brier(probs, labels, reduction="none"),
         predicted == labels,
-        predicted == probs.argmax(dim=1),
+        predicted == now,
+        now == (-1 if aims is None else aims.to(now.device)),
     ]
     return Tally(table, torch.stack([values.double().sum() for values in per_example]))
