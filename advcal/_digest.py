@@ -58,7 +58,7 @@ def of(parts: Iterable[bytes]) -> str:
 
 # --- data ------------------------------------------------------------------------------------
 
-Digest: TypeAlias = Callable[[Iterable[Batch]], str]
+Digest: TypeAlias = Callable[[Iterable[Batch]], int]
 
 
 class Known(ABC):
@@ -69,18 +69,19 @@ class Known(ABC):
         """Go through the batches."""
 
     @abstractmethod
-    def digest(self, of: Digest) -> str:
+    def digest(self, of: Digest) -> int:
         """Digest these data, `of` others that they are made of."""
 
 
 def data() -> Digest:
-    """Make what digests data, in whatever order and batches they come, each only once.
+    """Make what digests data, in whatever order and batches they come, each set only once.
 
-    What is digested is the inputs and labels, and what else has a row for each example.
+    What is digested is the inputs and labels, and what else has a row for each example. The sum of
+    the digests of parts is that of the whole.
     """
-    known: dict[int, tuple[str, Any]] = {}  # by identity, with the data to keep them alive
+    known: dict[int, tuple[int, Any]] = {}  # by identity, with the data to keep them alive
 
-    def digest(batches: Iterable[Batch]) -> str:
+    def digest(batches: Iterable[Batch]) -> int:
         if id(batches) not in known:
             own = batches.digest(digest) if isinstance(batches, Known) else _whole(batches)
             known[id(batches)] = own, batches
@@ -89,25 +90,19 @@ def data() -> Digest:
     return digest
 
 
-def _whole(batches: Iterable[Batch]) -> str:
+def _whole(batches: Iterable[Batch]) -> int:
     with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed, and perhaps an order
         found = sourced("batches", batches)
-        return together(word(b"".join(row)) for batch in found for row in _per_example(batch))
+        return sum(word(b"".join(row)) for batch in found for row in _per_example(batch))
 
 
 def _per_example(batch: Batch) -> Iterator[tuple[bytes, ...]]:
     """Yield the digests of what a batch has of each example."""
-    own = (p for p in batch if isinstance(p, Tensor) and p.numel() and len(p) == len(batch[0]))
-    columns = (torch.view_as_real(each) if each.is_complex() else each for each in own)
-    return zip(*map(rows, columns), strict=True)
+    own = (p for p in batch if isinstance(p, Tensor) and p.shape[:1] == batch[0].shape[:1])
+    real = (torch.view_as_real(each) if each.is_complex() else each for each in own)
+    return zip(*(rows(each) for each in real if each.numel()), strict=True)
 
 
 def word(content: bytes) -> int:
     """Digest bytes to a number."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "big")
-
-
-def together(words: Iterable[int]) -> str:
-    """Digest numbers, in whatever order, with how many there are."""
-    found = list(words)
-    return of([f"{len(found)} {sum(found) % 2**128}".encode()])

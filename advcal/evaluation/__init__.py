@@ -5,7 +5,7 @@ from advcal.evaluation._corrupt import corrupt, corruptions
 from advcal.evaluation._detect import Detection, detection
 from advcal.evaluation._diagnose import Diagnosis, Finding, diagnose
 from advcal.evaluation._envelope import Envelope, confidence_envelope
-from advcal.evaluation._evaluate import Evaluation, evaluate
+from advcal.evaluation._evaluate import Evaluation, TargetedEvaluation, evaluate
 from advcal.evaluation._files import read_corruptions
 from advcal.evaluation._pareto import hypervolume, pareto, pareto_search
 from advcal.evaluation._sweep import sweep
@@ -19,6 +19,7 @@ __all__ = [
     "Envelope",
     "Evaluation",
     "Finding",
+    "TargetedEvaluation",
     "audit",
     "compare",
     "confidence_envelope",

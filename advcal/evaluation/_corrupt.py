@@ -201,9 +201,9 @@ class _Corrupted(_digest.Known):
             shifted = corrupt(inputs, self.name, severity=self.severity, generator=generator)
             yield (shifted, *rest)
 
-    def digest(self, of: _digest.Digest) -> str:
-        words = (of(self.batches), self.name, str(self.severity), str(self.seed))
-        return _digest.of([" ".join(words).encode()])
+    def digest(self, of: _digest.Digest) -> int:
+        words = f"{of(self.batches)} {self.name} {self.severity} {self.seed}"
+        return _digest.word(words.encode())
 
 
 def shown(
@@ -227,7 +227,7 @@ class _Shown(_digest.Known):
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.progress(self.batches))
 
-    def digest(self, of: _digest.Digest) -> str:
+    def digest(self, of: _digest.Digest) -> int:
         return of(self.batches)
 
 

@@ -35,8 +35,6 @@ class Evaluation:
         unchanged: The share of examples whose predicted class is the same before and after the
             attack; exactly 1 under `iaa(label="predicted")`.
         bins: The reliability table.
-        reached: The share of examples whose predicted class is the target, under an attack that has
-            targets; else None.
     """
 
     n: int
@@ -50,12 +48,22 @@ class Evaluation:
     clean_accuracy: float
     unchanged: float
     bins: ReliabilityBins[Tensor]
-    reached: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, ready for JSON."""
         names = ("edges", "counts", "confidences", "corrects")
         return vars(self) | {"bins": {name: getattr(self.bins, name).tolist() for name in names}}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TargetedEvaluation(Evaluation):
+    """What one pass showed under an attack that has targets: an `Evaluation`, and how many it led.
+
+    Attributes:
+        reached: The share of examples whose predicted class is the target.
+    """
+
+    reached: float
 
 
 def evaluate(
@@ -98,7 +106,7 @@ def evaluate(
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
-        An `Evaluation`.
+        An `Evaluation`; a `TargetedEvaluation` if there are targets.
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
@@ -133,12 +141,12 @@ def evaluating(
     n_bins: int,
     all_reduce: bool,
 ) -> Generator[None, None, Evaluation]:
-    """Evaluate batch by batch, with a stop after each; `toward` labels gives their targets."""
-    counted = None
+    """Evaluate batch by batch, with a stop before each; from labels `toward` gives targets."""
+    tallies: dict[tuple[str, str], Tally] = {}
     with one_pass([model], batches, way, empty=all_reduce) as parts:
-        for tallies in tallied(parts, {"": model}, {"": model}, attack, n_bins, toward):
-            counted = tallies["", ""]
+        for _ in tallied(tallies, parts, {"": model}, {"": model}, attack, n_bins, toward):
             yield
+    counted = tallies.get(("", ""))
     if all_reduce:
         counted = _over_processes(counted, n_bins, way.place(model))
     if counted is None:
@@ -163,10 +171,11 @@ class Tally(NamedTuple):
         bins, n = self.bins, int(self.bins.n)
         names = ("nll", "brier", "clean_accuracy", "unchanged", "reached")
         figures: dict[str, Any] = dict(zip(names, (self.sums / n).tolist(), strict=True))
-        if not aimed:
-            del figures["reached"]
         for name in ("accuracy", "confidence", "ece", "mce", "mcs"):
             figures[name] = float(getattr(bins, name))
+        if aimed:
+            return TargetedEvaluation(n=n, bins=bins, **figures)
+        del figures["reached"]
         return Evaluation(n=n, bins=bins, **figures)
 
 
@@ -191,16 +200,20 @@ def _over_processes(
 
 
 def tallied(
+    tallies: dict[tuple[str, str], Tally],
     parts: Iterable[Part],
     sources: Mapping[str, Model],
     scored: Mapping[str, Model],
     attack: Attack | None,
     n_bins: int,
     toward: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[dict[tuple[str, str], Tally]]:
-    """Attack each source in each batch and count what each model makes of it; yield sums so far."""
-    tallies: dict[tuple[str, str], Tally] = {}
+) -> Iterator[None]:
+    """Attack each source in each batch and add to the tallies what each model makes of it.
+
+    With a stop before each batch.
+    """
     for part in parts:
+        yield
         labels = part.labels
         aims = None if toward is None else toward(labels)
         clean = {name: part.logits(model) for name, model in scored.items()}
@@ -210,7 +223,6 @@ def tallied(
                 after = before if points is None else part.logits(scored[name], points)
                 counted, key = _tally(before, after, labels, n_bins, aims), (source_name, name)
                 tallies[key] = tallies[key].plus(counted) if key in tallies else counted
-        yield tallies
 
 
 def _tally(

@@ -108,6 +108,11 @@ def given(attack: Attack | None, targets: Targets | None) -> Callable[[Tensor], 
                 f"expected an attack by itself for targets=, got it within {type(each).__name__}, "
                 "which keeps what is farthest from the classes to reach"
             )
+    return of_batches(targets)
+
+
+def of_batches(targets: Targets) -> Callable[[Tensor], Tensor]:
+    """Return what gives the targets of one batch after the other from its labels."""
     return InOrder(targets) if isinstance(targets, Tensor) else partial(_by_function, targets)
 
 

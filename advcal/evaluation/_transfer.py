@@ -8,7 +8,7 @@ import torch
 from advcal import _checks
 from advcal._pass import Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.evaluation._evaluate import Evaluation, tallied
+from advcal.evaluation._evaluate import Evaluation, Tally, tallied
 from advcal.evaluation._targets import away
 
 
@@ -70,8 +70,10 @@ def transfer(
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(attack=attack, n_bins=n_bins)
     away(attack, "give transfer an attack away from the labels")
+    tallies: dict[tuple[str, str], Tally] = {}
     with one_pass(models, batches, way) as parts:
-        *_, tallies = tallied(parts, sources, targets, attack, n_bins)
+        for _ in tallied(tallies, parts, sources, targets, attack, n_bins):
+            pass
     return {names: counted.evaluation() for names, counted in tallies.items()}
 
 

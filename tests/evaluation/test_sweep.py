@@ -4,18 +4,35 @@ import csv
 import io
 import json
 import logging
+import math
+import multiprocessing
+import os
+import random
+import resource
+import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from advcal.attacks import batched, fgsm, pgd
-from advcal.evaluation import evaluate, sweep, table
+from advcal.attacks import batched, fgsm, pgd, worst_case
+from advcal.evaluation import (
+    _evaluate,
+    _lines,
+    corruptions,
+    evaluate,
+    read_corruptions,
+    sweep,
+    table,
+)
 from advcal.evaluation._fingerprint import fingerprint
 from tests.attacks.cases import examples, linear, mlp
 
@@ -70,27 +87,77 @@ def test_attacks_that_have_their_radius():
     assert records[1]["accuracy"] == wanted.accuracy
 
 
-@pytest.mark.parametrize("after", [0, 1, 7])
+# Five evaluations of two batches, then five of one, and once more.
+@pytest.mark.parametrize(("after", "kept"), [(0, 0), (1, 0), (2, 1), (9, 4), (10, 5), (17, 11)])
 @pytest.mark.parametrize("cut", [0, 1, 40])
-def test_a_killed_sweep_goes_on(tmp_path, after, cut):
+def test_a_killed_sweep_goes_on(tmp_path, after, kept, cut):
     whole = sweep(MODELS, DATA, ATTACKS, eps=EPS)
     file = tmp_path / "sweep.jsonl"
     with pytest.raises(Stop):
         sweep(MODELS, DATA, ATTACKS, file, eps=EPS, progress=stopping(after))
     content = file.read_bytes() if file.exists() else b""
-    assert content.count(b"\n") == after
-    if after and cut:  # the last line is half written
+    assert content.count(b"\n") == kept
+    if kept and cut:  # the last line is half written
         file.write_bytes(content[:-cut])
-        after -= 1
+        kept -= 1
     seen = []
     again = sweep(MODELS, DATA, ATTACKS, file, eps=EPS, progress=counting(seen))
-    assert seen == [len(whole) - after]
+    batches = [2] * 5 + [1] * 5
+    assert seen == [sum((batches * 2)[kept:])]
     assert again == whole
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert lines == whole
     assert sweep(MODELS, DATA, ATTACKS, str(file), eps=EPS, progress=counting(seen)) == whole
     assert seen[-1] == 0
     assert len(file.read_bytes().splitlines()) == len(whole)
+    assert [each.name for each in tmp_path.iterdir()] == ["sweep.jsonl"]
+
+
+@pytest.mark.parametrize("where", ["progress", "work"])
+def test_ctrl_c_keeps_what_is_done_and_leaves_everything_as_it_was(tmp_path, monkeypatch, where):
+    file, left, tally = tmp_path / "sweep.jsonl", [5 if where == "work" else 99], _evaluate._tally
+
+    def counted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return tally(*arguments)
+
+    def progress(items):
+        for i, item in enumerate(items):
+            yield item
+            if where == "progress" and i == 4:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(_evaluate, "_tally", counted)
+    model, random = mlp().train(), torch.get_rng_state()
+    arguments = {"m": model}, {"a": DATA["a"]}, {"none": None, "PGD": PGD}, file
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*arguments, eps=EPS, progress=progress)
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert len(file.read_bytes().splitlines()) == 2
+    assert len(sweep(*arguments, eps=EPS)) == 3
+    assert len(file.read_bytes().splitlines()) == 3
+
+
+def test_data_without_a_length_are_shown_without_one(tmp_path):
+    class Endless:
+        def __iter__(self):
+            return iter(DATA["a"])
+
+    seen = []
+
+    def progress(items):
+        with pytest.raises(TypeError, match="batches with a len"):
+            len(items)
+        seen.append(list(items))
+        return []
+
+    records = sweep({"m": MODELS["mlp"]}, {"a": Endless()}, {"none": None}, progress=progress)
+    assert len(records) == 1
+    assert len(seen[0]) == 2
 
 
 def test_a_sweep_may_grow(tmp_path):
@@ -128,11 +195,94 @@ def test_a_changed_sweep_is_refused_and_the_file_left_alone(tmp_path, change):
     assert file.read_bytes() == before
 
 
-def test_data_of_another_size_are_refused(tmp_path):
+def changed(batches, part, row):
+    """Change one number of one example."""
+    found = [tuple(each.clone() for each in batch) for batch in batches]
+    values = found[-1][part]
+    values[row] = (values[row] + 1) % 3 if part else values[row] * 0.5
+    return found
+
+
+OTHER_DATA = {
+    "another size": DATA["b"],
+    "one image": changed(DATA["a"], 0, 2),
+    "one label": changed(DATA["a"], 1, 2),
+    "one batch twice": [*DATA["a"], DATA["a"][1]],
+    "labels in another order": [
+        (inputs, labels.roll(1)) for inputs, labels in [examples(6, seed=1), examples(3, seed=2)]
+    ],
+}
+
+
+@pytest.mark.parametrize("all_done", [True, False])
+@pytest.mark.parametrize("other", OTHER_DATA)
+def test_other_data_under_the_same_name_are_refused(tmp_path, other, all_done):
     file = tmp_path / "sweep.jsonl"
     sweep(MODELS, {"a": DATA["a"]}, {"none": None}, file)
-    with pytest.raises(ValueError, match="expected 9 examples of 'a' as before, got 5"):
-        sweep(MODELS, {"a": DATA["b"]}, {"none": None, "FGSM": fgsm}, file, eps=[0.1])
+    attacks = {"none": None} if all_done else {"none": None, "FGSM": fgsm}
+    with pytest.raises(ValueError, match=r"expected data of .* as it is now"):
+        sweep(MODELS, {"a": OTHER_DATA[other]}, attacks, file, eps=[0.1])
+
+
+def test_the_same_data_in_other_batches_and_another_order(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    whole = [torch.cat(each) for each in zip(*DATA["a"], strict=True)]
+    first = sweep(MODELS, {"a": DATA["a"]}, {"none": None}, file)
+    single = list(zip(*(each.split(1) for each in whole), strict=True))
+    doubled = [(inputs.double(), labels.int()) for inputs, labels in DATA["a"]]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*whole), 4, shuffle=True)
+    random = torch.get_rng_state()
+    for same in (single, single[::-1], doubled, loader):
+        assert sweep(MODELS, {"a": same}, {"none": None}, file) == first
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_corrupted_data_are_known_by_what_they_are_made_of(tmp_path):
+    def shifted(data, seed=0, **options):
+        generator = torch.Generator().manual_seed(seed)
+        return corruptions(data, kinds=["contrast"], severity=[2], generator=generator, **options)
+
+    file, models = tmp_path / "sweep.jsonl", {"m": lambda inputs: inputs.mean(dim=(2, 3))}
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4) % 3
+    first = sweep(models, shifted([(images, labels)]), {"none": None}, file)
+    same = shifted([(images[:1], labels[:1]), (images[1:], labels[1:])], progress=lambda x: x)
+    assert sweep(models, same, {"none": None}, file) == first
+    for other in (shifted([(images, labels)], seed=1), shifted([(images.flip(0), labels)])):
+        with pytest.raises(ValueError, match=r"expected data of .*contrast 2.* as it is now"):
+            sweep(models, other, {"none": None}, file)
+
+
+def test_image_folders_are_known_by_their_files(tmp_path):
+    for i, name in enumerate(("a", "b", "c")):
+        where = tmp_path / "data" / "fog" / "1" / name
+        where.mkdir(parents=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(where / "0.png")
+    file, models = tmp_path / "sweep.jsonl", {"m": lambda inputs: inputs.mean(dim=(2, 3))}
+    first = sweep(models, read_corruptions(tmp_path / "data"), {"none": None}, file)
+    assert sweep(models, read_corruptions(tmp_path / "data", 2), {"none": None}, file) == first
+    Image.fromarray(255 - pixels).save(where / "0.png")
+    with pytest.raises(ValueError, match=r"expected data of .*fog 1.* as it is now"):
+        sweep(models, read_corruptions(tmp_path / "data"), {"none": None}, file)
+
+
+def test_no_attack_is_called_at_radius_0():
+    calls = []
+
+    def attack(model, inputs, labels, *, eps):
+        calls.append(eps)
+        return fgsm(model, inputs, labels, eps=eps)
+
+    records = sweep(MODELS, DATA, {"none": None, "x": attack}, eps=[0, 0.1])
+    assert set(calls) == {0.1}
+    by_attack = {
+        name: [r for r in records if (r["attack"], r["eps"]) == (name, 0)] for name in ("none", "x")
+    }
+    strip = {"attack", "settings"}
+    for clean, at_zero in zip(*by_attack.values(), strict=True):
+        assert {k: v for k, v in clean.items() if k not in strip} == {
+            k: v for k, v in at_zero.items() if k not in strip
+        }
 
 
 @pytest.mark.parametrize("line", ["nonsense", "{}", "[1]", '{"model": 1}', "null"])
@@ -144,14 +294,305 @@ def test_a_damaged_line_is_refused(tmp_path, line):
         sweep(MODELS, DATA, {"none": None}, file)
 
 
-def test_a_record_twice_is_refused(tmp_path):
+def test_a_record_twice_is_explained(tmp_path):
     file = tmp_path / "sweep.jsonl"
-    sweep(MODELS, DATA, {"none": None}, file)
-    first = file.read_text(encoding="utf-8").splitlines()[0]
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(first + "\n")
-    with pytest.raises(ValueError, match=r"expected each record once, got .* line 5"):
+    whole = sweep(MODELS, DATA, {"none": None}, file)
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join([*lines, lines[1]]), encoding="utf-8")
+    told = (
+        r"expected each record once, got .* in line 2 and in line 5 of .*; two sweeps wrote to it"
+    )
+    with pytest.raises(ValueError, match=told):
         sweep(MODELS, DATA, {"none": None}, file)
+    file.write_text("".join(lines), encoding="utf-8")
+    assert sweep(MODELS, DATA, {"none": None}, file) == whole
+
+
+def test_a_flipped_bit_is_refused_or_harmless(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    whole = sweep(
+        {"m": MODELS["mlp"]}, {"b": DATA["b"]}, {"none": None, "F": fgsm}, file, eps=[0.1]
+    )
+    content, rng = file.read_bytes(), random.Random(0)
+    wanted = {_lines.key_of(each): each["settings"] for each in whole}
+    refused = []
+    for place in (rng.randrange(8 * len(content)) for _ in range(400)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        try:
+            found = _lines.read(file, wanted)
+        except ValueError as error:
+            refused.append(str(error))
+        else:  # what is left is as it was
+            assert all(each in whole for each in found.values())
+    assert len(refused) > 350
+    assert all(each.startswith("expected ") for each in refused)
+
+
+def test_a_second_sweep_on_a_file_is_refused_with_its_name(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    second = []
+
+    def progress(items):
+        for item in items:
+            with pytest.raises(
+                BlockingIOError, match=r"sweep\.jsonl to be written by one at a time"
+            ):
+                sweep(MODELS, DATA, ATTACKS, file, eps=EPS)
+            second.append(item)
+            yield item
+
+    first = sweep(MODELS, DATA, ATTACKS, file, eps=EPS, progress=progress)
+    assert len(second) == 30
+    assert sweep(MODELS, DATA, ATTACKS, file, eps=EPS) == first
+    assert [each.name for each in tmp_path.iterdir()] == ["sweep.jsonl"]
+
+
+def test_a_full_disk_leaves_whole_records_and_the_name(tmp_path, monkeypatch):
+    file = tmp_path / "sweep.jsonl"
+    whole = sweep(MODELS, DATA, ATTACKS, eps=EPS)
+    limit = len(json.dumps(whole[0])) * 5 // 2  # in the midst of the third
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        for record in whole:
+            _lines.append(file, record)
+
+    if (pid := os.fork()) == 0:
+        try:
+            work()
+        except OSError as error:
+            told = f"expected to write {file}, got: File too large; the records before are kept"
+            os._exit(int(str(error).partition("] ")[2] != told))
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert [json.loads(line) for line in file.read_bytes().splitlines()] == whole[:2]
+    assert sweep(MODELS, DATA, ATTACKS, file, eps=EPS) == whole
+
+
+def test_when_all_is_done_the_lines_are_in_the_order_of_the_records(tmp_path):
+    file, link = tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(file)
+    sweep(MODELS, {"b": DATA["b"]}, {"PGD": PGD}, link, eps=EPS[1:])
+    records = sweep(MODELS, DATA, ATTACKS, link, eps=EPS)
+    assert [json.loads(line) for line in file.read_bytes().splitlines()] == records
+    assert link.is_symlink()
+
+
+def strictly(text):
+    def refuse(word):
+        raise AssertionError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def masked(inputs):
+    return torch.cat([inputs.flatten(1)[:, :2], torch.full((len(inputs), 1), -torch.inf)], 1)
+
+
+@pytest.mark.parametrize("name", ["m", "Infinity", "NaN"])
+def test_an_infinite_nll_is_strict_json_and_comes_back(tmp_path, name):
+    file = tmp_path / "sweep.jsonl"
+    batches = {"NaN": [(torch.rand(3, 2), torch.tensor([0, 1, 2]))]}
+    first = sweep({name: masked}, batches, {"-Infinity": None}, file)
+    line = strictly(file.read_text(encoding="utf-8"))
+    assert (line["nll"], line["model"], line["data"]) == ("Infinity", name, "NaN")
+    again = sweep({name: masked}, batches, {"-Infinity": None}, file)
+    assert again == first
+    assert again[0]["nll"] == math.inf
+    assert again[0]["attack"] == "-Infinity"
+    assert table([line]) == table(again)
+    assert " inf |" in table([line])
+
+
+# --- on other processes ----------------------------------------------------------------------
+
+
+def submitted(executor):
+    def apply(function, items):
+        return [executor.submit(function, item) for item in items]
+
+    return apply
+
+
+def backwards(function, items):
+    return (function(item) for item in reversed(list(items)))
+
+
+@pytest.mark.parametrize("kind", ["threads", "futures", "backwards", "builtin"])
+def test_any_map_makes_the_same_file(tmp_path, kind):
+    attacks = ATTACKS | {
+        "random": pgd,
+        "drawing": partial(pgd, steps=2, generator=torch.Generator().manual_seed(3)),
+    }
+    in_turn, file = tmp_path / "in_turn.jsonl", tmp_path / "mapped.jsonl"
+    wanted = sweep(MODELS, DATA, attacks, in_turn, eps=EPS)
+    seen = []
+    with ThreadPoolExecutor(3) as executor:
+        one = {
+            "threads": executor.map,
+            "futures": submitted(executor),
+            "backwards": backwards,
+            "builtin": map,
+        }[kind]
+        options = {"eps": EPS, "map": one, "progress": counting(seen)}
+        assert sweep(MODELS, DATA, attacks, file, **options) == wanted
+        assert sweep(MODELS, DATA, attacks, file, **options) == wanted
+    assert file.read_bytes() == in_turn.read_bytes()
+    assert seen == [len(wanted), 0]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_pool_makes_the_same_file(tmp_path):
+    torch.manual_seed(5)
+    attacks = {"none": None, "random": partial(pgd, steps=2), "PGD": PGD}
+    attacks["drawing"] = partial(pgd, steps=2, generator=torch.Generator().manual_seed(3))
+    in_turn, file = tmp_path / "in_turn.jsonl", tmp_path / "mapped.jsonl"
+    wanted = sweep(MODELS, DATA, attacks, in_turn, eps=[0.1])
+    start = {"initializer": torch.manual_seed, "initargs": (6,)}  # of no influence
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork"), **start) as pool:
+        assert sweep(MODELS, DATA, attacks, file, eps=[0.1], map=pool.map) == wanted
+    assert file.read_bytes() == in_turn.read_bytes()
+
+
+def test_dask_makes_the_same_file(tmp_path):
+    distributed = pytest.importorskip("dask.distributed")
+    in_turn, file = tmp_path / "in_turn.jsonl", tmp_path / "mapped.jsonl"
+    wanted = sweep(MODELS, DATA, ATTACKS, in_turn, eps=EPS)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as own,
+        distributed.Client(own) as client,
+    ):
+        assert sweep(MODELS, DATA, ATTACKS, file, eps=EPS, map=client.map) == wanted
+    assert file.read_bytes() == in_turn.read_bytes()
+
+
+def test_what_is_done_before_another_process_fails_is_kept(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+
+    def failing(function, items):
+        for i, item in enumerate(items):
+            if i == 3:
+                raise KeyboardInterrupt
+            yield function(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(MODELS, DATA, ATTACKS, file, eps=EPS, map=failing)
+    assert len(file.read_bytes().splitlines()) == 3
+    assert sweep(MODELS, DATA, ATTACKS, file, eps=EPS) == sweep(MODELS, DATA, ATTACKS, eps=EPS)
+
+
+def test_futures_that_have_not_begun_are_cancelled():
+    class Future:
+        def __init__(self, value):
+            self.value, self.cancelled = value, False
+
+        def done(self):
+            return self.value is not None
+
+        def result(self):
+            return self.value
+
+        def cancel(self):
+            self.cancelled = True
+
+    futures = []
+
+    def one(function, items):
+        futures.extend(Future(function(each) if i == 1 else None) for i, each in enumerate(items))
+        return futures
+
+    def stop(items):
+        next(iter(items))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(MODELS, DATA, {"none": None}, map=one, progress=stop)
+    assert [each.cancelled for each in futures] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("one", "error", "match"),
+    [
+        (3, TypeError, "map as a callable, got int"),
+        (lambda f, items: [], ValueError, "4 records from map, got 0"),
+        (lambda f, items: [3], TypeError, "map to return what the function did, got int"),
+        (lambda f, items: [f(items[0])] * 2, ValueError, "each record once from map"),
+    ],
+)
+def test_what_is_no_map_is_refused(one, error, match):
+    with pytest.raises(error, match=f"expected {match}"):
+        sweep(MODELS, DATA, {"none": None}, map=one)
+
+
+def test_a_map_and_processes_that_share_the_data_are_two_ways():
+    with pytest.raises(ValueError, match="expected map=None with all_reduce=True"):
+        sweep(MODELS, DATA, ATTACKS, eps=EPS, map=map, all_reduce=True)
+
+
+def test_draws_are_those_of_the_call_for_each_record(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    attack = worst_case(partial(pgd, eps=0.2, steps=1, generator=generator))
+    before = generator.get_state()
+    file = tmp_path / "sweep.jsonl"
+    arguments = MODELS, DATA, {"x": attack, "y": attack}, file
+    with pytest.raises(Stop):
+        sweep(*arguments, progress=stopping(4))
+    records = sweep(*arguments)
+    assert torch.equal(generator.get_state(), before)
+    alone = evaluate(MODELS["linear"], DATA["b"], attack)
+    assert [r["nll"] for r in records if (r["model"], r["data"]) == ("linear", "b")] == [
+        alone.nll
+    ] * 2
+
+
+# --- targets ---------------------------------------------------------------------------------
+
+
+def test_targets_go_to_the_targeted_attacks_alone(tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    attacks = ATTACKS | {"towards": partial(PGD, targeted=True)}
+    records = sweep(MODELS, DATA, attacks, file, eps=[0.0, 0.2], targets=next_class)
+    for record in records:
+        attack, bound = attacks[record["attack"]], {}
+        if record["attack"] == "towards":
+            bound = {"targets": next_class}
+        attack = attack and partial(attack, eps=record["eps"])
+        found = evaluate(MODELS[record["model"]], DATA[record["data"]], attack, **bound).as_dict()
+        assert {name: record[name] for name in found} == found
+        assert ("reached" in record) == (record["attack"] == "towards")
+    assert sweep(MODELS, DATA, attacks, file, eps=[0.0, 0.2], targets=next_class) == records
+    with pytest.raises(ValueError, match=r"expected targets of .* as it is now"):
+        sweep(MODELS, DATA, attacks, file, eps=[0.0, 0.2], targets=lambda labels: labels)
+    assert "reached" in table(records, figures=["accuracy", "reached"]).splitlines()[0]
+
+
+def next_class(labels):
+    return (labels + 1) % 3
+
+
+@pytest.mark.parametrize(
+    ("attacks", "targets", "match"),
+    [
+        ({"t": partial(PGD, targeted=True)}, None, "an attack that leads away from the labels"),
+        ({"n": None, "p": PGD}, next_class, "an attack with targeted=True for targets=, got .*'p'"),
+        ({"t": worst_case(partial(PGD, targeted=True))}, next_class, "got it within worst_case"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused_before_any_work(attacks, targets, match):
+    with pytest.raises(ValueError, match=f"expected .*{match}"):
+        sweep(MODELS, {"a": UNTOUCHED}, attacks, eps=EPS, targets=targets)
+
+
+class Untouched:
+    def __iter__(self):
+        raise AssertionError("the data were read")
+
+
+UNTOUCHED = Untouched()
 
 
 BAD = {
@@ -187,12 +628,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_arguments_are_refused_before_any_work(case):
-    class Untouched:
-        def __iter__(self):
-            raise AssertionError("the data were read")
-
     options, error, match = BAD[case]
-    arguments = {"models": MODELS, "batches": {"a": Untouched()}, "attacks": ATTACKS, "eps": EPS}
+    arguments = {"models": MODELS, "batches": {"a": UNTOUCHED}, "attacks": ATTACKS, "eps": EPS}
     with pytest.raises(error, match=f"expected {match}"):
         sweep(**arguments | options)
 
