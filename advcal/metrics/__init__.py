@@ -24,8 +24,10 @@ from advcal.metrics._selective import (
 from advcal.metrics._significance import CalibrationTest
 from advcal.metrics._sketch import ReliabilitySketch, reliability_sketch
 from advcal.metrics._stability import churn, robustness_levels, variance
+from advcal.metrics._summary import Summary, summary
 from advcal.metrics._table import ReliabilityBins, reliability_bins
 from advcal.metrics._uncertainty import calibration_test, consistency_bands, ece_interval
+from advcal.metrics._wilson import wilson
 
 __all__ = [
     "CalibrationTest",
@@ -33,6 +35,7 @@ __all__ = [
     "Interval",
     "ReliabilityBins",
     "ReliabilitySketch",
+    "Summary",
     "accuracy",
     "aupr",
     "aurc",
@@ -67,5 +70,7 @@ __all__ = [
     "robustness_levels",
     "selective_risk",
     "smooth_ece",
+    "summary",
     "variance",
+    "wilson",
 ]
