@@ -13,6 +13,7 @@ from advcal.metrics._decomposition import Decomposition, decompose_brier, decomp
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
 from advcal.metrics._intervals import Interval
+from advcal.metrics._paired import PairedTest, paired_test
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
     aurc,
@@ -33,6 +34,7 @@ __all__ = [
     "CalibrationTest",
     "Decomposition",
     "Interval",
+    "PairedTest",
     "ReliabilityBins",
     "ReliabilitySketch",
     "Summary",
@@ -62,6 +64,7 @@ __all__ = [
     "mce",
     "mcs",
     "nll",
+    "paired_test",
     "rejection_threshold",
     "reliability_bins",
     "reliability_sketch",

@@ -86,16 +86,14 @@ def mean_ends(
     values from `least` to `most` with the variance found instead of that of a share, has a width if
     all values are alike.
     """
-    if not math.isfinite(squares):
-        return least, math.inf
+    if not math.isfinite(squares) or n <= 1:
+        return -math.inf, math.inf
     z, mean = NormalDist().inv_cdf((1 + level) / 2), total / n
     variation = max(0.0, squares - total * mean)
     middle = (total + z**2 * (least + most) / 2) / (n + z**2)
     reach = z * math.sqrt(variation + (z * (most - least) / 2) ** 2) / (n + z**2)
-    if n <= 1:
-        return least, math.inf
     student = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variation / (n - 1) / n)
-    return max(least, min(middle - reach, mean - student)), max(middle + reach, mean + student)
+    return min(middle - reach, mean - student), max(middle + reach, mean + student)
 
 
 def mce_ends(sums: Sums, level: float) -> tuple[float, float]:
@@ -208,7 +206,9 @@ def _saddlepoint(counts: Vector, rates: Vector, total: Vector) -> Vector:
         mean, variance = (counts * p).sum(axis=1), (counts * p * (1 - p)).sum(axis=1)
         low, high = np.where(mean < goal, t, low), np.where(mean < goal, high, t)
         step = t + (goal - mean) / np.maximum(variance, 1e-300)
-        t = np.where((low < step) & (step < high), step, (low + high) / 2)
+        before, t = t, np.where((low < step) & (step < high), step, (low + high) / 2)
+        if np.abs(t - before).max() < 1e-10:  # Newton's next step would be lost in rounding
+            break
     p = expit(odds + t[:, None])
     log_moment = (counts * np.log1p(rates * np.expm1(np.minimum(t, 700))[:, None])).sum(axis=1)
     w = np.sign(t) * np.sqrt(np.maximum(2 * (t * goal - log_moment), 0))

@@ -147,10 +147,11 @@ class Summary(Generic[Array]):
         value = float(getattr(self, figure))
         squares = float(sums[{"confidence": 2, "nll": 3, "brier": 4}[figure]])
         most = {"confidence": 1.0, "nll": float(sums[5]) / n, "brier": 2.0}[figure]
-        ends = mean_ends(value * n, squares, n, level, most=most)
-        high = ends[1] if figure == "nll" else min(most, ends[1])
-        ends = min(ends[0], value), max(high, value)  # whatever rounding says
-        return Interval(getattr(self, figure), *(own_kind(sums.new_tensor(end)) for end in ends))
+        low, high = mean_ends(value * n, squares, n, level, most=most)
+        high = high if figure == "nll" else min(most, high)
+        low, high = min(max(0.0, low), value), max(high, value)  # whatever rounding says
+        ends = (own_kind(sums.new_tensor(end)) for end in (low, high))
+        return Interval(getattr(self, figure), *ends)
 
     @classmethod
     def of_scores(
@@ -191,7 +192,7 @@ def summary(
         >>> labels = torch.tensor([0, 0, 0, 1]), torch.tensor([0])
         >>> total = sum(map(summary, batches, labels))
         >>> total
-        Summary(n=5, accuracy=0.8000, nll=0.5285, brier=0.3040, ece=0.0200)
+        Summary(n=5, accuracy=0.8000, nll=0.4709, brier=0.3040, ece=0.0200)
         >>> found = total.interval("accuracy")
         >>> round(float(found.low), 3), round(float(found.high), 3)
         (0.376, 0.964)

@@ -41,7 +41,7 @@ RANGES = {
 # What takes something else, or cannot be asked of any predictions.
 OTHERS = {"aupr", "auroc", "churn", "entropy", "fpr95", "rejection_threshold", "robust_error"}
 OTHERS |= {"bootstrap", "calibration_test", "consistency_bands", "ece_interval"}
-OTHERS |= {"robustness_levels", "variance", "wilson"}
+OTHERS |= {"paired_test", "robustness_levels", "variance", "wilson"}
 BINNED = ["classwise_ece", "debiased_rmsce", "ece", "mce", "reliability_bins", "rmsce", "summary"]
 VECTORS = ["classwise_mcs"]
 # The same examples twice are another number.
@@ -464,14 +464,15 @@ SCORES, ONES = torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([0, 0, 1, 1])
 GIVEN = {
     "aupr": (SCORES, ONES), "auroc": (SCORES, ONES), "fpr95": (SCORES, ONES),
     "bootstrap": (metrics.ece, GOOD, LABELS), "churn": ([GOOD, GOOD],), "entropy": (GOOD,),
-    "robustness_levels": (SCORES,), "variance": ([GOOD, GOOD],),
-    "wilson": (1,),
+    "paired_test": (GOOD, GOOD, LABELS), "robustness_levels": (SCORES,),
+    "variance": ([GOOD, GOOD],), "wilson": (1,),
 }  # fmt: skip
 # Of each option, values that it cannot have anywhere, and what is said of them.
 REFUSED = {
     "bandwidth": [(0.0, ValueError, "bandwidth >="), ("wide", TypeError, "bandwidth as a number")],
     "binning": [("width", ValueError, "binning to be one of 'uniform', 'quantile', got 'width'")],
     "coverage": [(0, ValueError, "coverage > 0"), (1.1, ValueError, "coverage .*<= 1")],
+    "figure": [("max", ValueError, "figure to be one of 'accuracy', .*got 'max'")],
     "from_logits": [("no", TypeError, "from_logits as True or False, got str"), (None, TypeError,
         "from_logits as True or False"), (0, TypeError, "from_logits as True or False, got int")],
     "generator": [(0, TypeError, r"generator as a torch\.Generator or None, got int")],
@@ -495,9 +496,9 @@ FREE = {"attacked"}  # checked with what it holds
 def test_every_option_is_checked_alike_in_every_metric(name):
     function = getattr(metrics, name)
     parameters = inspect.signature(function).parameters.values()
-    options = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY} - FREE
-    for option in options:
+    names = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY} - FREE
+    for option in names:
         for value, error, match in REFUSED[option]:
+            options = NEEDED.get(name, {}) | {option: value}
             with pytest.raises(error, match=f"expected {match}"):
-                options = NEEDED.get(name, {}) | {option: value}
                 function(*GIVEN.get(name, (GOOD, LABELS)), **options)
