@@ -41,11 +41,12 @@ OPTIONAL = {"matplotlib": {"plots"}, "PIL": {"evaluation"}}  # imported as they 
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
     "accuracy", "attack", "attacks", "audits", "batch", "batches", "bins", "calibrator",
-    "confidence", "corruption", "crafted", "curves", "distances", "eps", "figure", "generator",
-    "gradient", "in_batches", "inputs", "labels", "levels", "logits", "metric", "model", "models",
-    "n_classes", "objective", "optimizer", "out_batches", "path", "points", "probs", "reach",
-    "records", "rows", "run", "runs", "score", "scores", "sets", "settings", "size", "smoothing",
-    "sources", "state", "targets", "temperature", "train", "validation", "values",
+    "confidence", "corruption", "count", "crafted", "curves", "distances", "eps", "figure",
+    "generator", "gradient", "in_batches", "inputs", "labels", "levels", "logits", "metric",
+    "model", "models", "n_classes", "objective", "optimizer", "others", "out_batches", "path",
+    "points", "probs", "reach", "records", "rows", "run", "runs", "score", "scores", "sets",
+    "settings", "size", "smoothing", "sources", "state", "targets", "temperature", "train",
+    "validation", "values",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
@@ -54,8 +55,8 @@ KEYWORDS = {
     "bounds", "by", "candidates", "certified", "channels_last", "checkpoint", "columns",
     "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure", "figures", "format",
     "forward", "from_logits", "gamma", "generator", "held_out", "initial_c", "initial_eps",
-    "initial_p", "interval", "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal", "label",
-    "lam", "level", "loss", "map", "margin", "max_norm", "maximise", "method", "minimise",
+    "initial_p", "interval", "intervals", "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal",
+    "label", "lam", "level", "loss", "map", "margin", "max_norm", "maximise", "method", "minimise",
     "momentum", "n", "n_bins", "n_free", "n_levels", "n_pilot", "n_targets", "names", "noise",
     "norm", "omega", "out_batches", "overshoot", "path", "penalty", "prior", "progress", "queries",
     "random_start", "records", "reduction", "reference", "resamples", "restarts", "rho", "runs",

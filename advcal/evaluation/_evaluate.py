@@ -12,7 +12,7 @@ from advcal._pass import Part, Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.evaluation import _targets
 from advcal.evaluation._targets import InOrder, Targets
-from advcal.metrics import ReliabilityBins, brier, reliability_bins
+from advcal.metrics import ReliabilityBins, Summary, brier, reliability_bins, wilson
 
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
 
@@ -35,6 +35,9 @@ class Evaluation:
         unchanged: The share of examples whose predicted class is the same before and after the
             attack; exactly 1 under `iaa(label="predicted")`.
         bins: The reliability table.
+        intervals: From the name of each figure to the ends, low and high, of its interval of level
+            .95 over the examples, under attack given this attack; see `Summary.interval`. Shares
+            have Wilson's.
     """
 
     n: int
@@ -48,11 +51,14 @@ class Evaluation:
     clean_accuracy: float
     unchanged: float
     bins: ReliabilityBins[Tensor]
+    intervals: Mapping[str, tuple[float, float]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, ready for JSON."""
         names = ("edges", "counts", "confidences", "corrects")
-        return vars(self) | {"bins": {name: getattr(self.bins, name).tolist() for name in names}}
+        bins = {name: getattr(self.bins, name).tolist() for name in names}
+        intervals = {name: list(ends) for name, ends in self.intervals.items()}
+        return vars(self) | {"bins": bins, "intervals": intervals}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,26 +163,32 @@ def evaluating(
 
 
 class Tally(NamedTuple):
-    """What has been counted so far: the reliability table and five more sums over examples."""
+    """What has been counted so far: a summary, and how many were right, are the same, hit."""
 
-    bins: ReliabilityBins[Tensor]
-    sums: Tensor
+    summary: Summary[Tensor]
+    counts: Tensor
 
     def plus(self, other: "Tally") -> "Tally":
         """Count two sets of examples together."""
-        return Tally(self.bins + other.bins, self.sums + other.sums)
+        return Tally(self.summary + other.summary, self.counts + other.counts)
 
     def evaluation(self, *, aimed: bool = False) -> Evaluation:
-        """Return every figure, the share that reached its target if it was `aimed` at one."""
-        bins, n = self.bins, int(self.bins.n)
-        names = ("nll", "brier", "clean_accuracy", "unchanged", "reached")
-        figures: dict[str, Any] = dict(zip(names, (self.sums / n).tolist(), strict=True))
-        for name in ("accuracy", "confidence", "ece", "mce", "mcs"):
-            figures[name] = float(getattr(bins, name))
-        if aimed:
-            return TargetedEvaluation(n=n, bins=bins, **figures)
-        del figures["reached"]
-        return Evaluation(n=n, bins=bins, **figures)
+        """Return every figure and its interval, which is a function of what was counted alone.
+
+        With the share that reached its target if the attack was `aimed` at one.
+        """
+        total, n = self.summary, int(self.summary.n)
+        names: tuple[Any, ...] = ("accuracy", "confidence", "ece", "mce", "mcs", "nll", "brier")
+        found: dict[str, Any] = {
+            name: total.interval(name, generator=torch.Generator().manual_seed(0)) for name in names
+        }
+        shares = ["clean_accuracy", "unchanged", *["reached"] * aimed]
+        counts = zip(shares, self.counts.tolist(), strict=False)
+        found |= {name: wilson(round(count), n=n) for name, count in counts}
+        figures: dict[str, Any] = {name: float(each.value) for name, each in found.items()}
+        intervals = {name: (float(low), float(high)) for name, (_, low, high) in found.items()}
+        kind = TargetedEvaluation if aimed else Evaluation
+        return kind(n=n, bins=total.bins, intervals=intervals, **figures)
 
 
 def _over_processes(
@@ -187,16 +199,19 @@ def _over_processes(
         return counted
     zero = torch.zeros(1, 2, device=device)  # what stands here for nothing, and does not count
     mine = counted or _tally(zero, zero, zero[:, 0].long(), n_bins)
-    bins = mine.bins
-    parts = [bins.counts.double(), bins.confidences, bins.corrects.double(), mine.sums]
+    bins, sums = mine.summary.bins, mine.summary.sums
+    fields = [bins.counts.double(), bins.confidences, bins.corrects.double()]
+    parts = [*fields, sums, mine.counts]
     whole = torch.cat(parts) * (counted is not None)
     if distributed.get_backend() == "nccl" and not whole.is_cuda:
         whole = whole.cuda()
     distributed.all_reduce(whole)
     if not whole[:n_bins].any():
         return None
-    counts, confidences, corrects, sums = whole.to(bins.edges.device).split([n_bins] * 3 + [5])
-    return Tally(ReliabilityBins(bins.edges, counts.long(), confidences, corrects.long()), sums)
+    sizes = [n_bins] * 3 + [len(sums), len(mine.counts)]
+    counts, confidences, corrects, sums, others = whole.to(bins.edges.device).split(sizes)
+    table = ReliabilityBins(bins.edges, counts.long(), confidences, corrects.long())
+    return Tally(Summary(table, sums), others)
 
 
 def tallied(
@@ -234,11 +249,12 @@ def _tally(
     probs = log_probs.exp()
     table = reliability_bins(probs, labels, n_bins=n_bins)
     predicted, now = clean.double().softmax(dim=1).argmax(dim=1), probs.argmax(dim=1)
-    per_example = [
+    summary = Summary.of_scores(
+        table,
+        probs.amax(dim=1),
         -log_probs.gather(1, labels[:, None])[:, 0],
         brier(probs, labels, reduction="none"),
-        predicted == labels,
-        predicted == now,
-        now == (-1 if aims is None else aims.to(now.device)),
-    ]
-    return Tally(table, torch.stack([values.double().sum() for values in per_example]))
+    )
+    reached = now == (-1 if aims is None else aims.to(now.device))
+    shares = [predicted == labels, predicted == now, reached]
+    return Tally(summary, torch.stack(shares).double().sum(dim=1))

@@ -6,7 +6,7 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from advcal import _checks
 from advcal.evaluation._evaluate import FIGURES, Evaluation
@@ -27,6 +27,7 @@ def table(
     *,
     columns: Sequence[str] | None = None,
     figures: Sequence[str] = ("n", "clean_accuracy", *FIGURES),
+    intervals: Literal["brackets", "plus_minus"] | None = None,
     format: str = "markdown",
 ) -> str:
     """Lay out records as a table: Markdown that reads as plain text too, LaTeX or CSV.
@@ -38,9 +39,13 @@ def table(
             `sweep` returns the keys that name a row, by default
             `("model", "data", "attack", "eps")`.
         figures: The attributes of `Evaluation` to show, in order.
+        intervals: How to show the interval of each figure, of level .95 over the examples:
+            `"brackets"` for its ends, `"plus_minus"` for half its width, or None for not at all;
+            records of several runs have their standard deviation instead.
         format: `"markdown"`; `"latex"`, a `tabular` with the rules of the package booktabs; or
             `"csv"`, with all digits and the figures' own names; of runs the standard deviation has
-            a column to itself, such as `accuracy_std`.
+            a column to itself, such as `accuracy_std`, and the ends of intervals have two, such as
+            `accuracy_low` and `accuracy_high`.
 
     Returns:
         The table, one line per record and one or more of heading.
@@ -61,26 +66,29 @@ def table(
         | identity | none   | 2 |   1.0000 | 0.2689 |
     """
     _checks.choice("format", format, ("markdown", "latex", "csv"))
-    known = [field.name for field in dataclasses.fields(Evaluation) if field.name != "bins"]
+    if intervals is not None:
+        _checks.choice("intervals", intervals, ("brackets", "plus_minus"))
+    others = ("bins", "intervals")
+    known = [each.name for each in dataclasses.fields(Evaluation) if each.name not in others]
     for figure in figures:
         _checks.choice("figures", figure, known)
     if isinstance(records, Mapping):
         columns = ("model", "attack") if columns is None else columns
-        rows = _rows_of_mapping(records, columns, figures)
+        rows = _rows_of_mapping(records, columns, figures, intervals is not None)
     else:
         columns = ("model", "data", "attack", "eps") if columns is None else columns
-        rows = _rows_of_list(records, columns, figures)
+        rows = _rows_of_list(records, columns, figures, intervals is not None)
     if not rows:
         raise ValueError("expected one record or more, got none")
     if format == "csv":
         return _csv(columns, figures, rows)
     heading = [*columns, *(figure.replace("_", " ") for figure in figures)]
-    cells = [heading, *([_cell(value) for value in row] for row in rows)]
+    cells = [heading, *([_cell(value, intervals) for value in row] for row in rows)]
     return (aligned if format == "markdown" else latex)(cells, n_names=len(columns))
 
 
 def _rows_of_mapping(
-    records: Mapping[Any, Any], columns: Sequence[str], figures: Sequence[str]
+    records: Mapping[Any, Any], columns: Sequence[str], figures: Sequence[str], intervals: bool
 ) -> list[list[Any]]:
     rows = []
     for key, record in records.items():
@@ -93,7 +101,11 @@ def _rows_of_mapping(
         for run in runs:
             if not isinstance(run, Evaluation):
                 raise TypeError(f"expected records of Evaluation, got {_checks.kind(run)}")
-        rows.append([*key, *(_over_runs([getattr(run, f) for run in runs]) for f in figures)])
+        if intervals and len(runs) == 1:
+            values = [_with_ends(vars(runs[0]), figure) for figure in figures]
+        else:
+            values = [_over_runs([getattr(run, f) for run in runs]) for f in figures]
+        rows.append([*key, *values])
     return rows
 
 
@@ -106,7 +118,15 @@ def _over_runs(values: list[Any]) -> Any:
     return statistics.fmean(values), statistics.stdev(values)
 
 
-def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) -> list[list[Any]]:
+def _with_ends(record: Mapping[str, Any], figure: str) -> Any:
+    """Return a figure of a record and the ends of its interval, if it has one."""
+    ends = record.get("intervals", {}).get(figure)
+    return record[figure] if ends is None else (record[figure], *ends)
+
+
+def _rows_of_list(
+    records: Any, columns: Sequence[str], figures: Sequence[str], intervals: bool
+) -> list[list[Any]]:
     listed = records if isinstance(records, (list, tuple)) else ()
     others = [f" of {_checks.kind(each)}" for each in listed if not isinstance(each, Mapping)]
     if others or listed is not records:
@@ -119,7 +139,8 @@ def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) 
                 raise ValueError(f"expected {name!r} in each record, got {list(record)}")
         names = [record[name] for name in columns]
         short = [f"{value:.4g}" if isinstance(value, float) else value for value in names]
-        rows.append([*short, *(record[figure] for figure in figures)])
+        values = [_with_ends(record, f) if intervals else record[f] for f in figures]
+        rows.append([*short, *values])
     return rows
 
 
@@ -150,9 +171,16 @@ def _csv(columns: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence
     n = len(columns)
     words: list[Any] = [*zip(columns, *(row[:n] for row in rows), strict=True)]
     for figure, *values in zip(figures, *(row[n:] for row in rows), strict=True):
-        if any(isinstance(value, tuple) for value in values):
-            pairs = [value if isinstance(value, tuple) else (value, None) for value in values]
-            words += zip((figure, f"{figure}_std"), *pairs, strict=True)
+        width = max(len(value) if isinstance(value, tuple) else 1 for value in values)
+        if width > 1:
+            empty = (None,) * width  # beside a figure without a spread
+            full = [
+                ((*value, *empty) if isinstance(value, tuple) else (value, *empty))
+                for value in values
+            ]
+            endings = {2: ("", "_std"), 3: ("", "_low", "_high")}[width]
+            headings = [f"{figure}{ending}" for ending in endings]
+            words += zip(headings, *(each[:width] for each in full), strict=True)
         else:
             words.append((figure, *values))
     text = io.StringIO()
@@ -160,7 +188,12 @@ def _csv(columns: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence
     return text.getvalue().rstrip("\n")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, intervals: str | None) -> str:
+    if isinstance(value, tuple) and len(value) == 3:
+        middle, low, high = value
+        if intervals == "brackets":
+            return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{middle:.3f} ± {(high - low) / 2:.3f}"
     if isinstance(value, tuple):
         return "{:.3f} ± {:.3f}".format(*value)
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)

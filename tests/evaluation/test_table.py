@@ -49,7 +49,8 @@ def test_the_order_is_that_of_the_records_and_figures():
 
 def test_every_figure_can_be_shown():
     figures = [field.name for field in dataclasses.fields(RECORDS["small", "none"])]
-    figures.remove("bins")
+    for name in ("bins", "intervals"):
+        figures.remove(name)
     heading = table(RECORDS, figures=figures).splitlines()[0]
     assert all(figure.replace("_", " ") in heading for figure in figures)
 
@@ -122,3 +123,33 @@ def test_runs_of_infinite_nll():
     assert "inf ± nan" in table(
         {("model",): [record, record]}, columns=("model",), figures=("nll",)
     )
+
+
+def test_every_figure_of_a_record_has_an_interval_and_the_table_shows_it():
+    one = record(n=50)
+    figures = [name for name in one.intervals if name != "mce"]
+    assert {*figures, "mce"} == set(one.as_dict()) - {"n", "bins", "intervals"}
+    for name, (low, high) in one.intervals.items():
+        assert low <= getattr(one, name) <= high
+        assert low < high
+    low, high = one.intervals["accuracy"]
+    shown = {
+        "brackets": f"1.000 [{low:.3f}, {high:.3f}]",
+        "plus_minus": f"1.000 ± {(high - low) / 2:.3f}",
+    }
+    for intervals, wanted in shown.items():
+        for records in ({("x", "y"): one}, [{"model": "x", "attack": "y", **one.as_dict()}]):
+            options = {"columns": ("model", "attack"), "figures": ("n", "accuracy")}
+            lines = table(records, intervals=intervals, **options).splitlines()
+            assert [cell.strip() for cell in lines[2].split("|")[3:5]] == ["50", wanted]
+            heading, row = table(records, intervals=intervals, format="csv", **options).splitlines()
+            assert heading == "model,attack,n,accuracy,accuracy_low,accuracy_high"
+            assert row == f"x,y,50,1.0,{low},{high}"
+    runs = {("x", "y"): [one, record(5.0, n=50)], ("x", "z"): one}
+    lines = table(runs, figures=["nll"], intervals="brackets").splitlines()
+    assert "±" in lines[2]
+    assert "[" in lines[3]
+    old = {name: value for name, value in one.as_dict().items() if name != "intervals"}
+    assert "1.0000" in table([old | {"m": "x"}], columns=["m"], intervals="brackets")
+    with pytest.raises(ValueError, match="intervals to be one of 'brackets', 'plus_minus', got"):
+        table(RECORDS, intervals="std")
