@@ -51,18 +51,19 @@ POSITIONAL = {
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
     "accumulate", "affine", "against", "all_reduce", "alpha", "attack", "attacked", "attacks",
-    "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "beta", "binning",
-    "bounds", "by", "candidates", "certified", "channels_last", "checkpoint", "columns",
-    "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure", "figures", "format",
-    "forward", "from_logits", "gamma", "generator", "held_out", "initial_c", "initial_eps",
-    "initial_p", "interval", "intervals", "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal",
-    "label", "lam", "level", "loss", "map", "margin", "max_norm", "maximise", "method", "minimise",
-    "momentum", "n", "n_bins", "n_free", "n_levels", "n_pilot", "n_targets", "names", "noise",
-    "norm", "omega", "out_batches", "overshoot", "path", "penalty", "prior", "progress", "queries",
-    "random_start", "records", "reduction", "reference", "resamples", "restarts", "rho", "runs",
-    "schedule", "score", "search_steps", "severity", "side", "sigma", "size", "sources", "state",
-    "statistic", "step_size", "steps", "stop_early", "strength", "targeted", "targets",
-    "threshold", "title", "tol", "tpr", "variant", "votes", "weights",
+    "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "baseline", "beta",
+    "binning", "bounds", "by", "candidates", "certified", "channels_last", "checkpoint", "clean",
+    "columns", "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure", "figures",
+    "format", "forward", "from_logits", "gamma", "generator", "held_out", "initial_c",
+    "initial_eps", "initial_p", "interval", "intervals", "joint", "kappa", "kinds", "l2_bias",
+    "l2_off_diagonal", "label", "lam", "level", "loss", "map", "margin", "max_norm", "maximise",
+    "method", "minimise", "momentum", "n", "n_bins", "n_free", "n_levels", "n_pilot", "n_targets",
+    "names", "noise", "norm", "omega", "out_batches", "over", "overshoot", "path", "penalty",
+    "prior", "progress", "queries", "random_start", "records", "reduction", "reference",
+    "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity", "side",
+    "sigma", "size", "sources", "state", "statistic", "step_size", "steps", "stop_early",
+    "strength", "targeted", "targets", "threshold", "title", "tol", "tpr", "variant", "votes",
+    "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 

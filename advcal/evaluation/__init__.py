@@ -8,12 +8,14 @@ from advcal.evaluation._envelope import Envelope, confidence_envelope
 from advcal.evaluation._evaluate import Evaluation, TargetedEvaluation, evaluate
 from advcal.evaluation._files import read_corruptions
 from advcal.evaluation._pareto import hypervolume, pareto, pareto_search
+from advcal.evaluation._severities import CorruptionErrors, corruption_errors
 from advcal.evaluation._sweep import sweep
 from advcal.evaluation._table import table
 from advcal.evaluation._transfer import transfer
 
 __all__ = [
     "Audit",
+    "CorruptionErrors",
     "Detection",
     "Diagnosis",
     "Envelope",
@@ -24,6 +26,7 @@ __all__ = [
     "compare",
     "confidence_envelope",
     "corrupt",
+    "corruption_errors",
     "corruptions",
     "detection",
     "diagnose",

@@ -1,6 +1,9 @@
 """Records as aligned text."""
 
+import csv
 import dataclasses
+import io
+import re
 
 import numpy as np
 import pytest
@@ -153,3 +156,87 @@ def test_every_figure_of_a_record_has_an_interval_and_the_table_shows_it():
     assert "1.0000" in table([old | {"m": "x"}], columns=["m"], intervals="brackets")
     with pytest.raises(ValueError, match="intervals to be one of 'brackets', 'plus_minus', got"):
         table(RECORDS, intervals="std")
+
+
+# --- names of any kind -----------------------------------------------------------------------
+
+NAMES = [
+    "[a] b", "*", "[1em]", "a\nb", "a\r\n\tb", "a\u2028b", "a | b", "|", "\\|", "a\\",
+    "<b>bold</b>",
+    "<!-- x -->", "a < b > c", "x & y", "&lt;", "&amp", "50 %", "a_b", "_a_", "__a__", "a__b",
+    "*a*",
+    "`code`", "~~a~~", "$x$", "[a](b)", "[a][b]", "![a](b)", "# a", "- a", "a^2 {b} ~c", "ε ± 1",
+    "", " ", "\x00a\x1b", "https://example.org/a_b",
+]  # fmt: skip
+
+
+def one_line(name):
+    return " ".join("".join(each if each.isprintable() else " " for each in name).split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_itself_in_markdown(name):
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    parser.enable("strikethrough")
+    text = table({(name, "none"): record(), ("b", name): record()}, figures=["n"])
+    assert len(text.splitlines()) == 4
+    tokens = parser.parse(text)
+    cells = [token for token in tokens if token.type == "inline"]
+    assert len(cells) == 9
+    for cell, wanted in zip(cells[3:], [name, "none", "2", "b", name, "2"], strict=True):
+        assert [part.type for part in cell.children] in ([], ["text"]), wanted
+        assert cell.content == "" or cell.children[0].content == one_line(wanted)
+
+
+PLAIN = ["PGD-20", "clean_accuracy", "λ = 5", "a [3, 5]", "x >= 0.1", "x <= 0.1", "R & D", "(a, b)"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_name_stays_plain_in_markdown(name):
+    assert f"| {name} | none " in table({(name, "none"): record()}, figures=["n"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_one_cell_of_latex(name):
+    text = table({(name, "none"): record(), ("b", name): record()}, figures=["n"], format="latex")
+    lines = text.splitlines()
+    assert len(lines) == 8
+    for line in lines[4:6]:
+        assert line.endswith(r" \\")
+        assert not line.lstrip().startswith(("[", "*"))
+        assert len(re.findall(r"(?<!\\)&", line)) == 2
+        assert not re.search(r"(?<!\\)[%#_]|[<>|~^]", line[:-3])
+        assert line.count("{") - line.count(r"\{") == line.count("}") - line.count(r"\}")
+    heading = table({("a",): record()}, columns=["[x]"], figures=["n"], format="latex")
+    assert heading.splitlines()[2] == r"{}[x] & n \\"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_itself_in_csv(name):
+    text = table({(name, "none"): record()}, figures=["n"], format="csv")
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows == [["model", "attack", "n"], [name, "none", "2"]]
+
+
+def test_radii_keep_all_digits_in_csv():
+    given = [{"model": "m", "eps": eps, "ece": 1 / 3} for eps in (0.5 / 255, 1 / 3, None)]
+    options = {"columns": ["model", "eps"], "figures": ["ece"]}
+    rows = list(csv.reader(io.StringIO(table(given, format="csv", **options))))
+    assert [row[1] for row in rows[1:]] == [repr(0.5 / 255), repr(1 / 3), ""]
+    assert {float(row[2]) for row in rows[1:]} == {1 / 3}
+    assert "| m     | 0.001961 |" in table(given, **options)
+
+
+def test_a_figure_of_some_records_alone():
+    aimed = evaluate(
+        torch.nn.Identity(),
+        [(torch.eye(2), torch.tensor([0, 1]))],
+        lambda model, inputs, labels: inputs,
+        targets=lambda labels: 1 - labels,
+    )
+    assert aimed.reached == 0
+    given = {("a", "x"): aimed, ("b", "x"): record(), ("c", "x"): [record(), record()]}
+    lines = table(given, figures=["n", "reached"]).splitlines()
+    assert [line.split("|")[4].strip() for line in lines[2:]] == ["0.0000", "", ""]
+    brackets = table(given, figures=["reached"], intervals="brackets").splitlines()
+    assert brackets[2].split("|")[3].strip() == "0.000 [0.000, 0.658]"
