@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from advcal import _checks, _digest
+from advcal._looks import looks
 from advcal._typing import Batch, Progress
 from advcal.evaluation._corrupt import SEVERITIES, known_kinds, shown
 from advcal.evaluation._images import SUFFIXES, pixels
-from advcal.evaluation._looks import looks
 
 _LABELS = "labels"
 _IMAGES_OF_MNIST = "test_images.npy"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from advcal.evaluation._looks import looks
+from advcal._looks import looks
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 

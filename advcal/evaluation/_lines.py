@@ -1,18 +1,17 @@
 """Records in a file, a line of strict JSON each, which says if it is damaged."""
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from advcal import _digest, _files
+from advcal.evaluation import _json
 
 Record = dict[str, Any]
 
 NAMES = ("model", "data", "attack", "eps")
-_WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 _CHECK = "check"  # the digest of all else in a record, among its settings
 _FRESH = "give a changed sweep a file of its own"
 
@@ -29,7 +28,7 @@ def sealed(record: Record) -> Record:
     """Add the digest of a record to its settings."""
     rest = {name: each for name, each in record["settings"].items() if name != _CHECK}
     record = {**record, "settings": rest}
-    return {**record, "settings": {**rest, _CHECK: _digest.of([_written(record).encode()])}}
+    return {**record, "settings": {**rest, _CHECK: _digest.of([_json.strict(record).encode()])}}
 
 
 def read(file: Path, wanted: Mapping[Key, Mapping[str, str]]) -> dict[Key, Record]:
@@ -71,7 +70,7 @@ def read(file: Path, wanted: Mapping[Key, Mapping[str, str]]) -> dict[Key, Recor
 def append(file: Path, record: Record) -> None:
     """Add a record; what is there stays whole, also on a full disk."""
     with file.open("ab", buffering=0) as lines:
-        end, left = lines.seek(0, os.SEEK_END), memoryview(_written(record).encode() + b"\n")
+        end, left = lines.seek(0, os.SEEK_END), memoryview(_json.strict(record).encode() + b"\n")
         try:
             while left:
                 left = left[lines.write(left) :]
@@ -86,34 +85,10 @@ def ordered(file: Path, records: Iterable[Record]) -> None:
     """Write all records of a file anew, in this order."""
     with _files.whole(file) as lines:
         for record in records:
-            lines.write(_written(record).encode() + b"\n")
+            lines.write(_json.strict(record).encode() + b"\n")
 
 
-# --- strict JSON -----------------------------------------------------------------------------
-
-
-def _written(record: Record) -> str:
-    """Write JSON that every parser reads: numbers that are not finite are words."""
-    return json.dumps(_mapped(record, _word), ensure_ascii=False, allow_nan=False)
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _mapped(each, change) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_mapped(each, change) for each in value]
-    return change(value)
-
-
-def _word(value: Any) -> Any:
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def number(value: Any) -> Any:
-    """Turn the words for infinity and NaN back into numbers, and leave all else."""
-    return _WORDS.get(value, value) if isinstance(value, str) else value
+# --- a line ----------------------------------------------------------------------------------
 
 
 def _parsed(line: bytes, where: str) -> Record:
@@ -121,7 +96,7 @@ def _parsed(line: bytes, where: str) -> Record:
     try:
         found = json.loads(line)
         record = {
-            name: each if name in (*NAMES, "settings") else _mapped(each, number)
+            name: each if name in (*NAMES, "settings") else _json.numbers(each)
             for name, each in found.items()
         }
         hash((key_of(record), record["n"]))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from advcal import _checks
-from advcal.evaluation._lines import number
+from advcal.evaluation._json import numbers
 
 Records = Sequence[Mapping[str, Any]]
 _NAME = re.compile(r"(.+) ([1-5])")  # "fog 3"
@@ -160,7 +160,7 @@ def averaged(records: Records, over: str, figures: Sequence[str]) -> list[dict[s
 def _mean(values: list[Any]) -> Any:
     if all(value == values[0] for value in values):
         return values[0]
-    return statistics.fmean(map(number, values))
+    return statistics.fmean(map(numbers, values))
 
 
 def listed(records: Any, names: Sequence[str]) -> Records:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from advcal import _checks
 from advcal.evaluation._evaluate import FIGURES, Evaluation, TargetedEvaluation
-from advcal.evaluation._lines import number
+from advcal.evaluation._json import numbers
 from advcal.evaluation._markup import aligned, latex
 from advcal.evaluation._severities import averaged, listed
 
@@ -127,8 +127,8 @@ def _over_runs(values: list[Any]) -> Any:
 def _with_ends(record: Mapping[str, Any], figure: str) -> Any:
     """Return a figure of a record and the ends of its interval, if it has one."""
     ends = record.get("intervals", {}).get(figure)
-    value = number(record.get(figure))
-    return value if ends is None else (value, *map(number, ends))
+    value = numbers(record.get(figure))
+    return value if ends is None else (value, *map(numbers, ends))
 
 
 def _rows_of_list(
@@ -136,7 +136,7 @@ def _rows_of_list(
 ) -> list[list[Any]]:
     rows = []
     for record in listed(records, [*columns, *(each for each in figures if each != "reached")]):
-        values = [_with_ends(record, f) if intervals else number(record.get(f)) for f in figures]
+        values = [_with_ends(record, f) if intervals else numbers(record.get(f)) for f in figures]
         rows.append([*(record[name] for name in columns), *values])
     return rows
 

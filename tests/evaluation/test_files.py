@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from advcal._looks import looks
 from advcal.evaluation import evaluate, read_corruptions
-from advcal.evaluation._looks import looks
 
 
 def folder_of(tmp_path, n=20, size=(32, 32)):
