@@ -1,7 +1,9 @@
-"""Digests: whether two examples are equal, whether two settings are."""
+"""Digests: whether two examples are equal, whether two settings or data sets are."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -52,3 +54,55 @@ def of(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()[:16]
+
+
+# --- data ------------------------------------------------------------------------------------
+
+Digest: TypeAlias = Callable[[Iterable[Batch]], int]
+
+
+class Known(ABC):
+    """Batches that know a shorter way to a digest than to go through them."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]:
+        """Go through the batches."""
+
+    @abstractmethod
+    def digest(self, of: Digest) -> int:
+        """Digest these data, `of` others that they are made of."""
+
+
+def data() -> Digest:
+    """Make what digests data, in whatever order and batches they come, each set only once.
+
+    What is digested is the inputs and labels, and what else has a row for each example. The sum of
+    the digests of parts is that of the whole.
+    """
+    known: dict[int, tuple[int, Any]] = {}  # by identity, with the data to keep them alive
+
+    def digest(batches: Iterable[Batch]) -> int:
+        if id(batches) not in known:
+            own = batches.digest(digest) if isinstance(batches, Known) else _whole(batches)
+            known[id(batches)] = own, batches
+        return known[id(batches)][0]
+
+    return digest
+
+
+def _whole(batches: Iterable[Batch]) -> int:
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed, and perhaps an order
+        found = sourced("batches", batches)
+        return sum(word(b"".join(row)) for batch in found for row in _per_example(batch))
+
+
+def _per_example(batch: Batch) -> Iterator[tuple[bytes, ...]]:
+    """Yield the digests of what a batch has of each example."""
+    own = (p for p in batch if isinstance(p, Tensor) and p.shape[:1] == batch[0].shape[:1])
+    real = (torch.view_as_real(each) if each.is_complex() else each for each in own)
+    return zip(*(rows(each) for each in real if each.numel()), strict=True)
+
+
+def word(content: bytes) -> int:
+    """Digest bytes to a number."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "big")

@@ -104,7 +104,9 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() in {".jpg", ".jpeg", ".png"}]
+    known = {".jpg", ".jpeg", ".png"}
+    seen = (file for file in folder.iterdir() if not file.name.startswith("."))
+    files = [file for file in seen if file.suffix.lower() in known]
     if not files:
         raise ValueError(f"expected .jpg, .jpeg or .png images in {folder}, got none")
     return sorted(files)
@@ -125,7 +127,9 @@ def _decode_image(file: Path) -> NDArray[np.uint8]:
         with Image.open(file, formats=("JPEG", "PNG")) as image:
             if image.size != (_SIDE, _SIDE):
                 raise ValueError(f"expected a 32x32 image, got {image.width}x{image.height}")
-            pixels = np.asarray(image.convert("RGB"))
+            deep = image.mode[:1] == "I"  # 16 bits, which `convert` would cut off at 255
+            pixels = np.asarray(image) // 257 if deep else np.asarray(image.convert("RGB"))
+            pixels = np.dstack([pixels] * 3).astype(np.uint8) if deep else pixels
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's three ways of saying "damaged"
         raise ValueError(f"{file}: {error}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

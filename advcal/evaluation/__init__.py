@@ -5,24 +5,28 @@ from advcal.evaluation._corrupt import corrupt, corruptions
 from advcal.evaluation._detect import Detection, detection
 from advcal.evaluation._diagnose import Diagnosis, Finding, diagnose
 from advcal.evaluation._envelope import Envelope, confidence_envelope
-from advcal.evaluation._evaluate import Evaluation, evaluate
+from advcal.evaluation._evaluate import Evaluation, TargetedEvaluation, evaluate
 from advcal.evaluation._files import read_corruptions
 from advcal.evaluation._pareto import hypervolume, pareto, pareto_search
+from advcal.evaluation._severities import CorruptionErrors, corruption_errors
 from advcal.evaluation._sweep import sweep
 from advcal.evaluation._table import table
 from advcal.evaluation._transfer import transfer
 
 __all__ = [
     "Audit",
+    "CorruptionErrors",
     "Detection",
     "Diagnosis",
     "Envelope",
     "Evaluation",
     "Finding",
+    "TargetedEvaluation",
     "audit",
     "compare",
     "confidence_envelope",
     "corrupt",
+    "corruption_errors",
     "corruptions",
     "detection",
     "diagnose",

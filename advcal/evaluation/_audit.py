@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +25,7 @@ from advcal.evaluation._envelope import confidence_envelope
 from advcal.evaluation._fingerprint import fingerprint
 from advcal.evaluation._page import page
 from advcal.evaluation._report import rows_of, tabular
+from advcal.evaluation._targets import away
 
 _PROBED = 100  # examples that `diagnose` looks at
 
@@ -153,6 +153,7 @@ def audit(
         attack = worst_case(climb, partial(climb, loss="margin"))
     else:
         _checks.arguments(attack=attack)
+        away(attack, "give audit an attack away from the labels")
         words = fingerprint(attack)
 
     options: dict[str, Any] = {"autocast": autocast, "channels_last": channels_last}
@@ -201,18 +202,13 @@ class _Work:
         """Take every figure with its interval, before or under attack."""
         probs, labels = self._outputs(self.batches, attack)
         generator = self.ball["generator"]
-        over = partial(metrics.bootstrap, probs=probs, labels=labels, generator=generator)
-        right = int((probs.argmax(dim=1) == labels).sum())
-        ece = metrics.ece_interval(probs, labels, n_bins=self.n_bins, generator=generator)
+        total = metrics.summary(probs, labels, n_bins=self.n_bins)
+        of_sums: tuple[Any, ...] = ("accuracy", "ece", "mcs", "nll", "brier")
         intervals: dict[str, Any] = {
-            "accuracy": wilson(right, len(labels)),
-            "ece": ece,
-            "mcs": over(metrics.mcs),
-            "nll": over(metrics.nll),
-            "brier": over(metrics.brier),
-            "aurc": over(metrics.aurc),
+            name: total.interval(name, generator=generator) for name in of_sums
         }
-        bins = metrics.reliability_bins(probs, labels, n_bins=self.n_bins)
+        intervals["aurc"] = metrics.bootstrap(metrics.aurc, probs, labels, generator=generator)
+        bins = total.bins
         names = ("edges", "counts", "confidences", "corrects")
         found: dict[str, Any] = {
             "n": len(labels),
@@ -278,14 +274,6 @@ class _Work:
                 probs.append(logits.double().softmax(dim=1).cpu())
                 labels.append(part.labels.cpu())
         return torch.cat(probs), torch.cat(labels)
-
-
-def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float, float]:
-    """Return a share with its 95 % interval by Wilson, which holds at 0 and 1 too."""
-    p = successes / n
-    middle, scale = p + z**2 / (2 * n), 1 + z**2 / n
-    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return p, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def _read(file: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:

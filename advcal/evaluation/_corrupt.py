@@ -1,14 +1,14 @@
 """Common corruptions made here, at five severities. They are not CIFAR-10-C."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _digest
 from advcal._pass import again
-from advcal._typing import Batch
+from advcal._typing import Batch, Progress
 from advcal.evaluation import _shifts
 from advcal.evaluation._jpeg import compressed
 
@@ -49,6 +49,9 @@ CORRUPTIONS: dict[str, _Row] = {
         lambda images, quality, _: compressed(images, quality), (75, 45, 25, 15, 8)
     ),
 }
+
+# Those that want certain channels.
+_CHANNELS = {"saturate": (3,), "jpeg_compression": (1, 3)}
 
 
 def corrupt(
@@ -102,10 +105,10 @@ def corrupt(
         raise ValueError(f"expected inputs in [0, 1], got values from {least:g} to {most:g}")
     _checks.choice("corruption", corruption, CORRUPTIONS)
     _severity(severity)
-    if corruption == "saturate" and inputs.shape[1] != 3:
-        raise ValueError(f"expected inputs of 3 channels to saturate, got {found}")
-    if corruption == "jpeg_compression" and inputs.shape[1] not in (1, 3):
-        raise ValueError(f"expected inputs of 1 or 3 channels, got {found}")
+    if inputs.shape[1] not in _CHANNELS.get(corruption, inputs.shape):
+        few = " or ".join(map(str, _CHANNELS[corruption]))
+        do = "saturate" if corruption == "saturate" else "compress"
+        raise ValueError(f"expected inputs of {few} channels to {do}, got {found}")
     source = _shifts.Source(_checks.resolve(generator, inputs.device), inputs.device)
     row = CORRUPTIONS[corruption]
     with torch.no_grad():
@@ -119,23 +122,28 @@ def corruptions(
     kinds: Sequence[str] | None = None,
     severity: Sequence[int] = SEVERITIES,
     generator: torch.Generator | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Iterable[Batch]]:
     """Make a data set per corruption and severity, ready for `sweep`; not CIFAR-10-C.
 
     A set corrupts one batch after the other as it is read, with the same random numbers each time.
+    If the first batch has channels that a corruption cannot do, as grey images cannot be saturated,
+    that one is left out, and one warning says so. A set has as many batches as `batches`.
 
     Args:
         batches: A list, a `DataLoader` or the like of `(inputs, labels, *rest)`; see `corrupt`.
-        kinds: The corruptions; all if None.
+        kinds: The corruptions; all that can be done if None.
         severity: The severities.
         generator: Where one seed per set comes from; a copy of the global one by default.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the batches
+            of a set, each time it is gone through.
 
     Returns:
         `"fog 3"` and the like, by corruption and then severity, to iterables of batches.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or `batches` can be read only once.
-        ValueError: If a name or severity is unknown.
+        ValueError: If a name or severity is unknown, or none of the corruptions can be done.
 
     Example:
         >>> batches = [(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))]
@@ -143,29 +151,84 @@ def corruptions(
         ['fog 1', 'fog 5']
     """
     again(batches)
+    _checks.arguments(progress=progress)
     chosen = known_kinds(kinds, CORRUPTIONS)
     levels = [_severity(each) for each in listed("severity", severity)]
     source = _checks.resolve(generator, torch.device("cpu"))
     keys = [(name, level) for name in chosen for level in levels]
     # One each, so that no set depends on which others there are.
     seeds = torch.randint(2**62, (len(keys),), generator=source, device=source.device)
-    return {
+    able = _able(batches, chosen)
+    sets = {
         f"{name} {level}": _Corrupted(batches, name, level, int(seed))
         for (name, level), seed in zip(keys, seeds, strict=True)
+        if name in able
     }
+    return shown(sets, progress)
 
 
-class _Corrupted:
+def _able(batches: Iterable[Batch], kinds: Sequence[str]) -> list[str]:
+    """Keep the corruptions that the channels of the first batch allow; warn of the others."""
+    if not _CHANNELS.keys() & kinds:
+        return list(kinds)
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed, and perhaps an order
+        inputs = next(((*batch, None)[0] for batch in batches), None)
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:  # `corrupt` says what is wrong
+        return list(kinds)
+    n = inputs.shape[1]
+    able = [name for name in kinds if n in _CHANNELS.get(name, (n,))]
+    left_out = ", ".join(map(repr, (name for name in kinds if name not in able)))
+    if not able:
+        raise ValueError(f"expected images that can be corrupted by {left_out}, got {n} channels")
+    if left_out:
+        images = "grey images" if n == 1 else f"images of {n} channels"
+        _checks.warn(f"left out {left_out}, which cannot be done on {images}")
+    return able
+
+
+class _Corrupted(_digest.Known):
     """Batches that are corrupted as they are read, each time alike."""
 
-    def __init__(self, batches: Iterable[Batch], name: str, severity: int, seed: int) -> None:
+    def __init__(self, batches: Any, name: str, severity: int, seed: int) -> None:
         self.batches, self.name, self.severity, self.seed = batches, name, severity, seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed)
         for inputs, *rest in self.batches:
             shifted = corrupt(inputs, self.name, severity=self.severity, generator=generator)
             yield (shifted, *rest)
+
+    def digest(self, of: _digest.Digest) -> int:
+        words = f"{of(self.batches)} {self.name} {self.severity} {self.seed}"
+        return _digest.word(words.encode())
+
+
+def shown(
+    sets: Mapping[str, Iterable[Batch]], progress: Progress | None
+) -> dict[str, Iterable[Batch]]:
+    """Let each set show its batches as it is gone through."""
+    if progress is None:
+        return dict(sets)
+    return {name: _Shown(batches, progress) for name, batches in sets.items()}
+
+
+class _Shown(_digest.Known):
+    """A set whose batches are shown as they are read."""
+
+    def __init__(self, batches: Any, progress: Progress) -> None:
+        self.batches, self.progress = batches, progress
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.progress(self.batches))
+
+    def digest(self, of: _digest.Digest) -> int:
+        return of(self.batches)
 
 
 def listed(name: str, value: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from advcal._frozen import bare, watching
 from advcal._pass import Way, one_pass
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
-from advcal.evaluation._table import aligned
+from advcal.evaluation._markup import aligned
 from advcal.evaluation._transfer import named
 
 Verdict = Literal["pass", "warn", "fail", "skip"]

@@ -1,7 +1,7 @@
 """One pass over the data, in memory that does not grow with it."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, distributed
 from advcal import _checks
 from advcal._pass import Part, Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.metrics import ReliabilityBins, brier, reliability_bins
+from advcal.evaluation import _targets
+from advcal.evaluation._targets import InOrder, Targets
+from advcal.metrics import ReliabilityBins, Summary, brier, reliability_bins, wilson
 
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
 
@@ -33,6 +35,9 @@ class Evaluation:
         unchanged: The share of examples whose predicted class is the same before and after the
             attack; exactly 1 under `iaa(label="predicted")`.
         bins: The reliability table.
+        intervals: From the name of each figure to the ends, low and high, of its interval of level
+            .95 over the examples, under attack given this attack; see `Summary.interval`. Shares
+            have Wilson's.
     """
 
     n: int
@@ -46,11 +51,25 @@ class Evaluation:
     clean_accuracy: float
     unchanged: float
     bins: ReliabilityBins[Tensor]
+    intervals: Mapping[str, tuple[float, float]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, ready for JSON."""
         names = ("edges", "counts", "confidences", "corrects")
-        return vars(self) | {"bins": {name: getattr(self.bins, name).tolist() for name in names}}
+        bins = {name: getattr(self.bins, name).tolist() for name in names}
+        intervals = {name: list(ends) for name, ends in self.intervals.items()}
+        return vars(self) | {"bins": bins, "intervals": intervals}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TargetedEvaluation(Evaluation):
+    """What one pass showed under an attack that has targets: an `Evaluation`, and how many it led.
+
+    Attributes:
+        reached: The share of examples whose predicted class is the target.
+    """
+
+    reached: float
 
 
 def evaluate(
@@ -58,6 +77,7 @@ def evaluate(
     batches: Iterable[Batch],
     attack: Attack | None = None,
     *,
+    targets: Targets | None = None,
     n_bins: int = 15,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
@@ -78,6 +98,9 @@ def evaluate(
         model: Inputs `(n, ...)` to logits `(n, classes)`.
         batches: An iterable of `(inputs, labels, *rest)`.
         attack: `(model, inputs, labels) -> inputs`, or None for the inputs as they are.
+        targets: The classes that a targeted attack is to reach, which it gets instead of the
+            labels: a function of the labels of a batch, or a tensor, one for each example in the
+            order of the data. An attack with `targeted=True` is refused without.
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
@@ -89,11 +112,12 @@ def evaluate(
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:
-        An `Evaluation`.
+        An `Evaluation`; a `TargetedEvaluation` if there are targets.
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If there are no batches, or a shape or value is wrong.
+        ValueError: If there are no batches, a shape or value is wrong, an attack is targeted and
+            has no targets, or it has targets and is not.
 
     Example:
         >>> batches = [(torch.eye(2), torch.tensor([0, 1]))]
@@ -104,33 +128,67 @@ def evaluate(
     _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
     if attack is not None:
         _checks.arguments(attack=attack)
+    toward = _targets.given(attack, targets)
+    work = evaluating(model, batches, attack, toward, way, n_bins, all_reduce)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Evaluation = end.value
+            return found
+
+
+def evaluating(
+    model: Model,
+    batches: Iterable[Batch],
+    attack: Attack | None,
+    toward: Callable[[Tensor], Tensor] | None,
+    way: Way,
+    n_bins: int,
+    all_reduce: bool,
+) -> Generator[None, None, Evaluation]:
+    """Evaluate batch by batch, with a stop before each; from labels `toward` gives targets."""
+    tallies: dict[tuple[str, str], Tally] = {}
     with one_pass([model], batches, way, empty=all_reduce) as parts:
-        counted = tallied(parts, {"": model}, {"": model}, attack, n_bins).get(("", ""))
+        for _ in tallied(tallies, parts, {"": model}, {"": model}, attack, n_bins, toward):
+            yield
+    counted = tallies.get(("", ""))
     if all_reduce:
         counted = _over_processes(counted, n_bins, way.place(model))
     if counted is None:
         raise ValueError("expected one batch or more, got none")
-    return counted.evaluation()
+    if isinstance(toward, InOrder):
+        toward.end()
+    return counted.evaluation(aimed=toward is not None)
 
 
 class Tally(NamedTuple):
-    """What has been counted so far: the reliability table and four more sums over examples."""
+    """What has been counted so far: a summary, and how many were right, are the same, hit."""
 
-    bins: ReliabilityBins[Tensor]
-    sums: Tensor
+    summary: Summary[Tensor]
+    counts: Tensor
 
     def plus(self, other: "Tally") -> "Tally":
         """Count two sets of examples together."""
-        return Tally(self.bins + other.bins, self.sums + other.sums)
+        return Tally(self.summary + other.summary, self.counts + other.counts)
 
-    def evaluation(self) -> Evaluation:
-        """Return every figure."""
-        bins, n = self.bins, int(self.bins.n)
-        names = ("nll", "brier", "clean_accuracy", "unchanged")
-        figures: dict[str, Any] = dict(zip(names, (self.sums / n).tolist(), strict=True))
-        for name in ("accuracy", "confidence", "ece", "mce", "mcs"):
-            figures[name] = float(getattr(bins, name))
-        return Evaluation(n=n, bins=bins, **figures)
+    def evaluation(self, *, aimed: bool = False) -> Evaluation:
+        """Return every figure and its interval, which is a function of what was counted alone.
+
+        With the share that reached its target if the attack was `aimed` at one.
+        """
+        total, n = self.summary, int(self.summary.n)
+        names: tuple[Any, ...] = ("accuracy", "confidence", "ece", "mce", "mcs", "nll", "brier")
+        found: dict[str, Any] = {
+            name: total.interval(name, generator=torch.Generator().manual_seed(0)) for name in names
+        }
+        shares = ["clean_accuracy", "unchanged", *["reached"] * aimed]
+        counts = zip(shares, self.counts.tolist(), strict=False)
+        found |= {name: wilson(round(count), n=n) for name, count in counts}
+        figures: dict[str, Any] = {name: float(each.value) for name, each in found.items()}
+        intervals = {name: (float(low), float(high)) for name, (_, low, high) in found.items()}
+        kind = TargetedEvaluation if aimed else Evaluation
+        return kind(n=n, bins=total.bins, intervals=intervals, **figures)
 
 
 def _over_processes(
@@ -141,50 +199,62 @@ def _over_processes(
         return counted
     zero = torch.zeros(1, 2, device=device)  # what stands here for nothing, and does not count
     mine = counted or _tally(zero, zero, zero[:, 0].long(), n_bins)
-    bins = mine.bins
-    parts = [bins.counts.double(), bins.confidences, bins.corrects.double(), mine.sums]
+    bins, sums = mine.summary.bins, mine.summary.sums
+    fields = [bins.counts.double(), bins.confidences, bins.corrects.double()]
+    parts = [*fields, sums, mine.counts]
     whole = torch.cat(parts) * (counted is not None)
     if distributed.get_backend() == "nccl" and not whole.is_cuda:
         whole = whole.cuda()
     distributed.all_reduce(whole)
     if not whole[:n_bins].any():
         return None
-    counts, confidences, corrects, sums = whole.to(bins.edges.device).split([n_bins] * 3 + [4])
-    return Tally(ReliabilityBins(bins.edges, counts.long(), confidences, corrects.long()), sums)
+    sizes = [n_bins] * 3 + [len(sums), len(mine.counts)]
+    counts, confidences, corrects, sums, others = whole.to(bins.edges.device).split(sizes)
+    table = ReliabilityBins(bins.edges, counts.long(), confidences, corrects.long())
+    return Tally(Summary(table, sums), others)
 
 
 def tallied(
+    tallies: dict[tuple[str, str], Tally],
     parts: Iterable[Part],
     sources: Mapping[str, Model],
-    targets: Mapping[str, Model],
+    scored: Mapping[str, Model],
     attack: Attack | None,
     n_bins: int,
-) -> dict[tuple[str, str], Tally]:
-    """Attack each source in each batch, and count what each target makes of it."""
-    tallies: dict[tuple[str, str], Tally] = {}
+    toward: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[None]:
+    """Attack each source in each batch and add to the tallies what each model makes of it.
+
+    With a stop before each batch.
+    """
     for part in parts:
+        yield
         labels = part.labels
-        clean = {name: part.logits(target) for name, target in targets.items()}
+        aims = None if toward is None else toward(labels)
+        clean = {name: part.logits(model) for name, model in scored.items()}
         for source_name, source in sources.items():
-            points = None if attack is None else part.attacked(attack, source)
+            points = None if attack is None else part.attacked(attack, source, aims)
             for name, before in clean.items():
-                after = before if points is None else part.logits(targets[name], points)
-                counted, key = _tally(before, after, labels, n_bins), (source_name, name)
+                after = before if points is None else part.logits(scored[name], points)
+                counted, key = _tally(before, after, labels, n_bins, aims), (source_name, name)
                 tallies[key] = tallies[key].plus(counted) if key in tallies else counted
-    return tallies
 
 
-def _tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:
+def _tally(
+    clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int, aims: Tensor | None = None
+) -> Tally:
     """Count one batch, from the logits before and after an attack, which have a softmax."""
     labels = labels.to(logits.device)
     log_probs = logits.double().log_softmax(dim=1)
     probs = log_probs.exp()
     table = reliability_bins(probs, labels, n_bins=n_bins)
-    predicted = clean.double().softmax(dim=1).argmax(dim=1)
-    per_example = [
+    predicted, now = clean.double().softmax(dim=1).argmax(dim=1), probs.argmax(dim=1)
+    summary = Summary.of_scores(
+        table,
+        probs.amax(dim=1),
         -log_probs.gather(1, labels[:, None])[:, 0],
         brier(probs, labels, reduction="none"),
-        predicted == labels,
-        predicted == probs.argmax(dim=1),
-    ]
-    return Tally(table, torch.stack([values.double().sum() for values in per_example]))
+    )
+    reached = now == (-1 if aims is None else aims.to(now.device))
+    shares = [predicted == labels, predicted == now, reached]
+    return Tally(summary, torch.stack(shares).double().sum(dim=1))

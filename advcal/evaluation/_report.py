@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advcal.evaluation._table import aligned, latex
+from advcal.evaluation._markup import aligned, latex
 
 FIGURES = {
     "accuracy": "accuracy",

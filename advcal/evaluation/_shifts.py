@@ -77,7 +77,8 @@ def defocus_blur(images: Tensor, radius: float, source: Source) -> Tensor:
     parts = torch.arange(-reach * fine - fine // 2, reach * fine + fine // 2 + 1.0) / fine
     disc = (parts[:, None] ** 2 + parts[None, :] ** 2 <= radius**2).float()
     kernel = functional.avg_pool2d(disc[None, None], fine)[0, 0].to(images.device)
-    return _filtered(images, kernel / kernel.sum())
+    kernel = kernel / kernel.sum()
+    return _filtered(images, kernel) if reach < 5 else _transformed(images, kernel[None])
 
 
 def glass_blur(images: Tensor, distance: float, source: Source) -> Tensor:
@@ -213,6 +214,30 @@ def _filtered(images: Tensor, kernel: Tensor) -> Tensor:
     return functional.conv2d(padded, kernel[None, None]).view_as(images)
 
 
+def _transformed(images: Tensor, kernels: Tensor) -> Tensor:
+    """Filter images by wide kernels `(n or 1, odd, odd)` of their own, as `_filtered` does.
+
+    By Fourier transforms, whose time does not grow with the kernel.
+    """
+    height, width = images.shape[2:]
+    down, across = kernels.shape[1] // 2, kernels.shape[2] // 2
+    padded = functional.pad(images, (across, across, down, down), mode="reflect")
+    size = [_smooth(side) for side in padded.shape[2:]]
+    # Correlation is the product with the conjugate; what wraps around is beyond the part kept.
+    waves = torch.fft.rfft2(padded, size) * torch.fft.rfft2(kernels, size).conj()[:, None]
+    whole: Tensor = torch.fft.irfft2(waves, size)
+    return whole[..., :height, :width]
+
+
+def _smooth(n: int) -> int:
+    """Return the least number from `n` on of factors 2, 3 and 5 alone, which transforms fast."""
+    rest = n
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return n if rest == 1 else _smooth(n + 1)
+
+
 def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the row of each pixel, `(height, 1)`, and its column, `(1, width)`."""
     _, _, height, width = images.shape
@@ -236,8 +261,13 @@ def _moving(images: Tensor, deviation: float, angle: Tensor) -> Tensor:
     deviation = max(deviation * _scale(images), 0.2)  # less than a fifth of a pixel does nothing
     weights = _gaussian(2 * deviation, images.device)  # at half pixels
     steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2) / 2
-    moved = (_moved(images, step * angle.sin(), step * angle.cos()) for step in steps)
-    return sum(map(torch.mul, weights, moved), start=torch.zeros_like(images))
+    reach = math.ceil(len(weights) // 2 / 2)
+    pixels = torch.arange(-reach, reach + 1.0, device=images.device)[:, None]
+    # A point between pixels has its weight on the four around it, by how near they are.
+    down, across = (
+        (1 - (pixels - steps * part).abs()).clamp_min(0) for part in (angle.sin(), angle.cos())
+    )
+    return _transformed(images, (weights * down) @ across.transpose(1, 2))
 
 
 def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:

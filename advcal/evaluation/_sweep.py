@@ -1,44 +1,49 @@
 """Models x data sets x attacks x radii, in a file that a killed run goes on with."""
 
+import copy
+import dataclasses
 import functools
 import itertools
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import distributed
 
-from advcal import _checks
+from advcal import _checks, _digest, _files
 from advcal._pass import Way, again
 from advcal._typing import Attack, Batch, Forward, Model, Progress
+from advcal.evaluation import _lines, _targets
 from advcal.evaluation._corrupt import listed
-from advcal.evaluation._evaluate import evaluate
+from advcal.evaluation._evaluate import evaluating
 from advcal.evaluation._fingerprint import fingerprint
+from advcal.evaluation._lines import NAMES, Key, Record
+from advcal.evaluation._targets import Targets
 from advcal.evaluation._transfer import named
-
-Record = dict[str, Any]
-
-
-class _Key(NamedTuple):
-    """What a record is known by."""
-
-    model: str
-    data: str
-    attack: str
-    eps: float | None
 
 
 class _Cell(NamedTuple):
-    """One evaluation that is wanted, and the settings that its record must be made with."""
+    """One evaluation that is wanted, by itself: another process can make it."""
 
-    key: _Key
-    settings: dict[str, str]
+    key: Key
+    settings: dict[str, str]  # that its record must be made with
     model: Model
     batches: Iterable[Batch]
     attack: Attack | None
+    targets: Targets | None
+
+
+class _Run(NamedTuple):
+    """What all evaluations have in common."""
+
+    way: Way
+    n_bins: int
+    all_reduce: bool
+    random: torch.Tensor  # the state of the global generator that each begins with
 
 
 def sweep(
@@ -48,6 +53,8 @@ def sweep(
     path: str | os.PathLike[str] | None = None,
     *,
     eps: Sequence[float] | None = None,
+    targets: Targets | None = None,
+    map: Callable[..., Iterable[Any]] | None = None,
     n_bins: int = 15,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
@@ -61,36 +68,51 @@ def sweep(
     With `path` each record is added to that file, a line of JSON, as soon as it is there. The same
     call goes on where a killed one stopped; a last line that was only half written is made again.
     More models, data sets, attacks or radii may join later. A line that this sweep does not want,
-    or that was made with other weights, attack settings, `n_bins` or precision, is an error:
-    nothing is mixed silently. A function of yours is known by its code and all it refers to, a data
-    set by its name and size alone. An attack that draws from a `generator` of its own draws other
-    numbers after a break.
+    that was damaged, or that was made with other weights, data, attack settings, `n_bins` or
+    precision, is an error: nothing is mixed silently. A function of yours is known by its code and
+    all it refers to, a data set by the digests of its examples, in whatever order: it is read once
+    before the work. Another sweep on the same file at the same time is refused. When all is done
+    the lines are in the order of the records.
+
+    Each evaluation begins with the random numbers that there are at the call, those of an attack's
+    own `generator` too, and leaves them as they were. So a record depends on no other one, nor on
+    who makes it: `map=` is the map of a `concurrent.futures` executor, a process pool, joblib or a
+    `dask.distributed` client, which calls a function on other processes or machines. They must
+    load what they are sent, hence models and attacks of modules, not of `__main__`, where functions
+    are sent by name. This process alone writes.
 
     Args:
         models: Names to models.
         batches: Names to iterables of `(inputs, labels, *rest)` that can be read again, such as
             lists, a `DataLoader`, or what `corruptions` and `read_corruptions` return.
-        attacks: Names to attacks, each called with `eps=` where radii are given, such as
+        attacks: Names to attacks, each called with `eps=` if radii are given, such as
             `partial(pgd, steps=10)`; None is no attack, evaluated once, at `eps` 0.
         path: The file; nothing is written if None.
-        eps: The radii, in units of the inputs; None for attacks that have their radius.
+        eps: The radii, in units of the inputs; None for attacks that have their radius. At 0 no
+            attack moves anything, and none is called.
+        targets: The classes that attacks with `targeted=True` are to reach, as in `evaluate`.
+        map: `map(function, items)` to the results, in any order, or to futures of them, such as
+            `executor.map`; one after the other in this process if None.
         n_bins: The number of equal-width bins of the reliability tables.
         autocast: `torch.bfloat16` to run models and attacks in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: Where batches go; to the device of each model if None.
         forward: `(model, batch) -> logits` for models that take more of a batch than the inputs.
         all_reduce: Whether to sum over processes, as in `evaluate`; the first has the file.
-        progress: A wrapper of the evaluations left to make, such as `tqdm.tqdm`.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the batches
+            of all evaluations left to make, or of these evaluations if there is a `map`.
 
     Returns:
         One dict per evaluation, by model, data set, attack and radius: `"model"`, `"data"`,
         `"attack"` and `"eps"`, what `Evaluation.as_dict` returns, and `"settings"`. They are ready
-        for JSON, `pandas.DataFrame` and `table`.
+        for `pandas.DataFrame` and `table`. In the file an infinite NLL is the word `"Infinity"`,
+        since JSON has no such number; read by a `sweep` it is a number again.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or batches can be read only once.
-        ValueError: If there are no models, data or attacks, a value is wrong, or the file holds
-            what this sweep does not make.
+        ValueError: If there are no models, data or attacks, a value is wrong, an attack is targeted
+            and has no targets, or the file holds what this sweep does not make.
+        BlockingIOError: If another sweep is writing the file.
 
     Example:
         >>> from functools import partial
@@ -109,26 +131,44 @@ def sweep(
     if path is not None:
         _checks.path("path", path)
     way = Way(autocast, channels_last, device, forward, progress)
-    _checks.arguments(n_bins=n_bins, all_reduce=all_reduce)
+    _checks.arguments(n_bins=n_bins, all_reduce=all_reduce, map=map)
+    if map is not None and all_reduce:
+        raise ValueError("expected map=None with all_reduce=True, got both")
+    _aims(attacks, targets)
     settings = {"n_bins": str(n_bins), "autocast": str(autocast)}
     if forward is not None:
         settings["forward"] = fingerprint(forward)
-    cells = _cells(models, batches, attacks, radii, settings)
-    options = vars(way) | {"progress": None, "n_bins": n_bins, "all_reduce": all_reduce}
+    cells = _cells(models, batches, attacks, radii, targets, settings, all_reduce)
+    run = _Run(dataclasses.replace(way, progress=None), n_bins, all_reduce, torch.get_rng_state())
     file = None if path is None else Path(path)
-    done = _agreed(lambda: _read(file, cells), all_reduce)
-    todo: Iterable[_Cell] = [cell for cell in cells if cell.key not in done]
-    sizes = {record["data"]: record["n"] for record in done.values()}
-    for cell in todo if progress is None else progress(todo):
-        found = evaluate(cell.model, cell.batches, cell.attack, **options)
-        record = {**cell.key._asdict(), **found.as_dict(), "settings": cell.settings}
-        if sizes.setdefault(cell.key.data, found.n) != found.n:
-            wanted = f"{sizes[cell.key.data]} examples of {cell.key.data!r}"
-            raise ValueError(f"expected {wanted} as before, got {found.n}")
-        done[cell.key] = record
-        if file is not None and _first(all_reduce):
-            _append(file, record)
-    return [done[cell.key] for cell in cells]
+    with ExitStack() as stack:
+        done = _agreed(lambda: _opened(file, cells, stack), all_reduce)
+
+        def keep(record: Record) -> None:
+            done[_lines.key_of(record)] = record
+            if file is not None and _first(all_reduce):
+                _lines.append(file, record)
+
+        todo = [cell for cell in cells if cell.key not in done]
+        steps = _in_turn(todo, run, keep) if map is None else _over(map, todo, run, keep)
+        n = _batches(todo) if map is None else len(todo)
+        with closing(steps):
+            for _ in steps if progress is None else progress(_Sized(steps, n)):
+                pass
+        records = {cell.key: done[cell.key] for cell in cells if cell.key in done}
+        if file is not None and _first(all_reduce) and [*done] != [*records]:
+            _lines.ordered(file, records.values())
+    return [*records.values()]
+
+
+def _aims(attacks: Mapping[str, Any], targets: Targets | None) -> None:
+    """Check that attacks have targets if they are targeted, and that there is one if there are."""
+    known = {name: _targets.targeted(attack) for name, attack in attacks.items()}
+    for name, attack in attacks.items():
+        if known[name] or targets is None:
+            _targets.given(attack, targets)
+    if targets is not None and True not in known.values():
+        raise ValueError(f"expected an attack with targeted=True for targets=, got {list(known)}")
 
 
 def _cells(
@@ -136,68 +176,164 @@ def _cells(
     batches: Mapping[str, Iterable[Batch]],
     attacks: Mapping[str, Any],
     radii: Sequence[float | None],
+    targets: Targets | None,
     common: Mapping[str, str],
+    all_reduce: bool,
 ) -> list[_Cell]:
     weights = {name: fingerprint(model) for name, model in models.items()}
     known = {name: fingerprint(attack) for name, attack in attacks.items()}
+    data = _digests(batches, all_reduce)
     cells = []
-    for model, data, name in itertools.product(models, batches, attacks):
-        settings = {"model": weights[model], "attack": known[name], **common}
+    for model, source, name in itertools.product(models, batches, attacks):
+        settings = {"model": weights[model], "data": data[source], "attack": known[name], **common}
+        aims = targets if _targets.targeted(attacks[name]) else None
+        if aims is not None:
+            settings["targets"] = fingerprint(aims)
         for radius in [0.0] if attacks[name] is None else radii:
-            attack = attacks[name]
+            attack = attacks[name] if radius != 0 else None
             if attack is not None and radius is not None:
                 attack = functools.partial(attack, eps=radius)
-            key = _Key(model, data, name, radius)
-            cells.append(_Cell(key, settings, models[model], batches[data], attack))
+            key = model, source, name, radius
+            cells.append(_Cell(key, settings, models[model], batches[source], attack, aims))
     return cells
 
 
-# --- the file --------------------------------------------------------------------------------
+def _digests(batches: Mapping[str, Iterable[Batch]], all_reduce: bool) -> dict[str, str]:
+    """Digest each data set, the parts of all processes together."""
+    digest = _digest.data()
+    mine = {name: digest(each) for name, each in batches.items()}
+    found = [mine]
+    if _distributed(all_reduce):
+        found = [{}] * distributed.get_world_size()
+        distributed.all_gather_object(found, mine)
+    return {name: f"{sum(part[name] for part in found) % 2**128:032x}"[:16] for name in mine}
 
 
-def _read(file: Path | None, cells: Sequence[_Cell]) -> dict[_Key, Record]:
-    """Return what a file holds of the records that are wanted, after mending its last line."""
-    if file is None or not file.exists():
-        return {}
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    wanted = {cell.key: cell for cell in cells}
-    done: dict[_Key, Record] = {}
-    for number, line in enumerate(content[:whole].splitlines(), start=1):
-        where = f"line {number} of {file}"
+# --- the work --------------------------------------------------------------------------------
+
+
+def _steps(cell: _Cell, run: _Run) -> Generator[None, None, Record]:
+    """Make a record, with a stop before each batch."""
+    attack, toward = _own(cell.attack), None
+    if cell.targets is not None:
+        toward = _targets.of_batches(cell.targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(run.random)
+        work = evaluating(
+            cell.model, cell.batches, attack, toward, run.way, run.n_bins, run.all_reduce
+        )
+        found = yield from work
+    names = dict(zip(NAMES, cell.key, strict=True))
+    return _lines.sealed({**names, **found.as_dict(), "settings": cell.settings})
+
+
+def _own(attack: Attack | None) -> Attack | None:
+    """Copy an attack that draws from generators of its own, which stay where they are."""
+    parts = _targets.within(attack)
+    drawing = [each for each in parts if isinstance(each, torch.Generator)]
+    if not drawing:
+        return attack
+    memo: dict[int, Any] = {id(each): each for each in parts if not _targets.inside(each)}
+    for each in drawing:
+        memo[id(each)] = torch.Generator(each.device).set_state(each.get_state())
+    return copy.deepcopy(attack, memo)
+
+
+def _in_turn(
+    cells: Sequence[_Cell], run: _Run, keep: Callable[[Record], None]
+) -> Generator[None, None, None]:
+    """Make one record after the other, with a stop before each batch."""
+    for cell in cells:
+        keep((yield from _steps(cell, run)))
+
+
+def _made(item: tuple[_Cell, _Run]) -> Record:
+    """Make a record; what `map` calls."""
+    steps = _steps(*item)
+    while True:
         try:
-            record = json.loads(line)
-            key = _Key(*(record[name] for name in _Key._fields))
-            cell, settings, _ = wanted.get(key), record["settings"], record["n"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"expected a record of a sweep in {where}, got {line!r}") from error
-        of = f"{key._asdict()} in {where}"
-        fresh = "give a changed sweep a file of its own"
-        if cell is None:
-            raise ValueError(f"expected records of this sweep alone, got {of}; {fresh}")
-        if key in done:
-            raise ValueError(f"expected each record once, got {key._asdict()} again in {where}")
-        for name, value in cell.settings.items():
-            if settings.get(name) != value:
-                raise ValueError(
-                    f"expected {name} of {of} as it is now, {value}, got {settings.get(name)}; "
-                    f"{fresh}"
-                )
-        done[key] = record
-    if whole < len(content):
-        with file.open("rb+") as half:
-            half.truncate(whole)
-    return done
+            next(steps)
+        except StopIteration as end:
+            record: Record = end.value
+            return record
 
 
-def _append(file: Path, record: Record) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
+def _over(
+    map: Callable[..., Iterable[Any]],
+    cells: Sequence[_Cell],
+    run: _Run,
+    keep: Callable[[Record], None],
+) -> Generator[None, None, None]:
+    """Let another one make the records, with a stop after each."""
+    left = {cell.key for cell in cells}
+    for record in _results(map(_made, [(cell, run) for cell in cells]) if cells else []):
+        try:
+            key = _lines.key_of(record)
+        except (KeyError, TypeError):
+            got = _checks.kind(record)
+            raise TypeError(f"expected map to return what the function did, got {got}") from None
+        if key not in left:
+            raise ValueError(f"expected each record once from map, got {key} unasked or again")
+        left.remove(key)
+        keep(record)
+        yield
+    if left:
+        raise ValueError(f"expected {len(cells)} records from map, got {len(cells) - len(left)}")
+
+
+def _results(found: Iterable[Any]) -> Iterator[Any]:
+    """Return results as they come; futures too, those that are done first."""
+    waiting: list[Any] = []
+    try:
+        for each in found:
+            if not callable(getattr(each, "result", None)):
+                yield each
+            else:
+                waiting.append(each)
+        while waiting:
+            for each in [each for each in waiting if each.done()]:
+                waiting.remove(each)
+                yield each.result()
+            time.sleep(0.02)
+    finally:  # also after Ctrl-C: what has not begun does not begin
+        for each in waiting:
+            each.cancel()
+        if hasattr(found, "close"):
+            found.close()
+
+
+class _Sized:
+    """Steps, and how many there are if that is known."""
+
+    def __init__(self, steps: Iterator[None], n: int | None) -> None:
+        self._steps, self._n = steps, n
+
+    def __len__(self) -> int:
+        if self._n is None:
+            raise TypeError("expected batches with a len, got others")
+        return self._n
+
+    def __iter__(self) -> Iterator[None]:
+        return self._steps
+
+
+def _batches(cells: Sequence[_Cell]) -> int | None:
+    """Count the batches of all evaluations; None if the data do not say."""
+    try:
+        return sum(map(len, (cast(Any, cell.batches) for cell in cells)))
+    except (TypeError, NotImplementedError):
+        return None
 
 
 # --- processes -------------------------------------------------------------------------------
+
+
+def _opened(file: Path | None, cells: Sequence[_Cell], stack: ExitStack) -> dict[Key, Record]:
+    """Be the only one to write a file, and return what it holds."""
+    if file is None:
+        return {}
+    stack.enter_context(_files.held(file))
+    return _lines.read(file, {cell.key: cell.settings for cell in cells})
 
 
 def _distributed(all_reduce: bool) -> bool:
@@ -208,7 +344,7 @@ def _first(all_reduce: bool) -> bool:
     return not _distributed(all_reduce) or distributed.get_rank() == 0
 
 
-def _agreed(read: Callable[[], dict[_Key, Record]], all_reduce: bool) -> dict[_Key, Record]:
+def _agreed(read: Callable[[], dict[Key, Record]], all_reduce: bool) -> dict[Key, Record]:
     """Let the first process read, and all of them have what it found, or its error."""
     if not _distributed(all_reduce):
         return read()

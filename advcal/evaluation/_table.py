@@ -6,20 +6,15 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from advcal import _checks
-from advcal.evaluation._evaluate import FIGURES, Evaluation
+from advcal.evaluation._evaluate import FIGURES, Evaluation, TargetedEvaluation
+from advcal.evaluation._json import numbers
+from advcal.evaluation._markup import aligned, latex
+from advcal.evaluation._severities import averaged, listed
 
 Key = TypeVar("Key", bound=tuple[str, ...])
-
-_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
-_LATEX |= {
-    "±": r"$\pm$",
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
 
 
 def table(
@@ -27,6 +22,8 @@ def table(
     *,
     columns: Sequence[str] | None = None,
     figures: Sequence[str] = ("n", "clean_accuracy", *FIGURES),
+    intervals: Literal["brackets", "plus_minus"] | None = None,
+    over: Literal["severity", "corruption", "both"] | None = None,
     format: str = "markdown",
 ) -> str:
     """Lay out records as a table: Markdown that reads as plain text too, LaTeX or CSV.
@@ -37,10 +34,18 @@ def table(
         columns: The heading of each of these words, `("model", "attack")` by default; of what
             `sweep` returns the keys that name a row, by default
             `("model", "data", "attack", "eps")`.
-        figures: The attributes of `Evaluation` to show, in order.
+        figures: The attributes of `Evaluation` to show, in order; `"reached"` is of attacks that
+            had targets.
+        intervals: How to show the interval of each figure, of level .95 over the examples:
+            `"brackets"` for its ends, `"plus_minus"` for half its width, or None for not at all;
+            records of several runs have their standard deviation instead.
+        over: What to take means over, of what `sweep` returns of corrupted data: `"severity"` for a
+            row per corruption, `"corruption"` for a row per severity, `"both"`, or None. They are
+            known by names such as `"fog 3"`; rows of other data stay.
         format: `"markdown"`; `"latex"`, a `tabular` with the rules of the package booktabs; or
             `"csv"`, with all digits and the figures' own names; of runs the standard deviation has
-            a column to itself, such as `accuracy_std`.
+            a column to itself, such as `accuracy_std`, and the ends of intervals have two, such as
+            `accuracy_low` and `accuracy_high`.
 
     Returns:
         The table, one line per record and one or more of heading.
@@ -61,26 +66,34 @@ def table(
         | identity | none   | 2 |   1.0000 | 0.2689 |
     """
     _checks.choice("format", format, ("markdown", "latex", "csv"))
-    known = [field.name for field in dataclasses.fields(Evaluation) if field.name != "bins"]
+    if intervals is not None:
+        _checks.choice("intervals", intervals, ("brackets", "plus_minus"))
+    others = ("bins", "intervals")
+    fields = dataclasses.fields(TargetedEvaluation)
+    known = [each.name for each in fields if each.name not in others]
     for figure in figures:
         _checks.choice("figures", figure, known)
+    if over is not None:
+        records = averaged(cast(Any, records), over, figures)
     if isinstance(records, Mapping):
         columns = ("model", "attack") if columns is None else columns
-        rows = _rows_of_mapping(records, columns, figures)
+        rows = _rows_of_mapping(records, columns, figures, intervals is not None)
     else:
         columns = ("model", "data", "attack", "eps") if columns is None else columns
-        rows = _rows_of_list(records, columns, figures)
+        rows = _rows_of_list(records, columns, figures, intervals is not None)
     if not rows:
         raise ValueError("expected one record or more, got none")
     if format == "csv":
         return _csv(columns, figures, rows)
-    heading = [*columns, *(figure.replace("_", " ") for figure in figures)]
-    cells = [heading, *([_cell(value) for value in row] for row in rows)]
-    return (aligned if format == "markdown" else latex)(cells, n_names=len(columns))
+    n = len(columns)
+    cells = [[*columns, *(figure.replace("_", " ") for figure in figures)]]
+    for row in rows:
+        cells.append([*map(_name, row[:n]), *(_cell(value, intervals) for value in row[n:])])
+    return (aligned if format == "markdown" else latex)(cells, n_names=n)
 
 
 def _rows_of_mapping(
-    records: Mapping[Any, Any], columns: Sequence[str], figures: Sequence[str]
+    records: Mapping[Any, Any], columns: Sequence[str], figures: Sequence[str], intervals: bool
 ) -> list[list[Any]]:
     rows = []
     for key, record in records.items():
@@ -93,12 +106,17 @@ def _rows_of_mapping(
         for run in runs:
             if not isinstance(run, Evaluation):
                 raise TypeError(f"expected records of Evaluation, got {_checks.kind(run)}")
-        rows.append([*key, *(_over_runs([getattr(run, f) for run in runs]) for f in figures)])
+        if intervals and len(runs) == 1:
+            values = [_with_ends(vars(runs[0]), figure) for figure in figures]
+        else:
+            values = [_over_runs([getattr(run, f, None) for run in runs]) for f in figures]
+        rows.append([*key, *values])
     return rows
 
 
 def _over_runs(values: list[Any]) -> Any:
     """Return the value that is the same in all runs, or the mean and the standard deviation."""
+    values = [value for value in values if value is not None] or [None]
     if len(values) == 1 or (isinstance(values[0], int) and len(set(values)) == 1):
         return values[0]
     if not all(map(math.isfinite, values)):  # an infinite NLL has no spread
@@ -106,53 +124,37 @@ def _over_runs(values: list[Any]) -> Any:
     return statistics.fmean(values), statistics.stdev(values)
 
 
-def _rows_of_list(records: Any, columns: Sequence[str], figures: Sequence[str]) -> list[list[Any]]:
-    listed = records if isinstance(records, (list, tuple)) else ()
-    others = [f" of {_checks.kind(each)}" for each in listed if not isinstance(each, Mapping)]
-    if others or listed is not records:
-        got = _checks.kind(records) + "".join(others[:1])
-        raise TypeError(f"expected records as a mapping or a list of dicts, got {got}")
+def _with_ends(record: Mapping[str, Any], figure: str) -> Any:
+    """Return a figure of a record and the ends of its interval, if it has one."""
+    ends = record.get("intervals", {}).get(figure)
+    value = numbers(record.get(figure))
+    return value if ends is None else (value, *map(numbers, ends))
+
+
+def _rows_of_list(
+    records: Any, columns: Sequence[str], figures: Sequence[str], intervals: bool
+) -> list[list[Any]]:
     rows = []
-    for record in records:
-        for name in (*columns, *figures):
-            if name not in record:
-                raise ValueError(f"expected {name!r} in each record, got {list(record)}")
-        names = [record[name] for name in columns]
-        short = [f"{value:.4g}" if isinstance(value, float) else value for value in names]
-        rows.append([*short, *(record[figure] for figure in figures)])
+    for record in listed(records, [*columns, *(each for each in figures if each != "reached")]):
+        values = [_with_ends(record, f) if intervals else numbers(record.get(f)) for f in figures]
+        rows.append([*(record[name] for name in columns), *values])
     return rows
-
-
-def aligned(rows: Sequence[Sequence[str]], n_names: int) -> str:
-    """Lay out rows as a Markdown table: the first is the heading, the first cells are words."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = "<" * n_names + ">" * (len(widths) - n_names)
-    form = "| " + " | ".join(map("{{:{}{}}}".format, sides, widths)) + " |"
-    heading, *lines = (form.format(*row) for row in rows)
-    rules = {"<": ":{}-", ">": "-{}:"}
-    rule = (rules[side].format("-" * width) for side, width in zip(sides, widths, strict=True))
-    return "\n".join([heading, f"|{'|'.join(rule)}|", *lines])
-
-
-def latex(rows: Sequence[Sequence[str]], n_names: int) -> str:
-    """Lay out rows as a LaTeX tabular: words to the left, figures to the right."""
-    heading, *lines = (
-        " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in row) + r" \\"
-        for row in rows
-    )
-    columns = "l" * n_names + "r" * (len(rows[0]) - n_names)
-    start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
-    return "\n".join([start, r"\toprule", heading, r"\midrule", *lines, r"\bottomrule", end])
 
 
 def _csv(columns: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     n = len(columns)
     words: list[Any] = [*zip(columns, *(row[:n] for row in rows), strict=True)]
     for figure, *values in zip(figures, *(row[n:] for row in rows), strict=True):
-        if any(isinstance(value, tuple) for value in values):
-            pairs = [value if isinstance(value, tuple) else (value, None) for value in values]
-            words += zip((figure, f"{figure}_std"), *pairs, strict=True)
+        width = max(len(value) if isinstance(value, tuple) else 1 for value in values)
+        if width > 1:
+            empty = (None,) * width  # beside a figure without a spread
+            full = [
+                ((*value, *empty) if isinstance(value, tuple) else (value, *empty))
+                for value in values
+            ]
+            endings = {2: ("", "_std"), 3: ("", "_low", "_high")}[width]
+            headings = [f"{figure}{ending}" for ending in endings]
+            words += zip(headings, *(each[:width] for each in full), strict=True)
         else:
             words.append((figure, *values))
     text = io.StringIO()
@@ -160,7 +162,16 @@ def _csv(columns: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence
     return text.getvalue().rstrip("\n")
 
 
-def _cell(value: Any) -> str:
+def _name(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _cell(value: Any, intervals: str | None) -> str:
+    if isinstance(value, tuple) and len(value) == 3:
+        middle, low, high = value
+        if intervals == "brackets":
+            return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{middle:.3f} ± {(high - low) / 2:.3f}"
     if isinstance(value, tuple):
         return "{:.3f} ± {:.3f}".format(*value)
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)

@@ -8,7 +8,8 @@ import torch
 from advcal import _checks
 from advcal._pass import Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.evaluation._evaluate import Evaluation, tallied
+from advcal.evaluation._evaluate import Evaluation, Tally, tallied
+from advcal.evaluation._targets import away
 
 
 def transfer(
@@ -49,7 +50,8 @@ def transfer(
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If there are no sources, targets or batches, or a shape or value is wrong.
+        ValueError: If there are no sources, targets or batches, a shape or value is wrong, or the
+            attack is targeted.
 
     Example:
         >>> import functools, torch
@@ -67,8 +69,11 @@ def transfer(
     models = [*named("sources", sources).values(), *named("targets", targets).values()]
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(attack=attack, n_bins=n_bins)
+    away(attack, "give transfer an attack away from the labels")
+    tallies: dict[tuple[str, str], Tally] = {}
     with one_pass(models, batches, way) as parts:
-        tallies = tallied(parts, sources, targets, attack, n_bins)
+        for _ in tallied(tallies, parts, sources, targets, attack, n_bins):
+            pass
     return {names: counted.evaluation() for names, counted in tallies.items()}
 
 

@@ -13,6 +13,7 @@ from advcal.metrics._decomposition import Decomposition, decompose_brier, decomp
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
 from advcal.metrics._intervals import Interval
+from advcal.metrics._paired import PairedTest, paired_test
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
     aurc,
@@ -24,15 +25,19 @@ from advcal.metrics._selective import (
 from advcal.metrics._significance import CalibrationTest
 from advcal.metrics._sketch import ReliabilitySketch, reliability_sketch
 from advcal.metrics._stability import churn, robustness_levels, variance
+from advcal.metrics._summary import Summary, summary
 from advcal.metrics._table import ReliabilityBins, reliability_bins
 from advcal.metrics._uncertainty import calibration_test, consistency_bands, ece_interval
+from advcal.metrics._wilson import wilson
 
 __all__ = [
     "CalibrationTest",
     "Decomposition",
     "Interval",
+    "PairedTest",
     "ReliabilityBins",
     "ReliabilitySketch",
+    "Summary",
     "accuracy",
     "aupr",
     "aurc",
@@ -59,6 +64,7 @@ __all__ = [
     "mce",
     "mcs",
     "nll",
+    "paired_test",
     "rejection_threshold",
     "reliability_bins",
     "reliability_sketch",
@@ -67,5 +73,7 @@ __all__ = [
     "robustness_levels",
     "selective_risk",
     "smooth_ece",
+    "summary",
     "variance",
+    "wilson",
 ]

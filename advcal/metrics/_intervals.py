@@ -3,14 +3,12 @@
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Generic, NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import expit, logit, ndtr
-
-from advcal._typing import Array
+from scipy.special import betaincinv, expit, logit, ndtr, stdtrit
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 
@@ -19,7 +17,10 @@ _PATTERNS = 65  # signs of the gaps that are tried at most
 _ROUNDING = 1e-12
 
 
-class Interval(NamedTuple, Generic[Array]):
+Value = TypeVar("Value")  # a tensor, an array or a number
+
+
+class Interval(NamedTuple, Generic[Value]):
     """A value with an interval around it.
 
     Attributes:
@@ -28,9 +29,9 @@ class Interval(NamedTuple, Generic[Array]):
         high: The upper end.
     """
 
-    value: Array
-    low: Array
-    high: Array
+    value: Value
+    low: Value
+    high: Value
 
 
 class Sums(NamedTuple):
@@ -67,6 +68,41 @@ def wilson(k: float, n: int, level: float) -> tuple[float, float]:
     middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
     low, high = (middle - reach) / (n + z**2), (middle + reach) / (n + z**2)
     return low if k > 0 else 0.0, high if k < n else 1.0  # whatever rounding says
+
+
+def clopper_pearson(k: Vector, n: Vector, tail: float) -> tuple[Vector, Vector]:
+    """Return the exact ends of shares of which `k` of `n` were found, `tail` beyond each."""
+    low = np.where(k > 0, betaincinv(np.maximum(k, 1e-9), n - k + 1, tail), 0.0)
+    high = np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1e-9), 1 - tail), 1.0)
+    return low, high
+
+
+def mean_ends(
+    total: float, squares: float, n: float, level: float, *, most: float, least: float = 0.0
+) -> tuple[float, float]:
+    """Return the ends of the interval of a mean, from the sums of the values and their squares.
+
+    They are those of Student's interval or of Wilson's, whichever is further out. The latter, of
+    values from `least` to `most` with the variance found instead of that of a share, has a width if
+    all values are alike.
+    """
+    if not math.isfinite(squares) or n <= 1:
+        return -math.inf, math.inf
+    z, mean = NormalDist().inv_cdf((1 + level) / 2), total / n
+    variation = max(0.0, squares - total * mean)
+    middle = (total + z**2 * (least + most) / 2) / (n + z**2)
+    reach = z * math.sqrt(variation + (z * (most - least) / 2) ** 2) / (n + z**2)
+    student = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variation / (n - 1) / n)
+    return min(middle - reach, mean - student), max(middle + reach, mean + student)
+
+
+def mce_ends(sums: Sums, level: float) -> tuple[float, float]:
+    """Return the ends of the interval of the largest gap, which all bins are within at once."""
+    tail = (1 - level) / 2 / len(sums.counts)
+    low, high = clopper_pearson(sums.corrects, sums.counts, tail)
+    nearest = np.maximum(low - sums.means, sums.means - high)
+    furthest = np.maximum(high - sums.means, sums.means - low)
+    return max(0.0, float(nearest.max())), float(furthest.max())
 
 
 def mcs_ends(sums: Sums, level: float) -> tuple[float, float]:
@@ -170,7 +206,9 @@ def _saddlepoint(counts: Vector, rates: Vector, total: Vector) -> Vector:
         mean, variance = (counts * p).sum(axis=1), (counts * p * (1 - p)).sum(axis=1)
         low, high = np.where(mean < goal, t, low), np.where(mean < goal, high, t)
         step = t + (goal - mean) / np.maximum(variance, 1e-300)
-        t = np.where((low < step) & (step < high), step, (low + high) / 2)
+        before, t = t, np.where((low < step) & (step < high), step, (low + high) / 2)
+        if np.abs(t - before).max() < 1e-10:  # Newton's next step would be lost in rounding
+            break
     p = expit(odds + t[:, None])
     log_moment = (counts * np.log1p(rates * np.expm1(np.minimum(t, 700))[:, None])).sum(axis=1)
     w = np.sign(t) * np.sqrt(np.maximum(2 * (t * goal - log_moment), 0))

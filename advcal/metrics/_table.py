@@ -13,7 +13,15 @@ from advcal import _checks, _probs
 from advcal._typing import Array
 from advcal.metrics import _distributed, _significance
 from advcal.metrics._bins import Binning, binned, expected_gap
-from advcal.metrics._intervals import Interval, Sums, drawn_corrects, ece_ends, mcs_ends, wilson
+from advcal.metrics._intervals import (
+    Interval,
+    Sums,
+    drawn_corrects,
+    ece_ends,
+    mce_ends,
+    mcs_ends,
+    wilson,
+)
 from advcal.metrics._significance import CalibrationTest, Statistic
 
 
@@ -171,19 +179,20 @@ class ReliabilityBins(Generic[Array]):
 
     def interval(
         self,
-        figure: Literal["accuracy", "mcs", "ece"] = "ece",
+        figure: Literal["accuracy", "mcs", "ece", "mce"] = "ece",
         *,
         level: float = 0.95,
         resamples: int = 1000,
         generator: torch.Generator | None = None,
     ) -> Interval[Array]:
-        """Compute accuracy, MCS or ECE with an interval of that of the population.
+        """Compute accuracy, MCS, ECE or MCE with an interval of that of the population.
 
         Accuracy has Wilson's interval. For the errors see `metrics.ece_interval`; that of MCS has
-        the same exact bounds, of the signs that are all alike. Only the lower end of ECE draws.
+        the same exact bounds, of the signs that are all alike. MCE has the exact intervals of all
+        bins that are not empty, at once. Only the lower end of ECE draws.
 
         Args:
-            figure: `"accuracy"`, `"mcs"` or `"ece"`.
+            figure: `"accuracy"`, `"mcs"`, `"ece"` or `"mce"`.
             level: The confidence level, in `(0, 1)`.
             resamples: The number of draws.
             generator: The source of randomness; a copy of the global one by default.
@@ -195,7 +204,7 @@ class ReliabilityBins(Generic[Array]):
             TypeError: If an argument is of the wrong kind.
             ValueError: If a value is wrong, or the table is empty.
         """
-        _checks.choice("figure", figure, ("accuracy", "mcs", "ece"))
+        _checks.choice("figure", figure, ("accuracy", "mcs", "ece", "mce"))
         _checks.arguments(level=level, resamples=resamples)
         sums, own_kind = self._sums(), _probs.as_tensor("edges", self.edges)[1]
         source = _checks.resolve(generator, torch.device("cpu"))
@@ -203,9 +212,13 @@ class ReliabilityBins(Generic[Array]):
             ends = wilson(float(sums.corrects.sum()), int(sums.n), level)
         elif figure == "mcs":
             ends = mcs_ends(sums, level)
+        elif figure == "mce":
+            ends = mce_ends(sums, level)
         else:
             ends = ece_ends(sums, level, resamples, source)
-        return Interval(getattr(self, figure), *(own_kind(self._scalar(end)) for end in ends))
+        value = getattr(self, figure)
+        low, high = min(ends[0], float(value)), max(ends[1], float(value))  # whatever rounding says
+        return Interval(value, own_kind(self._scalar(low)), own_kind(self._scalar(high)))
 
     def calibration_test(
         self,

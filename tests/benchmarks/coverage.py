@@ -1,7 +1,8 @@
 """How often the intervals of the calibration error and of MCS cover that of the population.
 
 Confidences are of one value, even, or Beta-shaped, alone or with one bad bin; the truth is that of
-the population in the same bins. Prints coverage, the median width and the share of no width.
+the population in the same bins. Prints coverage, the median width and the share of no width; cells
+that the file of JSON holds already are kept.
 
     python tests/benchmarks/coverage.py --samples 500 --json docs/benchmarks/coverage.json
 """
@@ -47,28 +48,36 @@ def one_bad_bin(gap: float, low: float = 0.8) -> Callable[[np.ndarray], np.ndarr
     return lambda c: np.where((c > bad[0]) & (c <= bad[1]), c - gap, c)
 
 
+def wavy(size: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda c: np.clip(c + size * np.sign(np.sin(c * N_BINS * np.pi)), 0, 1)
+
+
 # From a name to the confidences and the accuracy at each.
 MODELS = {
-    "0.9": (fixed(0.9), less(0)),
+    **{f"{c:g}": (fixed(c), less(0)) for c in (0.9, 0.95, 0.97, 0.99, 0.995, 0.999)},
     "0.9, 0.95 right": (fixed(0.9), to(0.95)),
-    "0.97": (fixed(0.97), less(0)),
+    "0.95, 0.999 right": (fixed(0.95), to(0.999)),
     "0.97, 0.99 right": (fixed(0.97), to(0.99)),
-    "0.99": (fixed(0.99), less(0)),
     "0.99, 0.95 right": (fixed(0.99), to(0.95)),
-    "0.999": (fixed(0.999), less(0)),
+    "0.99, 0.995 right": (fixed(0.99), to(0.995)),
     "0.999, 0.99 right": (fixed(0.999), to(0.99)),
     "U(.98, 1)": (even(0.98), less(0)),
     "U(.98, 1) - .02": (even(0.98), less(0.02)),
+    "U(.9, 1) + .02": (even(0.9), less(-0.02)),
     "U(.5, 1)": (even(0.5), less(0)),
     "U(.5, 1) - .05": (even(0.5), less(0.05)),
+    "U(.5, 1), +- .05": (even(0.5), wavy(0.05)),
     "U(.5, 1), all right": (even(0.5), to(1.0)),
+    "U(.5, 1), one bin - .2": (even(0.5), one_bad_bin(0.2)),
     "Beta(2.5, .6)": (beta(2.5, 0.6), less(0)),
     "Beta(2.5, .6) - .02": (beta(2.5, 0.6), less(0.02)),
     "Beta(2.5, .6) - .05": (beta(2.5, 0.6), less(0.05)),
+    "Beta(2.5, .6), +- .05": (beta(2.5, 0.6), wavy(0.05)),
     "Beta(2.5, .6), one bin - .2": (beta(2.5, 0.6), one_bad_bin(0.2)),
+    "Beta(2.5, .6), top bin - .1": (beta(2.5, 0.6), one_bad_bin(0.1, 14 / 15)),
     "Beta(30, .6)": (beta(30, 0.6), less(0)),
     "Beta(30, .6) - .05": (beta(30, 0.6), less(0.05)),
-    "U(.5, 1), one bin - .2": (even(0.5), one_bad_bin(0.2)),
+    "Beta(30, .6), one bin - .3": (beta(30, 0.6), one_bad_bin(0.3)),
 }
 
 
@@ -125,19 +134,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cells = []
+    cells: list[dict[str, float | str | int]] = []
+    settings = {"samples": args.samples, "level": args.level, "n_bins": N_BINS}
+    if args.json and args.json.exists():
+        before = json.loads(args.json.read_text())
+        cells = before["cells"] if settings.items() <= before.items() else []
+    known = {(each["model"], each["n"]) for each in cells}
     for name in args.models:
         for n in args.sizes:
+            if (name, n) in known:
+                continue
             found = cell(name, n, args.samples, args.level)
             cells.append(found)
             print(", ".join(
                 f"{key} {value:.3f}" if isinstance(value, float) else f"{value}"
                 for key, value in found.items()
             ), flush=True)  # fmt: skip
+            if args.json:
+                least = min(float(each["coverage"]) for each in cells)
+                record = {**settings, "least coverage": least, "cells": cells}
+                args.json.write_text(json.dumps(record, indent=1) + "\n")
     print(f"least coverage {min(float(each['coverage']) for each in cells):.3f}")
-    if args.json:
-        settings = {"samples": args.samples, "level": args.level, "n_bins": N_BINS}
-        args.json.write_text(json.dumps(settings | {"cells": cells}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Corruptions made here, and those that are read from files."""
+"""Corruptions made here."""
 
 import functools
 import inspect
 import io
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
 from advcal import evaluation
-from advcal.evaluation import corrupt, corruptions, read_corruptions
+from advcal.evaluation import corrupt, corruptions
 from advcal.evaluation._corrupt import CORRUPTIONS
 from advcal.evaluation._jpeg import compressed
+from advcal.evaluation._shifts import _filtered, _moved, _transformed
 
 RANDOM = {
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur",
@@ -185,6 +187,32 @@ def test_motion_blurs_along_a_line():
     assert across < 0.3
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (3, 1, 9, 40), (2, 2, 96, 64)])
+@pytest.mark.parametrize("severity", [1, 5])
+def test_motion_is_the_weighted_sum_of_moved_images(shape, severity):
+    inputs = torch.rand(shape, generator=seeded(1))
+    got = corrupt(inputs, "motion_blur", severity=severity, generator=seeded())
+    angle = math.pi * torch.rand(len(inputs), 1, 1, generator=seeded())
+    deviation = max((0.6, 2.2)[severity > 1] * min(shape[2:]) / 32, 0.2)
+    reach = math.ceil(8 * deviation)
+    steps = [i / 2 for i in range(-reach, reach + 1)]
+    weights = [math.exp(-(step**2) / (2 * deviation**2)) for step in steps]
+    moved = [_moved(inputs, step * angle.sin(), step * angle.cos()) for step in steps]
+    wanted = sum(map(torch.mul, map(torch.tensor, weights), moved)) / sum(weights)
+    torch.testing.assert_close(got, wanted, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_a_wide_disc_is_the_same_by_fourier_transforms(side):
+    inputs = torch.rand(2, 3, side, side + 7)
+    kernel = torch.rand(2 * (side // 8) + 1, 2 * (side // 8) + 1)
+    got = _transformed(inputs, kernel[None] / kernel.sum())
+    torch.testing.assert_close(got, _filtered(inputs, kernel / kernel.sum()), atol=2e-6, rtol=0)
+    blurred = corrupt(inputs, "defocus_blur", severity=5)
+    turned = corrupt(inputs.rot90(1, (2, 3)), "defocus_blur", severity=5)
+    torch.testing.assert_close(turned, blurred.rot90(1, (2, 3)), atol=5e-6, rtol=0)
+
+
 def test_glass_takes_pixels_from_nearby():
     ramp = torch.arange(64.0).div(63).expand(1, 3, 64, 64).contiguous()
     moved = (corrupt(ramp, "glass_blur", severity=5, generator=seeded()) - ramp) * 63
@@ -307,86 +335,65 @@ def test_batches_are_corrupted_differently():
     assert not torch.equal(one[0], other[0])
 
 
-def folder_of(tmp_path, n=20, size=(32, 32)):
-    rng = np.random.default_rng(0)
-    arrays = {
-        name: rng.integers(0, 256, (n, *size, 3), dtype=np.uint8) for name in ("snow", "frost")
-    }
-    for name, array in arrays.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    np.save(tmp_path / "labels.npy", np.tile(rng.integers(0, 10, n // 5), 5))
-    return arrays, np.load(tmp_path / "labels.npy")
+class Counted:
+    """Batches without a length."""
+
+    def __iter__(self):
+        return iter([(images(2), torch.arange(2))])
 
 
-def test_files_are_read_block_by_block(tmp_path):
-    arrays, labels = folder_of(tmp_path)
-    sets = read_corruptions(tmp_path, 3)
-    wanted = [f"{name} {severity}" for name in ("frost", "snow") for severity in range(1, 6)]
-    assert list(sets) == wanted
-    for key, batches in sets.items():
-        name, severity = key.split()
-        rows = slice(4 * (int(severity) - 1), 4 * int(severity))
-        parts = list(batches)
-        assert [len(part[0]) for part in parts] == [3, 1]
-        assert len(batches) == 2
-        inputs, targets = (torch.cat(each) for each in zip(*parts, strict=True))
-        assert (inputs.dtype, targets.dtype) == (torch.float32, torch.int64)
-        assert np.array_equal(inputs.permute(0, 2, 3, 1).mul(255).round(), arrays[name][rows])
-        assert np.array_equal(targets, labels[rows])
-    assert list(read_corruptions(str(tmp_path), kinds=["snow"])) == wanted[5:]
+def test_sets_have_the_length_of_the_batches_and_show_them():
+    batches = [(images(2), torch.arange(2))] * 3
+    seen = []
+    sets = corruptions(
+        batches,
+        kinds=["contrast"],
+        severity=[1],
+        progress=lambda items: (
+            seen.append((len(items), i)) or each for i, each in enumerate(items)
+        ),
+    )
+    plain = corruptions(batches, kinds=["contrast"], severity=[1])
+    for one in (sets, plain):
+        assert len(one["contrast 1"]) == 3
+        assert len(list(one["contrast 1"])) == 3
+    assert seen == [(3, 0), (3, 1), (3, 2)]
+    unsized = corruptions(Counted(), kinds=["contrast"], severity=[1])["contrast 1"]
+    assert len(list(unsized)) == 1
+    with pytest.raises(TypeError, match=r"has no len\(\)"):
+        len(unsized)
+    with pytest.raises(TypeError, match="expected progress as a callable, got int"):
+        corruptions(batches, progress=3)
 
 
-def test_files_are_mapped(tmp_path, monkeypatch):
-    folder_of(tmp_path)
-    modes = []
-    load = np.load
-    monkeypatch.setattr(np, "load", lambda *a, **k: modes.append(k) or load(*a, **k))
-    next(iter(read_corruptions(tmp_path)["snow 3"]))
-    assert modes
-    assert all(mode == {"mmap_mode": "r", "allow_pickle": False} for mode in modes)
+@pytest.mark.parametrize(
+    ("channels", "words", "left_out"),
+    [
+        (1, "'saturate', which cannot be done on grey images", {"saturate"}),
+        (4, "'saturate', 'jpeg_compression', .* images of 4 channels", {"saturate", "jpeg_comp"}),
+        (2, "'saturate', 'jpeg_compression', .* images of 2 channels", {"saturate", "jpeg_comp"}),
+    ],
+)
+def test_what_the_channels_do_not_allow_is_left_out_with_one_warning(channels, words, left_out):
+    batches = [(images(2, channels=channels), torch.arange(2))]
+    with pytest.warns(UserWarning, match=f"left out {words}") as told:
+        sets = corruptions(batches, severity=[1, 5])
+    assert len(told) == 1
+    assert len(sets) == 2 * (len(CORRUPTIONS) - len(left_out))
+    whole = corruptions([(images(2), torch.arange(2))], severity=[1, 5])
+    assert [name for name in whole if not name.startswith(tuple(left_out))] == list(sets)
+    for shifted in sets.values():
+        assert next(iter(shifted))[0].shape == (2, channels, 32, 32)
+        assert shifted.seed == whole[f"{shifted.name} {shifted.severity}"].seed
+    with pytest.raises(ValueError, match=f"corrupted by 'saturate', got {channels} channels"):
+        corruptions(batches, kinds=["saturate"])
 
 
-BAD_FILES = {
-    "dtype": ("snow", np.zeros((20, 32, 32, 3), dtype=np.float32), "uint8 of shape .* in snow.npy"),
-    "layout": ("snow", np.zeros((20, 3, 32, 32), dtype=np.uint8), "uint8 of shape .* in snow.npy"),
-    "rows": (
-        "snow",
-        np.zeros((15, 32, 32, 3), dtype=np.uint8),
-        r"uint8 of shape \(20, .* in snow.npy",
-    ),
-    "labels": ("labels", np.zeros(20), "integers of shape .* in labels.npy"),
-    "blocks": ("labels", np.zeros(19, dtype=np.int64), "integers of shape .* in labels.npy"),
-    "objects": ("labels", np.array([{}] * 20), "a whole array in .*labels.npy"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_files_are_refused(tmp_path, case):
-    folder_of(tmp_path)
-    name, array, match = BAD_FILES[case]
-    np.save(tmp_path / f"{name}.npy", array)
-    with pytest.raises(ValueError, match=f"expected {match}"):
-        read_corruptions(tmp_path)
-
-
-def test_a_file_cut_short_is_refused(tmp_path):
-    folder_of(tmp_path)
-    content = (tmp_path / "snow.npy").read_bytes()
-    (tmp_path / "snow.npy").write_bytes(content[:-1000])
-    with pytest.raises(ValueError, match=r"expected a whole array in .*snow.npy"):
-        read_corruptions(tmp_path)
-
-
-def test_a_folder_without_files_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected labels.npy and .* got none"):
-        read_corruptions(tmp_path)
-    folder_of(tmp_path)
-    with pytest.raises(ValueError, match=r"expected kinds to be one of .* got 'fog'"):
-        read_corruptions(tmp_path, kinds=["fog"])
-    with pytest.raises(TypeError, match="expected path as a str or a path, got int"):
-        read_corruptions(3)
-    with pytest.raises(ValueError, match="expected size >= 1, got 0"):
-        read_corruptions(tmp_path, 0)
+def test_a_look_at_the_first_batch_draws_nothing():
+    loader = torch.utils.data.DataLoader(list(zip(images(4), range(4), strict=True)), shuffle=True)
+    before = torch.get_rng_state()
+    corruptions(loader)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- bad input -------------------------------------------------------------------------------

@@ -304,8 +304,9 @@ def test_as_dict_is_complete_and_goes_through_json():
     plain = record.as_dict()
     assert set(plain) == {field.name for field in dataclasses.fields(Evaluation)}
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    for name in set(plain) - {"bins"}:
+    for name in set(plain) - {"bins", "intervals"}:
         assert plain[name] == getattr(record, name)
+    assert plain["intervals"] == {name: list(ends) for name, ends in record.intervals.items()}
     assert set(plain["bins"]) == {"edges", "counts", "confidences", "corrects"}
     rebuilt = metrics.ReliabilityBins(
         **{name: torch.tensor(values) for name, values in plain["bins"].items()}

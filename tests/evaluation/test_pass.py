@@ -268,7 +268,7 @@ def test_an_attack_that_gets_a_model_to_infinity_is_named_by_the_envelope_too():
     given = [(torch.full((1, 2), 0.5), torch.tensor([0]))]
     for use in (
         partial(confidence_envelope, eps=[0.1]),
-        lambda *a: evaluate(*a, partial(pgd, eps=0.1, targeted=True)),
+        lambda *a: evaluate(*a, partial(pgd, eps=0.1, targeted=True), targets=lambda y: y),
     ):
         with pytest.raises(ValueError, match="expected logits of finite maximum, got inf"):
             use(model, given)

@@ -86,7 +86,10 @@ def test_every_process_has_the_record_of_all_data(results, case):
     assert first[case] == second[case]
     got = dict(first[case])
     bins, wanted = got.pop("bins"), whole.pop("bins")
+    intervals = got.pop("intervals"), whole.pop("intervals")
     assert got == pytest.approx(whole, rel=1e-12, abs=1e-12)
+    for name in intervals[1]:
+        assert intervals[0][name] == pytest.approx(intervals[1][name], rel=1e-9, abs=1e-12)
     assert bins["counts"] == wanted["counts"]
     assert bins["corrects"] == wanted["corrects"]
     assert bins["edges"] == wanted["edges"]

@@ -14,8 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from advcal.attacks import batched, fgsm, pgd
-from advcal.evaluation import evaluate, sweep, table
+from advcal.attacks import batched, fgsm, pgd, worst_case
+from advcal.evaluation import (
+    _evaluate,
+    evaluate,
+    sweep,
+    table,
+)
 from advcal.evaluation._fingerprint import fingerprint
 from tests.attacks.cases import examples, linear, mlp
 
@@ -70,27 +75,77 @@ def test_attacks_that_have_their_radius():
     assert records[1]["accuracy"] == wanted.accuracy
 
 
-@pytest.mark.parametrize("after", [0, 1, 7])
+# Five evaluations of two batches, then five of one, and once more.
+@pytest.mark.parametrize(("after", "kept"), [(0, 0), (1, 0), (2, 1), (9, 4), (10, 5), (17, 11)])
 @pytest.mark.parametrize("cut", [0, 1, 40])
-def test_a_killed_sweep_goes_on(tmp_path, after, cut):
+def test_a_killed_sweep_goes_on(tmp_path, after, kept, cut):
     whole = sweep(MODELS, DATA, ATTACKS, eps=EPS)
     file = tmp_path / "sweep.jsonl"
     with pytest.raises(Stop):
         sweep(MODELS, DATA, ATTACKS, file, eps=EPS, progress=stopping(after))
     content = file.read_bytes() if file.exists() else b""
-    assert content.count(b"\n") == after
-    if after and cut:  # the last line is half written
+    assert content.count(b"\n") == kept
+    if kept and cut:  # the last line is half written
         file.write_bytes(content[:-cut])
-        after -= 1
+        kept -= 1
     seen = []
     again = sweep(MODELS, DATA, ATTACKS, file, eps=EPS, progress=counting(seen))
-    assert seen == [len(whole) - after]
+    batches = [2] * 5 + [1] * 5
+    assert seen == [sum((batches * 2)[kept:])]
     assert again == whole
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert lines == whole
     assert sweep(MODELS, DATA, ATTACKS, str(file), eps=EPS, progress=counting(seen)) == whole
     assert seen[-1] == 0
     assert len(file.read_bytes().splitlines()) == len(whole)
+    assert [each.name for each in tmp_path.iterdir()] == ["sweep.jsonl"]
+
+
+@pytest.mark.parametrize("where", ["progress", "work"])
+def test_ctrl_c_keeps_what_is_done_and_leaves_everything_as_it_was(tmp_path, monkeypatch, where):
+    file, left, tally = tmp_path / "sweep.jsonl", [5 if where == "work" else 99], _evaluate._tally
+
+    def counted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return tally(*arguments)
+
+    def progress(items):
+        for i, item in enumerate(items):
+            yield item
+            if where == "progress" and i == 4:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(_evaluate, "_tally", counted)
+    model, random = mlp().train(), torch.get_rng_state()
+    arguments = {"m": model}, {"a": DATA["a"]}, {"none": None, "PGD": PGD}, file
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*arguments, eps=EPS, progress=progress)
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert len(file.read_bytes().splitlines()) == 2
+    assert len(sweep(*arguments, eps=EPS)) == 3
+    assert len(file.read_bytes().splitlines()) == 3
+
+
+def test_data_without_a_length_are_shown_without_one(tmp_path):
+    class Endless:
+        def __iter__(self):
+            return iter(DATA["a"])
+
+    seen = []
+
+    def progress(items):
+        with pytest.raises(TypeError, match="batches with a len"):
+            len(items)
+        seen.append(list(items))
+        return []
+
+    records = sweep({"m": MODELS["mlp"]}, {"a": Endless()}, {"none": None}, progress=progress)
+    assert len(records) == 1
+    assert len(seen[0]) == 2
 
 
 def test_a_sweep_may_grow(tmp_path):
@@ -128,30 +183,69 @@ def test_a_changed_sweep_is_refused_and_the_file_left_alone(tmp_path, change):
     assert file.read_bytes() == before
 
 
-def test_data_of_another_size_are_refused(tmp_path):
+def test_no_attack_is_called_at_radius_0():
+    calls = []
+
+    def attack(model, inputs, labels, *, eps):
+        calls.append(eps)
+        return fgsm(model, inputs, labels, eps=eps)
+
+    records = sweep(MODELS, DATA, {"none": None, "x": attack}, eps=[0, 0.1])
+    assert set(calls) == {0.1}
+    by_attack = {
+        name: [r for r in records if (r["attack"], r["eps"]) == (name, 0)] for name in ("none", "x")
+    }
+    strip = {"attack", "settings"}
+    for clean, at_zero in zip(*by_attack.values(), strict=True):
+        assert {k: v for k, v in clean.items() if k not in strip} == {
+            k: v for k, v in at_zero.items() if k not in strip
+        }
+
+
+# --- targets ---------------------------------------------------------------------------------
+
+
+def test_targets_go_to_the_targeted_attacks_alone(tmp_path):
     file = tmp_path / "sweep.jsonl"
-    sweep(MODELS, {"a": DATA["a"]}, {"none": None}, file)
-    with pytest.raises(ValueError, match="expected 9 examples of 'a' as before, got 5"):
-        sweep(MODELS, {"a": DATA["b"]}, {"none": None, "FGSM": fgsm}, file, eps=[0.1])
+    attacks = ATTACKS | {"towards": partial(PGD, targeted=True)}
+    records = sweep(MODELS, DATA, attacks, file, eps=[0.0, 0.2], targets=next_class)
+    for record in records:
+        attack, bound = attacks[record["attack"]], {}
+        if record["attack"] == "towards":
+            bound = {"targets": next_class}
+        attack = attack and partial(attack, eps=record["eps"])
+        found = evaluate(MODELS[record["model"]], DATA[record["data"]], attack, **bound).as_dict()
+        assert {name: record[name] for name in found} == found
+        assert ("reached" in record) == (record["attack"] == "towards")
+    assert sweep(MODELS, DATA, attacks, file, eps=[0.0, 0.2], targets=next_class) == records
+    with pytest.raises(ValueError, match=r"expected targets of .* as it is now"):
+        sweep(MODELS, DATA, attacks, file, eps=[0.0, 0.2], targets=lambda labels: labels)
+    assert "reached" in table(records, figures=["accuracy", "reached"]).splitlines()[0]
 
 
-@pytest.mark.parametrize("line", ["nonsense", "{}", "[1]", '{"model": 1}', "null"])
-def test_a_damaged_line_is_refused(tmp_path, line):
-    file = tmp_path / "sweep.jsonl"
-    sweep(MODELS, DATA, {"none": None}, file)
-    file.write_text(line + "\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(ValueError, match="expected a record of a sweep in line 1 of"):
-        sweep(MODELS, DATA, {"none": None}, file)
+def next_class(labels):
+    return (labels + 1) % 3
 
 
-def test_a_record_twice_is_refused(tmp_path):
-    file = tmp_path / "sweep.jsonl"
-    sweep(MODELS, DATA, {"none": None}, file)
-    first = file.read_text(encoding="utf-8").splitlines()[0]
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(first + "\n")
-    with pytest.raises(ValueError, match=r"expected each record once, got .* line 5"):
-        sweep(MODELS, DATA, {"none": None}, file)
+@pytest.mark.parametrize(
+    ("attacks", "targets", "match"),
+    [
+        ({"t": partial(PGD, targeted=True)}, None, "an attack that leads away from the labels"),
+        ({"n": None, "p": PGD}, next_class, "an attack with targeted=True for targets=, got .*'p'"),
+        ({"t": worst_case(partial(PGD, targeted=True))}, next_class, "got it within worst_case"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused_before_any_work(attacks, targets, match):
+    with pytest.raises(ValueError, match=f"expected .*{match}"):
+        sweep(MODELS, {"a": UNTOUCHED}, attacks, eps=EPS, targets=targets)
+
+
+class Untouched:
+    def __iter__(self):
+        raise AssertionError("the data were read")
+
+
+UNTOUCHED = Untouched()
 
 
 BAD = {
@@ -187,12 +281,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_arguments_are_refused_before_any_work(case):
-    class Untouched:
-        def __iter__(self):
-            raise AssertionError("the data were read")
-
     options, error, match = BAD[case]
-    arguments = {"models": MODELS, "batches": {"a": Untouched()}, "attacks": ATTACKS, "eps": EPS}
+    arguments = {"models": MODELS, "batches": {"a": UNTOUCHED}, "attacks": ATTACKS, "eps": EPS}
     with pytest.raises(error, match=f"expected {match}"):
         sweep(**arguments | options)
 

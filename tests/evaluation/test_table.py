@@ -1,6 +1,9 @@
 """Records as aligned text."""
 
+import csv
 import dataclasses
+import io
+import re
 
 import numpy as np
 import pytest
@@ -49,7 +52,8 @@ def test_the_order_is_that_of_the_records_and_figures():
 
 def test_every_figure_can_be_shown():
     figures = [field.name for field in dataclasses.fields(RECORDS["small", "none"])]
-    figures.remove("bins")
+    for name in ("bins", "intervals"):
+        figures.remove(name)
     heading = table(RECORDS, figures=figures).splitlines()[0]
     assert all(figure.replace("_", " ") in heading for figure in figures)
 
@@ -122,3 +126,117 @@ def test_runs_of_infinite_nll():
     assert "inf ± nan" in table(
         {("model",): [record, record]}, columns=("model",), figures=("nll",)
     )
+
+
+def test_every_figure_of_a_record_has_an_interval_and_the_table_shows_it():
+    one = record(n=50)
+    figures = [name for name in one.intervals if name != "mce"]
+    assert {*figures, "mce"} == set(one.as_dict()) - {"n", "bins", "intervals"}
+    for name, (low, high) in one.intervals.items():
+        assert low <= getattr(one, name) <= high
+        assert low < high
+    low, high = one.intervals["accuracy"]
+    shown = {
+        "brackets": f"1.000 [{low:.3f}, {high:.3f}]",
+        "plus_minus": f"1.000 ± {(high - low) / 2:.3f}",
+    }
+    for intervals, wanted in shown.items():
+        for records in ({("x", "y"): one}, [{"model": "x", "attack": "y", **one.as_dict()}]):
+            options = {"columns": ("model", "attack"), "figures": ("n", "accuracy")}
+            lines = table(records, intervals=intervals, **options).splitlines()
+            assert [cell.strip() for cell in lines[2].split("|")[3:5]] == ["50", wanted]
+            heading, row = table(records, intervals=intervals, format="csv", **options).splitlines()
+            assert heading == "model,attack,n,accuracy,accuracy_low,accuracy_high"
+            assert row == f"x,y,50,1.0,{low},{high}"
+    runs = {("x", "y"): [one, record(5.0, n=50)], ("x", "z"): one}
+    lines = table(runs, figures=["nll"], intervals="brackets").splitlines()
+    assert "±" in lines[2]
+    assert "[" in lines[3]
+    old = {name: value for name, value in one.as_dict().items() if name != "intervals"}
+    assert "1.0000" in table([old | {"m": "x"}], columns=["m"], intervals="brackets")
+    with pytest.raises(ValueError, match="intervals to be one of 'brackets', 'plus_minus', got"):
+        table(RECORDS, intervals="std")
+
+
+# --- names of any kind -----------------------------------------------------------------------
+
+NAMES = [
+    "[a] b", "*", "[1em]", "a\nb", "a\r\n\tb", "a\u2028b", "a | b", "|", "\\|", "a\\",
+    "<b>bold</b>",
+    "<!-- x -->", "a < b > c", "x & y", "&lt;", "&amp", "50 %", "a_b", "_a_", "__a__", "a__b",
+    "*a*",
+    "`code`", "~~a~~", "$x$", "[a](b)", "[a][b]", "![a](b)", "# a", "- a", "a^2 {b} ~c", "ε ± 1",
+    "", " ", "\x00a\x1b", "https://example.org/a_b",
+]  # fmt: skip
+
+
+def one_line(name):
+    return " ".join("".join(each if each.isprintable() else " " for each in name).split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_itself_in_markdown(name):
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    parser.enable("strikethrough")
+    text = table({(name, "none"): record(), ("b", name): record()}, figures=["n"])
+    assert len(text.splitlines()) == 4
+    tokens = parser.parse(text)
+    cells = [token for token in tokens if token.type == "inline"]
+    assert len(cells) == 9
+    for cell, wanted in zip(cells[3:], [name, "none", "2", "b", name, "2"], strict=True):
+        assert [part.type for part in cell.children] in ([], ["text"]), wanted
+        assert cell.content == "" or cell.children[0].content == one_line(wanted)
+
+
+PLAIN = ["PGD-20", "clean_accuracy", "λ = 5", "a [3, 5]", "x >= 0.1", "x <= 0.1", "R & D", "(a, b)"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_name_stays_plain_in_markdown(name):
+    assert f"| {name} | none " in table({(name, "none"): record()}, figures=["n"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_one_cell_of_latex(name):
+    text = table({(name, "none"): record(), ("b", name): record()}, figures=["n"], format="latex")
+    lines = text.splitlines()
+    assert len(lines) == 8
+    for line in lines[4:6]:
+        assert line.endswith(r" \\")
+        assert not line.lstrip().startswith(("[", "*"))
+        assert len(re.findall(r"(?<!\\)&", line)) == 2
+        assert not re.search(r"(?<!\\)[%#_]|[<>|~^]", line[:-3])
+        assert line.count("{") - line.count(r"\{") == line.count("}") - line.count(r"\}")
+    heading = table({("a",): record()}, columns=["[x]"], figures=["n"], format="latex")
+    assert heading.splitlines()[2] == r"{}[x] & n \\"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_itself_in_csv(name):
+    text = table({(name, "none"): record()}, figures=["n"], format="csv")
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows == [["model", "attack", "n"], [name, "none", "2"]]
+
+
+def test_radii_keep_all_digits_in_csv():
+    given = [{"model": "m", "eps": eps, "ece": 1 / 3} for eps in (0.5 / 255, 1 / 3, None)]
+    options = {"columns": ["model", "eps"], "figures": ["ece"]}
+    rows = list(csv.reader(io.StringIO(table(given, format="csv", **options))))
+    assert [row[1] for row in rows[1:]] == [repr(0.5 / 255), repr(1 / 3), ""]
+    assert {float(row[2]) for row in rows[1:]} == {1 / 3}
+    assert "| m     | 0.001961 |" in table(given, **options)
+
+
+def test_a_figure_of_some_records_alone():
+    aimed = evaluate(
+        torch.nn.Identity(),
+        [(torch.eye(2), torch.tensor([0, 1]))],
+        lambda model, inputs, labels: inputs,
+        targets=lambda labels: 1 - labels,
+    )
+    assert aimed.reached == 0
+    given = {("a", "x"): aimed, ("b", "x"): record(), ("c", "x"): [record(), record()]}
+    lines = table(given, figures=["n", "reached"]).splitlines()
+    assert [line.split("|")[4].strip() for line in lines[2:]] == ["0.0000", "", ""]
+    brackets = table(given, figures=["reached"], intervals="brackets").splitlines()
+    assert brackets[2].split("|")[3].strip() == "0.000 [0.000, 0.658]"

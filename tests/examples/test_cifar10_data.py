@@ -418,6 +418,19 @@ def test_jpeg_and_grey_files_become_three_channels(image_folder, tmp_path):
     assert (data.test_images[1] == 100).all()
 
 
+def test_sixteen_bits_are_grey_and_hidden_files_nothing(image_folder, tmp_path):
+    from PIL import Image
+
+    folder, _ = image_folder
+    ramp = (np.arange(1024, dtype=np.uint16) * 64).reshape(32, 32)
+    Image.fromarray(ramp).save(folder / "test" / "ant" / "1.png")
+    (folder / "test" / "ant" / "._0.png").write_bytes(b"\0\5\x16\7")
+    data = load(folder, cache=tmp_path / "cache")
+    assert data.test_images.shape == (3, 3, 32, 32)
+    for channel in data.test_images[1]:
+        assert np.array_equal(channel, ramp // 257)
+
+
 def test_a_wrong_size_names_the_file(image_folder, tmp_path):
     from PIL import Image
 

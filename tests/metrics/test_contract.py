@@ -36,12 +36,13 @@ RANGES = {
     "rmsce": (0, 1),
     "selective_risk": None,
     "smooth_ece": (0, 1),
+    "summary": None,
 }
 # What takes something else, or cannot be asked of any predictions.
 OTHERS = {"aupr", "auroc", "churn", "entropy", "fpr95", "rejection_threshold", "robust_error"}
 OTHERS |= {"bootstrap", "calibration_test", "consistency_bands", "ece_interval"}
-OTHERS |= {"robustness_levels", "variance"}
-BINNED = ["classwise_ece", "debiased_rmsce", "ece", "mce", "reliability_bins", "rmsce"]
+OTHERS |= {"paired_test", "robustness_levels", "variance", "wilson"}
+BINNED = ["classwise_ece", "debiased_rmsce", "ece", "mce", "reliability_bins", "rmsce", "summary"]
 VECTORS = ["classwise_mcs"]
 # The same examples twice are another number.
 NOT_MEANS = {"aurc", "debiased_rmsce", "e_aurc", "ece_sweep", "kde_ece", "selective_risk"}
@@ -55,10 +56,11 @@ every_metric = pytest.mark.parametrize("name", RANGES)
 def call(name, probs, labels, **options):
     """Return the result as a dictionary of tensors, arrays or scalars."""
     result = getattr(metrics, name)(probs, labels, **options)
+    residuals = {}
     if isinstance(result, metrics.ReliabilitySketch):
         residuals, result = {"residuals": result.residuals}, result.bins
-    else:
-        residuals = {}
+    if isinstance(result, metrics.Summary):
+        residuals, result = {"sums": result.sums}, result.bins
     if isinstance(result, metrics.ReliabilityBins):
         fields = ("edges", "counts", "confidences", "corrects")
         return {field: getattr(result, field) for field in fields} | residuals
@@ -104,7 +106,7 @@ def test_tensors_give_tensors_and_arrays_give_numpy_scalars_of_the_same_value(na
         whole = field in ("counts", "corrects")
         assert isinstance(tensor, torch.Tensor)
         assert tensor.dtype == (torch.int64 if whole else torch.float64)
-        vector = name.startswith("reliability") or name in VECTORS
+        vector = name.startswith(("reliability", "summary")) or name in VECTORS
         assert isinstance(array, np.ndarray if vector else np.float64)
         assert array.dtype == (np.int64 if whole else np.float64)
         assert array.shape == tuple(tensor.shape)
@@ -222,7 +224,7 @@ def test_more_rows_than_one_pass_takes(name):
     many = call(name, np.tile(probs, (times, 1)), np.tile(labels, times))
     one = call(name, probs, labels)
     for field in many:
-        factor = times if field in ("counts", "confidences", "corrects", "residuals") else 1
+        factor = times if field in ("counts", "confidences", "corrects", "residuals", "sums") else 1
         np.testing.assert_allclose(many[field], one[field] * factor, rtol=1e-12)
 
 
@@ -462,18 +464,21 @@ SCORES, ONES = torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([0, 0, 1, 1])
 GIVEN = {
     "aupr": (SCORES, ONES), "auroc": (SCORES, ONES), "fpr95": (SCORES, ONES),
     "bootstrap": (metrics.ece, GOOD, LABELS), "churn": ([GOOD, GOOD],), "entropy": (GOOD,),
-    "robustness_levels": (SCORES,), "variance": ([GOOD, GOOD],),
+    "paired_test": (GOOD, GOOD, LABELS), "robustness_levels": (SCORES,),
+    "variance": ([GOOD, GOOD],), "wilson": (1,),
 }  # fmt: skip
 # Of each option, values that it cannot have anywhere, and what is said of them.
 REFUSED = {
     "bandwidth": [(0.0, ValueError, "bandwidth >="), ("wide", TypeError, "bandwidth as a number")],
     "binning": [("width", ValueError, "binning to be one of 'uniform', 'quantile', got 'width'")],
     "coverage": [(0, ValueError, "coverage > 0"), (1.1, ValueError, "coverage .*<= 1")],
+    "figure": [("max", ValueError, "figure to be one of 'accuracy', .*got 'max'")],
     "from_logits": [("no", TypeError, "from_logits as True or False, got str"), (None, TypeError,
         "from_logits as True or False"), (0, TypeError, "from_logits as True or False, got int")],
     "generator": [(0, TypeError, r"generator as a torch\.Generator or None, got int")],
     "level": [(0, ValueError, "level > 0"), (1, ValueError, "level .*got 1"),
         ("95", TypeError, "level as a number")],
+    "n": [(0, ValueError, "n >= 1"), (2.0, TypeError, "n as an int")],
     "n_bins": [(0, ValueError, "n_bins >= 1, got 0"), (2.0, TypeError, "n_bins as an int")],
     "n_levels": [(0, ValueError, "n_levels >= 1"), (True, TypeError, "n_levels as an int")],
     "reduction": [("max", ValueError, "reduction to be one of 'mean', 'sum', 'none', got 'max'")],
@@ -483,6 +488,7 @@ REFUSED = {
         "threshold finite")],
     "tpr": [(0, ValueError, "tpr > 0"), (2, ValueError, "tpr .*<= 1")],
 }  # fmt: skip
+NEEDED = {"wilson": {"n": 3}}
 FREE = {"attacked"}  # checked with what it holds
 
 
@@ -490,8 +496,9 @@ FREE = {"attacked"}  # checked with what it holds
 def test_every_option_is_checked_alike_in_every_metric(name):
     function = getattr(metrics, name)
     parameters = inspect.signature(function).parameters.values()
-    options = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY} - FREE
-    for option in options:
+    names = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY} - FREE
+    for option in names:
         for value, error, match in REFUSED[option]:
+            options = NEEDED.get(name, {}) | {option: value}
             with pytest.raises(error, match=f"expected {match}"):
-                function(*GIVEN.get(name, (GOOD, LABELS)), **{option: value})
+                function(*GIVEN.get(name, (GOOD, LABELS)), **options)

@@ -160,7 +160,9 @@ def test_a_table_has_what_the_examples_have_and_sums_have_it_too():
     for call in (empty.interval, empty.calibration_test, empty.consistency_bands):
         with pytest.raises(ValueError, match="expected a table of one prediction or more, got"):
             call()
-    with pytest.raises(ValueError, match="figure to be one of 'accuracy', 'mcs', 'ece', got 'nll'"):
+    with pytest.raises(
+        ValueError, match="figure to be one of 'accuracy', 'mcs', 'ece', 'mce', got 'nll'"
+    ):
         whole.interval("nll")
 
 
