@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "plots": {"metrics"},
 }
 # The most basic submodules take the checks and the types from the root, and no more.
-BASIC_ROOT = {"_checks", "_logits", "_probs", "_random", "_typing"}
+BASIC_ROOT = {"_checks", "_logits", "_probs", "_processes", "_random", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 
 # Where an argument may be passed by position; every other one is keyword-only.
@@ -50,7 +50,7 @@ POSITIONAL = {
 KEYWORDS = {
     "accumulate", "affine", "against", "all_reduce", "alpha", "attack", "attacked", "attacks",
     "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "beta", "binning",
-    "bounds", "by", "candidates", "certified", "channels_last", "checkpoint", "columns",
+    "bounds", "by", "candidates", "certified", "changed", "channels_last", "checkpoint", "columns",
     "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure", "figures", "format",
     "forward", "from_logits", "gamma", "generator", "held_out", "initial_c", "initial_eps",
     "initial_p", "interval", "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal", "label",
