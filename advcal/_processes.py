@@ -67,7 +67,7 @@ def same(settings: Mapping[str, Any], group: "distributed.ProcessGroup | None") 
     """Check that settings are the same in all processes; each raises if one differs."""
     first, *others = gathered(settings, group)
     for rank, other in enumerate(others, 1):
-        for name in first.keys() | other.keys():
+        for name in [*first, *(other.keys() - first.keys())]:
             if first.get(name) != other.get(name):
                 raise ValueError(
                     f"expected {name} to be the same in all processes, got {first.get(name)!r} in "
