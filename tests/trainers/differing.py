@@ -251,6 +251,16 @@ def outcomes(work, size, folder, *, dead=()):
     return [pickle.loads((folder / f"{work.__name__}{rank}").read_bytes()) for rank in living]
 
 
+def same(found, wanted):
+    """Compare to the last bit, or for three processes nearly so.
+
+    DistributedDataParallel lays out gradients anew after the first step, and of three terms the
+    order then decides how the sum is rounded.
+    """
+    limit = 0 if len(wanted) == 2 else 1e-5
+    torch.testing.assert_close(found, wanted, rtol=limit, atol=limit)
+
+
 def main(folder, *sizes):
     torch.set_num_threads(1)
     model = nn.Linear(4, 3)  # what is loaded on first use is loaded here, once
@@ -265,17 +275,20 @@ def main(folder, *sizes):
                 assert type(found) is kind, f"{work.__name__}, {rank} of {size}: {found!r}"
                 assert told in str(found), f"{work.__name__}, {rank} of {size}: {found!r}"
             left = [each.name for each in place.rglob(".*")]
-            assert not left, f"{work.__name__} left {left}"
+            killed = [".run.pt.lock"] if work is held_by_another else []  # what held it was
+            assert left == killed, f"{work.__name__} left {left}"
             shutil.rmtree(place)
         place.mkdir()
         wanted = outcomes(undisturbed, size, place)
-        assert outcomes(again_in_one_job, size, place) == wanted
-        assert [path.parent.name for path in place.rglob("run.pt")] == ["0"]
+        same(outcomes(again_in_one_job, size, place), wanted)
+        (path,) = place.rglob("run.pt")
+        assert path.parent.name == "0"
+        assert list(torch.load(path)["model"])[:2] == ["0.weight", "0.bias"]
         shutil.rmtree(place)
         place.mkdir()
         for found in outcomes(until_one_is_killed, size, place, dead=[1]):
             assert isinstance(found, RuntimeError), found
-        assert outcomes(goes_on, size, place) == wanted
+        same(outcomes(goes_on, size, place), wanted)
         shutil.rmtree(place)
     print(f"{len(REFUSED)} kinds refused in all processes, one killed, disks of their own")
 
