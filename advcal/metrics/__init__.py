@@ -14,6 +14,7 @@ from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
 from advcal.metrics._intervals import Interval
 from advcal.metrics._paired import PairedTest, paired_test
+from advcal.metrics._ranked import detection_interval
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
     aurc,
@@ -53,6 +54,7 @@ __all__ = [
     "debiased_rmsce",
     "decompose_brier",
     "decompose_nll",
+    "detection_interval",
     "e_aurc",
     "ece",
     "ece_interval",

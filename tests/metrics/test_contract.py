@@ -40,7 +40,13 @@ RANGES = {
 }
 # What takes something else, or cannot be asked of any predictions.
 OTHERS = {"aupr", "auroc", "churn", "entropy", "fpr95", "rejection_threshold", "robust_error"}
-OTHERS |= {"bootstrap", "calibration_test", "consistency_bands", "ece_interval"}
+OTHERS |= {
+    "bootstrap",
+    "detection_interval",
+    "calibration_test",
+    "consistency_bands",
+    "ece_interval",
+}
 OTHERS |= {"paired_test", "robustness_levels", "variance", "wilson"}
 BINNED = ["classwise_ece", "debiased_rmsce", "ece", "mce", "reliability_bins", "rmsce", "summary"]
 VECTORS = ["classwise_mcs"]
@@ -464,15 +470,15 @@ SCORES, ONES = torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([0, 0, 1, 1])
 GIVEN = {
     "aupr": (SCORES, ONES), "auroc": (SCORES, ONES), "fpr95": (SCORES, ONES),
     "bootstrap": (metrics.ece, GOOD, LABELS), "churn": ([GOOD, GOOD],), "entropy": (GOOD,),
-    "paired_test": (GOOD, GOOD, LABELS), "robustness_levels": (SCORES,),
-    "variance": ([GOOD, GOOD],), "wilson": (1,),
+    "detection_interval": (SCORES, ONES), "paired_test": (GOOD, GOOD, LABELS),
+    "robustness_levels": (SCORES,), "variance": ([GOOD, GOOD],), "wilson": (1,),
 }  # fmt: skip
 # Of each option, values that it cannot have anywhere, and what is said of them.
 REFUSED = {
     "bandwidth": [(0.0, ValueError, "bandwidth >="), ("wide", TypeError, "bandwidth as a number")],
     "binning": [("width", ValueError, "binning to be one of 'uniform', 'quantile', got 'width'")],
     "coverage": [(0, ValueError, "coverage > 0"), (1.1, ValueError, "coverage .*<= 1")],
-    "figure": [("max", ValueError, "figure to be one of 'accuracy', .*got 'max'")],
+    "figure": [("max", ValueError, "figure to be one of 'a.*got 'max'")],
     "from_logits": [("no", TypeError, "from_logits as True or False, got str"), (None, TypeError,
         "from_logits as True or False"), (0, TypeError, "from_logits as True or False, got int")],
     "generator": [(0, TypeError, r"generator as a torch\.Generator or None, got int")],
