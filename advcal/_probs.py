@@ -186,11 +186,14 @@ def top_labels(
     return confidence, correct, own_kind
 
 
-def top_label(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def top_label(p: Tensor, y: Tensor, positive: int | None = None) -> tuple[Tensor, Tensor]:
     """Return the highest probability (float64) and whether it is the label's, each `(n,)`.
 
-    Of equal probabilities the first class is the prediction, as with `argmax`.
+    Of equal probabilities the first class is the prediction, as with `argmax`. With `positive`:
+    the probability of this class, and whether it is the label.
     """
+    if positive is not None:
+        return p[:, positive].double(), y == positive
     if p.shape[1] > _NARROW or small(p):
         fast = in_numpy(p)
         predicted = torch.from_numpy(p.numpy().argmax(axis=1)) if fast else p.argmax(dim=1)

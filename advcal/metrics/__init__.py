@@ -8,15 +8,22 @@ as NumPy arrays, and returns a result of that kind in float64. Logits are taken 
 from advcal.metrics._binless import kde_ece, ks_error, smooth_ece
 from advcal.metrics._bins import ece
 from advcal.metrics._bootstrap import bootstrap
-from advcal.metrics._classwise import classwise_ece, classwise_mcs
+from advcal.metrics._classwise import (
+    classwise_bins,
+    classwise_ece,
+    classwise_mcs,
+    debiased_classwise_rmsce,
+)
 from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
+from advcal.metrics._information import Uncertainty, uncertainty
 from advcal.metrics._intervals import Interval
 from advcal.metrics._paired import PairedTest, paired_test
 from advcal.metrics._ranked import detection_interval
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
+    augrc,
     aurc,
     e_aurc,
     rejection_threshold,
@@ -39,7 +46,9 @@ __all__ = [
     "ReliabilityBins",
     "ReliabilitySketch",
     "Summary",
+    "Uncertainty",
     "accuracy",
+    "augrc",
     "aupr",
     "aurc",
     "auroc",
@@ -47,10 +56,12 @@ __all__ = [
     "brier",
     "calibration_test",
     "churn",
+    "classwise_bins",
     "classwise_ece",
     "classwise_mcs",
     "confidence",
     "consistency_bands",
+    "debiased_classwise_rmsce",
     "debiased_rmsce",
     "decompose_brier",
     "decompose_nll",
@@ -76,6 +87,7 @@ __all__ = [
     "selective_risk",
     "smooth_ece",
     "summary",
+    "uncertainty",
     "variance",
     "wilson",
 ]
