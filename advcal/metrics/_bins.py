@@ -1,6 +1,7 @@
 """Predictions sorted into bins of confidence, and the expected calibration error of the bins."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -75,14 +76,14 @@ def binned(
     )
     if positive is not None and _checks.count("positive", positive, least=0) >= p.shape[1]:
         raise ValueError(f"expected positive from 0 to {p.shape[1] - 1}, got {positive}")
-    edges = uniform_edges(n_bins, p.device)
     if binning == "uniform" and not from_logits and _probs.small(p):
-        sums: Iterable[Tensor] = _summed_in_numpy(p.numpy(), y.numpy(), edges.numpy(), positive)
-    else:
-        rows = _probs.checked_rows(p, y, from_logits)
-        chunks = (_probs.top_label(*each, positive) for each in rows)
-        sums = summed(chunks, edges, binning)
-    return tuple(own_kind(each) for each in (edges, *sums))
+        arrays = _in_numpy(p.numpy(), y.numpy(), n_bins, positive)
+        return tuple([own_kind(torch.from_numpy(each)) for each in arrays])
+    edges = uniform_edges(n_bins, p.device)
+    rows = _probs.checked_rows(p, y, from_logits)
+    chunks = (_probs.top_label(*each, positive) for each in rows)
+    counts, confidences, corrects = summed(chunks, edges, binning)
+    return tuple([own_kind(each) for each in (edges, counts, confidences, corrects)])
 
 
 def summed(
@@ -106,24 +107,31 @@ def summed(
     return cells[::2] + cells[1::2], confidences, cells[1::2].clone()
 
 
-def _summed_in_numpy(p: Any, y: Any, edges: Any, positive: int | None) -> Iterator[Tensor]:
-    """Do the same for arrays, which for a small batch is the faster."""
-    rows, n_bins = _probs.sound(p), len(edges) - 1
-    if positive is None:
-        top = rows.argmax(axis=1)
-        confidence = rows[np.arange(len(rows)), top].astype(np.float64)
-    else:
-        top, confidence = positive, rows[:, positive].astype(np.float64)
+def _in_numpy(p: Any, y: Any, n_bins: int, positive: int | None) -> tuple[Any, ...]:
+    """Return edges and sums of arrays, which for a small batch is the faster."""
+    rows, edges = _probs.sound(p), _edges(n_bins).copy()
+    top = rows.argmax(axis=1) if positive is None else positive
+    confidence = rows[_numbers(len(rows)), top].astype(np.float64)
     index = edges[1:-1].searchsorted(confidence)
     cells = np.bincount(2 * index + (top == y), minlength=2 * n_bins)
     confidences = np.bincount(index, confidence, minlength=n_bins)
-    sums = cells[::2] + cells[1::2], confidences, cells[1::2].copy()
-    return map(torch.from_numpy, sums)
+    right = cells[1::2].copy()
+    return edges, cells[::2] + right, confidences, right
+
+
+@functools.lru_cache(8)
+def _numbers(n: int) -> Any:
+    return np.arange(n)
 
 
 def uniform_edges(n_bins: int, device: torch.device) -> Tensor:
     """Return the `n_bins + 1` edges of equal-width bins, each rounded once, in float64."""
-    return torch.from_numpy(np.arange(n_bins + 1) / n_bins).to(device)
+    return torch.from_numpy(_edges(n_bins).copy()).to(device)
+
+
+@functools.cache
+def _edges(n_bins: int) -> Any:
+    return np.arange(n_bins + 1) / n_bins
 
 
 def uniform_bin(confidence: Tensor, n_bins: int) -> Tensor:
