@@ -19,6 +19,7 @@ from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
 from advcal.metrics._information import Uncertainty, uncertainty
 from advcal.metrics._intervals import Interval
+from advcal.metrics._labelled import labelled
 from advcal.metrics._paired import PairedTest, paired_test
 from advcal.metrics._ranked import detection_interval
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
@@ -74,6 +75,7 @@ __all__ = [
     "fpr95",
     "kde_ece",
     "ks_error",
+    "labelled",
     "mce",
     "mcs",
     "nll",

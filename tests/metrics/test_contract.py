@@ -49,7 +49,7 @@ OTHERS |= {
     "consistency_bands",
     "ece_interval",
 }
-OTHERS |= {"classwise_bins", "uncertainty"}
+OTHERS |= {"classwise_bins", "labelled", "uncertainty"}
 OTHERS |= {"paired_test", "robustness_levels", "variance", "wilson"}
 BINNED = [
     "classwise_ece",
@@ -504,6 +504,7 @@ REFUSED = {
     "from_logits": [("no", TypeError, "from_logits as True or False, got str"), (None, TypeError,
         "from_logits as True or False"), (0, TypeError, "from_logits as True or False, got int")],
     "generator": [(0, TypeError, r"generator as a torch\.Generator or None, got int")],
+    "ignore_index": [(1.5, TypeError, "ignore_index as an int"), (None, TypeError, "ignore_index")],
     "level": [(0, ValueError, "level > 0"), (1, ValueError, "level .*got 1"),
         ("95", TypeError, "level as a number")],
     "n": [(0, ValueError, "n >= 1"), (2.0, TypeError, "n as an int")],

@@ -155,3 +155,32 @@ def test_members_that_agree_are_not_unsure_of_themselves():
     found = metrics.uncertainty([certain, certain[::-1].copy()])
     np.testing.assert_allclose(found.epistemic, np.log(2))
     np.testing.assert_allclose(found.aleatoric, 0)
+
+
+# --- what has no label -----------------------------------------------------------------------
+
+
+@kinds
+@pytest.mark.parametrize("shape", [(), (4, 5)])
+def test_rows_that_have_a_label(kind, shape):
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), (6, *shape))
+    labels = rng.integers(0, 3, (6, *shape))
+    labels[rng.random(labels.shape) < 0.4] = 255
+    images = kind(np.ascontiguousarray(np.moveaxis(probs, -1, 1)))
+    rows, kept = metrics.labelled(images, kind(labels), ignore_index=255)
+    assert type(rows) is type(images)
+    np.testing.assert_array_equal(rows, probs[labels != 255])
+    np.testing.assert_array_equal(kept, labels[labels != 255])
+    assert 0 <= float(metrics.ece(rows, kept)) <= 1
+
+
+def test_labels_that_do_not_fit():
+    probs = torch.full((2, 3, 4), 1 / 3)
+    for bad in (torch.zeros(2, 5), torch.zeros(2), torch.zeros(2, 3, 4)):
+        with pytest.raises(ValueError, match=r"labels of shape \(n, \.\.\.\), got"):
+            metrics.labelled(probs, bad.long())
+    with pytest.raises(ValueError, match="a label other than -100, got none"):
+        metrics.labelled(probs, torch.full((2, 4), -100))
+    with pytest.raises(TypeError, match="labels of the kind of probs, got an array"):
+        metrics.labelled(probs, np.zeros((2, 4), dtype=np.int64))
