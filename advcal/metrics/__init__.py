@@ -14,6 +14,7 @@ from advcal.metrics._classwise import (
     classwise_mcs,
     debiased_classwise_rmsce,
 )
+from advcal.metrics._crossfit import CrossfitError, crossfit_ece
 from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
@@ -41,6 +42,7 @@ from advcal.metrics._wilson import wilson
 
 __all__ = [
     "CalibrationTest",
+    "CrossfitError",
     "Decomposition",
     "Interval",
     "PairedTest",
@@ -62,6 +64,7 @@ __all__ = [
     "classwise_mcs",
     "confidence",
     "consistency_bands",
+    "crossfit_ece",
     "debiased_classwise_rmsce",
     "debiased_rmsce",
     "decompose_brier",

@@ -49,7 +49,7 @@ OTHERS |= {
     "consistency_bands",
     "ece_interval",
 }
-OTHERS |= {"classwise_bins", "labelled", "uncertainty"}
+OTHERS |= {"classwise_bins", "crossfit_ece", "labelled", "uncertainty"}
 OTHERS |= {"paired_test", "robustness_levels", "variance", "wilson"}
 BINNED = [
     "classwise_ece",
