@@ -3,6 +3,7 @@
 What is computed of every row passes in runs of rows that fit a cache, each checked as it passes.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -32,8 +33,12 @@ def probabilities(
     _checks.arguments(**options)
     p, own_kind = as_tensor("probs", probs)
     _checks.class_rows("probs", p, given=probs)
-    y = _labels_like("probs", probs, labels, p.shape[1])
-    return p, _checks.labels(y, len(p), p.shape[1], device=p.device), own_kind
+    rows, n_classes = p.shape
+    y = _checks.labels(_labels_like("probs", probs, labels, n_classes), rows, device=p.device)
+    # As whole numbers without a sign, what is below 0 is above all classes: one look, in NumPy.
+    if not small(p) or y.numpy().view(np.uint64).max() >= n_classes:
+        _checks.label_range(y, n_classes)
+    return p, y, own_kind
 
 
 def matrix(probs: Array) -> tuple[Tensor, Callable[[Tensor], Array]]:
@@ -155,7 +160,11 @@ def sound(rows: Any, first: int = 0) -> Any:
     wide, slack = (rows, _SLACK) if half is None else (rows.float(), half)
     least = float(wide.min())  # reads the rows into the cache
     if least >= -_BELOW:
-        sums = wide.sum(1)
+        sums = (
+            wide @ _ones(*wide.shape[1:], wide.dtype)
+            if isinstance(wide, np.ndarray)
+            else wide.sum(1)
+        )
         if 1 - slack <= float(sums.min()) <= float(sums.max()) <= 1 + slack:
             return rows if least >= 0 else rows.clip(0, 1)
     wide = torch.as_tensor(wide)
@@ -173,6 +182,11 @@ def sound(rows: Any, first: int = 0) -> Any:
     )
 
 
+@functools.lru_cache(8)
+def _ones(n: int, dtype: Any) -> Any:
+    return np.ones(n, dtype)
+
+
 # --- the top label ---------------------------------------------------------------------------
 
 
@@ -186,11 +200,14 @@ def top_labels(
     return confidence, correct, own_kind
 
 
-def top_label(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def top_label(p: Tensor, y: Tensor, positive: int | None = None) -> tuple[Tensor, Tensor]:
     """Return the highest probability (float64) and whether it is the label's, each `(n,)`.
 
-    Of equal probabilities the first class is the prediction, as with `argmax`.
+    Of equal probabilities the first class is the prediction, as with `argmax`. With `positive`:
+    the probability of this class, and whether it is the label.
     """
+    if positive is not None:
+        return p[:, positive].double(), y == positive
     if p.shape[1] > _NARROW or small(p):
         fast = in_numpy(p)
         predicted = torch.from_numpy(p.numpy().argmax(axis=1)) if fast else p.argmax(dim=1)
@@ -215,4 +232,4 @@ def in_numpy(p: Tensor) -> bool:
 
 def small(p: Tensor) -> bool:
     """Tell whether all is faster in NumPy, which starts in a tenth of the time of PyTorch."""
-    return len(p) <= _SHORT and in_numpy(p)
+    return p.shape[0] <= _SHORT and in_numpy(p)

@@ -207,8 +207,10 @@ class _Work:
         intervals: dict[str, Any] = {
             name: total.interval(name, generator=generator) for name in of_sums
         }
-        intervals["aurc"] = metrics.bootstrap(metrics.aurc, probs, labels, generator=generator)
-        bins = total.bins
+        area = metrics.bootstrap(metrics.aurc, probs, labels, generator=generator)
+        if area.low == area.high:  # no prediction is wrong: no order has more than all the errors
+            area = area._replace(high=1 - intervals["accuracy"].low)
+        intervals["aurc"], bins = area, total.bins
         names = ("edges", "counts", "confidences", "corrects")
         found: dict[str, Any] = {
             "n": len(labels),
@@ -217,7 +219,9 @@ class _Work:
         }
         if held_out is not None:
             sets = conformal(*self._outputs(held_out, None))
-            found["sets"] = dataclasses.asdict(set_figures(sets(probs), labels))
+            held = set_figures(sets(probs), labels)
+            _, *ends = metrics.wilson(round(held.coverage * len(labels)), n=len(labels))
+            found["sets"] = dataclasses.asdict(held) | {"intervals": {"coverage": ends}}
         return found
 
     def envelope(self, steps: int, certified: Callable[..., Reach] | None) -> dict[str, Any]:

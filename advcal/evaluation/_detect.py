@@ -1,7 +1,7 @@
 """Tell what is out of distribution by how unsure a model is of it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,15 +11,19 @@ from advcal import _checks, _logits, _probs
 from advcal._frozen import Around, attacked, logits_of
 from advcal._pass import Part, Way, check_source, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.metrics import aupr, auroc, entropy, fpr95
+from advcal.metrics import detection_interval, entropy
 
 Score = Callable[[Tensor], Tensor]
 
 _SCORES: dict[str, Score] = {
     "entropy": lambda logits: entropy(logits, from_logits=True),
-    "confidence": lambda logits: -logits.double().softmax(dim=1).amax(dim=1),
+    "confidence": lambda logits: _logits.log_odds(logits.double(), logits.argmax(dim=1)).clamp(
+        -1e300, 1e300
+    ),
     "energy": lambda logits: -logits.double().logsumexp(dim=1),
 }
+# What has another name than what is ranked: rounding takes confidences to 1 and log-odds nowhere.
+_SHOWN: dict[str, Score] = {"confidence": lambda log_odds: -(-log_odds).sigmoid()}
 # What an attack climbs in their place: it rises and falls with the score and does not go flat.
 _STEEP: dict[str, Score] = {
     "entropy": lambda logits: _logits.entropy(_log_probs(logits)).clamp_min(1e-300).log(),
@@ -39,7 +43,10 @@ class Detection:
         aupr_out: Average precision with the examples from outside as positives.
         fpr95: The share of the examples from outside that are taken for within at the threshold
             that keeps 95 % of those from within, before any attack.
-        scores: Higher for what looks out of distribution: float64 on the CPU, `(n,)`.
+        intervals: From the name of each figure to the ends of its interval of level .95; see
+            `metrics.detection_interval`.
+        scores: Higher for what looks out of distribution: float64 on the CPU, `(n,)`. Confidences
+            are ranked before they are rounded to these.
         labels: 0 for within and 1 for outside: int64, `(n,)`.
     """
 
@@ -47,6 +54,7 @@ class Detection:
     aupr_in: float
     aupr_out: float
     fpr95: float
+    intervals: Mapping[str, tuple[float, float]]
     scores: Tensor
     labels: Tensor
 
@@ -55,7 +63,8 @@ class Detection:
         names = ("auroc", "aupr_in", "aupr_out", "fpr95")
         n_out = int(self.labels.sum())
         sizes = {"n_in": len(self.labels) - n_out, "n_out": n_out}
-        return sizes | {name: getattr(self, name) for name in names}
+        found = sizes | {name: getattr(self, name) for name in names}
+        return found | {"intervals": {name: list(self.intervals[name]) for name in names}}
 
 
 def detection(
@@ -121,6 +130,7 @@ def detection(
         _checks.arguments(attack=attack)
     if not callable(score):
         _checks.choice("score", score, _SCORES)
+    shown = _SHOWN.get(score) if isinstance(score, str) else None
     steep = score if callable(score) else _STEEP[score]
     score = score if callable(score) else _SCORES[score]
     for batches in (in_batches, out_batches):
@@ -144,14 +154,23 @@ def detection(
     scores = torch.cat(parts)
     threshold = torch.cat([clean[0], parts[1]])
     labels = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
-    return Detection(
-        auroc=float(auroc(scores, labels)),
-        aupr_in=float(aupr(-scores, 1 - labels)),
-        aupr_out=float(aupr(scores, labels)),
-        fpr95=float(fpr95(-threshold, 1 - labels)),
-        scores=scores,
-        labels=labels,
-    )
+    found = {
+        "auroc": _interval(scores, labels, "auroc"),
+        "aupr_in": _interval(-scores, 1 - labels, "aupr"),
+        "aupr_out": _interval(scores, labels, "aupr"),
+        "fpr95": _interval(-threshold, 1 - labels, "fpr95"),
+    }
+    figures = {name: each[0] for name, each in found.items()}
+    ends = {name: each[1:] for name, each in found.items()}
+    scores = scores if shown is None else shown(scores)
+    return Detection(**figures, intervals=ends, scores=scores, labels=labels)
+
+
+def _interval(scores: Tensor, labels: Tensor, figure: Any) -> tuple[float, float, float]:
+    """Return a figure and the ends of its interval, from the same draws each time."""
+    source = torch.Generator().manual_seed(0)
+    found = detection_interval(scores, labels, figure=figure, generator=source)
+    return float(found.value), float(found.low), float(found.high)
 
 
 def _log_probs(logits: Tensor) -> Tensor:

@@ -43,10 +43,16 @@ def _by_figure(parts: Mapping[str, Any]) -> list[list[str]]:
         rows.append([word, *sides, bound(name, certified)])
     for name, word in (("coverage", "coverage of 90 % sets"), ("size", "classes in a set")):
         if "sets" in parts["clean"]:
-            sides = [f"{parts[side]['sets'][name]:.3f}" for side in ("clean", "attacked")]
+            sets = [parts[side]["sets"] for side in ("clean", "attacked")]
+            ends = [each["intervals"].get(name) for each in sets]
+            sides = [
+                interval([each[name], *around]) if around else f"{each[name]:.3f}"
+                for each, around in zip(sets, ends, strict=True)
+            ]
             rows.append([word, *sides, ""])
     if "detection" in parts:
-        sides = [f"{parts['detection'][side]['auroc']:.3f}" for side in ("clean", "attacked")]
+        found = [parts["detection"][side] for side in ("clean", "attacked")]
+        sides = [interval([each["auroc"], *each["intervals"]["auroc"]]) for each in found]
         rows.append(["AUROC of detection", *sides, ""])
     return rows
 

@@ -8,14 +8,24 @@ as NumPy arrays, and returns a result of that kind in float64. Logits are taken 
 from advcal.metrics._binless import kde_ece, ks_error, smooth_ece
 from advcal.metrics._bins import ece
 from advcal.metrics._bootstrap import bootstrap
-from advcal.metrics._classwise import classwise_ece, classwise_mcs
+from advcal.metrics._classwise import (
+    classwise_bins,
+    classwise_ece,
+    classwise_mcs,
+    debiased_classwise_rmsce,
+)
+from advcal.metrics._crossfit import CrossfitError, crossfit_ece
 from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
 from advcal.metrics._errors import debiased_rmsce, ece_sweep, mce, rmsce
+from advcal.metrics._information import Uncertainty, uncertainty
 from advcal.metrics._intervals import Interval
+from advcal.metrics._labelled import labelled
 from advcal.metrics._paired import PairedTest, paired_test
+from advcal.metrics._ranked import detection_interval
 from advcal.metrics._scores import accuracy, brier, confidence, mcs, nll
 from advcal.metrics._selective import (
+    augrc,
     aurc,
     e_aurc,
     rejection_threshold,
@@ -32,13 +42,16 @@ from advcal.metrics._wilson import wilson
 
 __all__ = [
     "CalibrationTest",
+    "CrossfitError",
     "Decomposition",
     "Interval",
     "PairedTest",
     "ReliabilityBins",
     "ReliabilitySketch",
     "Summary",
+    "Uncertainty",
     "accuracy",
+    "augrc",
     "aupr",
     "aurc",
     "auroc",
@@ -46,13 +59,17 @@ __all__ = [
     "brier",
     "calibration_test",
     "churn",
+    "classwise_bins",
     "classwise_ece",
     "classwise_mcs",
     "confidence",
     "consistency_bands",
+    "crossfit_ece",
+    "debiased_classwise_rmsce",
     "debiased_rmsce",
     "decompose_brier",
     "decompose_nll",
+    "detection_interval",
     "e_aurc",
     "ece",
     "ece_interval",
@@ -61,6 +78,7 @@ __all__ = [
     "fpr95",
     "kde_ece",
     "ks_error",
+    "labelled",
     "mce",
     "mcs",
     "nll",
@@ -74,6 +92,7 @@ __all__ = [
     "selective_risk",
     "smooth_ece",
     "summary",
+    "uncertainty",
     "variance",
     "wilson",
 ]

@@ -1,13 +1,14 @@
 """Predictions sorted into bins of confidence, and the expected calibration error of the bins."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _probs
+from advcal import _checks, _probs
 from advcal._typing import Array
 
 Binning = Literal["uniform", "quantile"]
@@ -19,6 +20,7 @@ def ece(
     *,
     n_bins: int = 15,
     binning: Binning = "uniform",
+    positive: int | None = None,
     from_logits: bool = False,
 ) -> Array:
     r"""Compute the expected calibration error of the top label.
@@ -31,6 +33,8 @@ def ece(
         labels: Integer labels of the same kind, shape `(n,)`.
         n_bins: The number of bins.
         binning: `"uniform"` for bins of equal width or `"quantile"` for bins of equal mass.
+        positive: The class whose probability is compared with how often it is the label, such as 1
+            of two classes; the highest probability and whether it is the label's if None.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -49,7 +53,7 @@ def ece(
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3.
     """
-    _, *sums = binned(probs, labels, n_bins, binning, from_logits)
+    _, *sums = binned(probs, labels, n_bins, binning, from_logits, positive)
     return expected_gap(*sums)
 
 
@@ -59,32 +63,40 @@ def expected_gap(counts: Any, confidences: Any, corrects: Any) -> Any:
 
 
 def binned(
-    probs: Array, labels: Array, n_bins: int, binning: Binning, from_logits: bool
+    probs: Array,
+    labels: Array,
+    n_bins: int,
+    binning: Binning,
+    from_logits: bool,
+    positive: int | None = None,
 ) -> tuple[Array, ...]:
     """Return edges, and per bin counts, summed confidence and how many are right."""
     p, y, own_kind = _probs.probabilities(
         probs, labels, n_bins=n_bins, binning=binning, from_logits=from_logits
     )
-    edges = uniform_edges(n_bins, p.device)
+    if positive is not None and _checks.count("positive", positive, least=0) >= p.shape[1]:
+        raise ValueError(f"expected positive from 0 to {p.shape[1] - 1}, got {positive}")
     if binning == "uniform" and not from_logits and _probs.small(p):
-        sums: Iterable[Tensor] = _summed_in_numpy(p.numpy(), y.numpy(), edges.numpy())
-    else:
-        sums = _summed(p, y, edges, binning, from_logits)
-    return tuple(own_kind(each) for each in (edges, *sums))
+        arrays = _in_numpy(p.numpy(), y.numpy(), n_bins, positive)
+        return tuple([own_kind(torch.from_numpy(each)) for each in arrays])
+    edges = uniform_edges(n_bins, p.device)
+    rows = _probs.checked_rows(p, y, from_logits)
+    chunks = (_probs.top_label(*each, positive) for each in rows)
+    counts, confidences, corrects = summed(chunks, edges, binning)
+    return tuple([own_kind(each) for each in (edges, counts, confidences, corrects)])
 
 
-def _summed(
-    p: Tensor, y: Tensor, edges: Tensor, binning: Binning, from_logits: bool
+def summed(
+    chunks: Iterable[tuple[Tensor, Tensor]], edges: Tensor, binning: Binning
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return counts, summed confidence and the right per bin; set the edges of equal mass."""
     n_bins = len(edges) - 1
-    chunks = (_probs.top_label(*rows) for rows in _probs.checked_rows(p, y, from_logits))
     if binning == "quantile":
         confidence, correct = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         edges[1:-1] = quantile_edges(confidence.sort().values, n_bins)
         chunks = (each for each in [(confidence, correct)])
-    cells = torch.zeros(2 * n_bins, dtype=torch.int64, device=p.device)  # the wrong, the right
-    confidences = torch.zeros(n_bins, dtype=torch.float64, device=p.device)
+    cells = torch.zeros(2 * n_bins, dtype=torch.int64, device=edges.device)  # the wrong, the right
+    confidences = torch.zeros(n_bins, dtype=torch.float64, device=edges.device)
     for confidence, correct in chunks:
         if binning == "uniform":
             index = uniform_bin(confidence, n_bins)
@@ -95,21 +107,31 @@ def _summed(
     return cells[::2] + cells[1::2], confidences, cells[1::2].clone()
 
 
-def _summed_in_numpy(p: Any, y: Any, edges: Any) -> Iterator[Tensor]:
-    """Do the same for arrays, which for a small batch is the faster."""
-    rows, n_bins = _probs.sound(p), len(edges) - 1
-    top = rows.argmax(axis=1)
-    confidence = rows[np.arange(len(rows)), top].astype(np.float64)
+def _in_numpy(p: Any, y: Any, n_bins: int, positive: int | None) -> tuple[Any, ...]:
+    """Return edges and sums of arrays, which for a small batch is the faster."""
+    rows, edges = _probs.sound(p), _edges(n_bins).copy()
+    top = rows.argmax(axis=1) if positive is None else positive
+    confidence = rows[_numbers(len(rows)), top].astype(np.float64)
     index = edges[1:-1].searchsorted(confidence)
     cells = np.bincount(2 * index + (top == y), minlength=2 * n_bins)
     confidences = np.bincount(index, confidence, minlength=n_bins)
-    sums = cells[::2] + cells[1::2], confidences, cells[1::2].copy()
-    return map(torch.from_numpy, sums)
+    right = cells[1::2].copy()
+    return edges, cells[::2] + right, confidences, right
+
+
+@functools.lru_cache(8)
+def _numbers(n: int) -> Any:
+    return np.arange(n)
 
 
 def uniform_edges(n_bins: int, device: torch.device) -> Tensor:
     """Return the `n_bins + 1` edges of equal-width bins, each rounded once, in float64."""
-    return torch.from_numpy(np.arange(n_bins + 1) / n_bins).to(device)
+    return torch.from_numpy(_edges(n_bins).copy()).to(device)
+
+
+@functools.cache
+def _edges(n_bins: int) -> Any:
+    return np.arange(n_bins + 1) / n_bins
 
 
 def uniform_bin(confidence: Tensor, n_bins: int) -> Tensor:

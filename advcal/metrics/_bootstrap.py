@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,20 @@ from torch import Tensor
 
 from advcal import _checks, _probs
 from advcal._typing import Array
+from advcal.metrics._bins import ece, uniform_bin, uniform_edges
+from advcal.metrics._errors import debiased_rmsce, mce, rmsce
 from advcal.metrics._intervals import Interval, wilson
+from advcal.metrics._scores import mcs
+from advcal.metrics._table import ReliabilityBins
+
+# What is read off a table, which is summed anew of each draw, and the property that has it.
+_OF_TABLES: dict[Any, str] = {
+    ece: "ece",
+    mce: "mce",
+    mcs: "mcs",
+    rmsce: "rmsce",
+    debiased_rmsce: "debiased_rmsce",
+}
 
 
 def bootstrap(
@@ -27,8 +41,9 @@ def bootstrap(
 
     The metric is computed on examples drawn with replacement, as many as there are. One that has
     `reduction="none"` and is the mean of that, as `nll` and `brier`, is computed once, and its
-    values are drawn. A share, the mean of zeros and ones, as `accuracy`, has Wilson's interval
-    instead, for which nothing is drawn and which has a width at 0 and 1 too:
+    values are drawn; of each draw of what is read off tables of equal-width bins, as `mcs` and
+    `rmsce`, the table alone is computed. A share, the mean of zeros and ones, as `accuracy`, has
+    Wilson's interval instead, for which nothing is drawn and which has a width at 0 and 1 too:
     $(k + z^2 / 2 \pm z \sqrt{k (n - k) / n + z^2 / 4}) / (n + z^2)$ for `k` of `n`.
 
     In simulations intervals of level .95 cover the truth in about 95 % of cases for scores that are
@@ -80,11 +95,14 @@ def bootstrap(
         low, high = wilson(int(each.sum()), len(each), level)
         return Interval(value, own_kind(each.new_tensor(low)), own_kind(each.new_tensor(high)))
     array = isinstance(probs, np.ndarray)
+    of_table = None if ranked else _of_table(metric, probs, labels)
     draws = []
     for _ in range(resamples):
         chosen = _drawn(y, source, both=ranked)
         if each is not None:
             draws.append(own_kind(each[chosen].mean()))
+        elif of_table is not None:
+            draws.append(own_kind(of_table(chosen)))
         else:
             index: Any = chosen.numpy() if array else chosen
             draws.append(metric(probs[index], labels[index]))
@@ -102,6 +120,30 @@ def _values(metric: Any, probs: Array, labels: Array, value: Any) -> Tensor | No
     found = _probs.as_tensor("values", metric(probs, labels, reduction="none"))[0].double()
     close = found.shape == (len(labels),) and math.isclose(found.mean(), value, rel_tol=1e-5)
     return found if close else None
+
+
+def _of_table(metric: Any, probs: Array, labels: Array) -> Callable[[Tensor], Tensor] | None:
+    """Return the function of the drawn examples that a metric is, if it is one of tables."""
+    plain = isinstance(metric, partial) and not metric.args
+    options: dict[str, Any] = dict(metric.keywords) if plain else {}
+    function = metric.func if plain else metric
+    name = next((name for each, name in _OF_TABLES.items() if each is function), None)
+    n_bins = options.pop("n_bins", 15)
+    from_logits = options.pop("from_logits", False)
+    if name is None or options.pop("binning", "uniform") != "uniform" or options:
+        return None
+    confidence, correct, _ = _probs.top_labels(probs, labels, from_logits)
+    index = uniform_bin(confidence, n_bins).long()
+    cells, edges = 2 * index + correct, uniform_edges(n_bins, index.device)
+
+    def at(chosen: Tensor) -> Tensor:
+        sums = torch.bincount(cells[chosen], minlength=2 * n_bins)
+        confidences = torch.bincount(index[chosen], confidence[chosen], minlength=n_bins)
+        table = ReliabilityBins(edges, sums[::2] + sums[1::2], confidences, sums[1::2])
+        found: Tensor = getattr(table, name)
+        return found
+
+    return at
 
 
 def _drawn(labels: Tensor, source: torch.Generator, *, both: bool) -> Tensor:

@@ -168,14 +168,26 @@ def brier(
     References:
         Brier, Verification of forecasts expressed in terms of probability, 1950, eq. 2.
     """
-
-    def squares(p: Tensor, y: Tensor) -> Tensor:
-        few = p.split(max(1, (1 << 16) // p.shape[1]))  # float64 rows that stay in the cache
-        sums = torch.cat([rows.double().square().sum(dim=1) for rows in few])
-        label = _label_entry(p, y)
-        return sums - label.square() + (1 - label).square()
-
     return _reduce(squares, probs, labels, reduction, from_logits)
+
+
+def squares(p: Tensor, y: Tensor) -> Tensor:
+    """Return the Brier score of each row."""
+    few = p.split(max(1, (1 << 16) // p.shape[1]))  # float64 rows that stay in the cache
+    sums = torch.cat([rows.double().square().sum(dim=1) for rows in few])
+    label = _label_entry(p, y)
+    return sums - label.square() + (1 - label).square()
+
+
+def scored(p: Tensor, y: Tensor, from_logits: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield, for runs of checked rows, confidence, NLL and Brier score."""
+    for rows, labels in (_probs.checked_logits if from_logits else _probs.checked_rows)(p, y):
+        if from_logits:
+            log_probs = rows.double().log_softmax(dim=1)
+            rows, costs = log_probs.exp(), -_label_entry(log_probs, labels)
+        else:
+            costs = -_label_entry(rows, labels).log()
+        yield rows.amax(dim=1).double(), costs, squares(rows, labels)
 
 
 def _label_entry(p: Tensor, y: Tensor) -> Tensor:

@@ -98,6 +98,39 @@ def e_aurc(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
     return own_kind((_area(errors) - _area(best)).clamp(min=0))
 
 
+def augrc(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
+    r"""Compute the area under the generalized risk-coverage curve of the confidence.
+
+    $\frac{1}{n} \sum_{k=1}^n \frac{e_k}{n}$, where $e_k$ is the number of errors among the `k` most
+    confident predictions: the probability that a prediction is wrong and not rejected, on average
+    over all thresholds. Equal confidences enter in random order, on average.
+
+    Args:
+        probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
+        from_logits: Whether `probs` are logits, whose softmax is taken in float64.
+
+    Returns:
+        A scalar in `[0, 1]`, float64, of the kind of `probs`.
+
+    Raises:
+        TypeError: If `probs` or `labels` is of another kind or dtype.
+        ValueError: If a shape or value is wrong, a row does not sum to one, or `n` is 0.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> float(augrc(probs, torch.tensor([0, 0])))  # no error, then one of two
+        0.25
+
+    References:
+        Traub et al., Overcoming Common Flaws in the Evaluation of Selective Classification Systems,
+        NeurIPS 2024.
+    """
+    errors, own_kind = _falling_errors(probs, labels, from_logits)
+    return own_kind(errors.cumsum(0).mean() / len(errors))
+
+
 def selective_risk(
     probs: Array, labels: Array, *, coverage: float = 0.8, from_logits: bool = False
 ) -> Array:

@@ -9,7 +9,7 @@ from advcal import _checks, _probs
 from advcal._typing import Array
 
 
-def _stacked(runs: Sequence[Array], from_logits: bool) -> tuple[Tensor, Callable[[Tensor], Array]]:
+def stacked(runs: Sequence[Array], from_logits: bool) -> tuple[Tensor, Callable[[Tensor], Array]]:
     """Check the probabilities of two or more runs; return them as `(runs, n, classes)`."""
     _checks.arguments(from_logits=from_logits)
     checked = [_probs.matrix(each) for each in runs]
@@ -51,9 +51,9 @@ def variance(runs: Sequence[Array], *, from_logits: bool = False) -> Array:
         Qin et al., Improving Calibration through the Relationship with Adversarial Robustness,
         NeurIPS 2021.
     """
-    stacked, own_kind = _stacked(runs, from_logits)
-    predicted = stacked.mean(dim=0).argmax(dim=1)
-    chosen = stacked[:, torch.arange(len(predicted), device=predicted.device), predicted]
+    members, own_kind = stacked(runs, from_logits)
+    predicted = members.mean(dim=0).argmax(dim=1)
+    chosen = members[:, torch.arange(len(predicted), device=predicted.device), predicted]
     return own_kind(chosen.var(dim=0).mean())
 
 
@@ -82,9 +82,9 @@ def churn(runs: Sequence[Array], *, from_logits: bool = False) -> Array:
     References:
         Milani Fard et al., Launch and Iterate: Reducing Prediction Churn, NeurIPS 2016.
     """
-    stacked, own_kind = _stacked(runs, from_logits)
-    votes = torch.nn.functional.one_hot(stacked.argmax(dim=2), stacked.shape[2]).sum(dim=0)
-    m = len(stacked)
+    members, own_kind = stacked(runs, from_logits)
+    votes = torch.nn.functional.one_hot(members.argmax(dim=2), members.shape[2]).sum(dim=0)
+    m = len(members)
     agreeing = (votes * (votes - 1)).sum(dim=1).double() / (m * (m - 1))
     return own_kind((1 - agreeing).mean())
 

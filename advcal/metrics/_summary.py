@@ -12,7 +12,7 @@ from advcal import _checks, _probs
 from advcal._typing import Array
 from advcal.metrics import _distributed
 from advcal.metrics._intervals import Interval, mean_ends
-from advcal.metrics._scores import brier, confidence, nll
+from advcal.metrics._scores import scored
 from advcal.metrics._table import ReliabilityBins, reliability_bins
 
 _FIGURES = ("accuracy", "confidence", "nll", "brier", "ece", "mce", "mcs")
@@ -198,8 +198,6 @@ def summary(
         (0.376, 0.964)
     """
     bins = reliability_bins(probs, labels, n_bins=n_bins, from_logits=from_logits)
-    scores = (
-        score(probs, labels, reduction="none", from_logits=from_logits)
-        for score in (confidence, nll, brier)
-    )
-    return Summary.of_scores(bins, *(_probs.as_tensor("scores", each)[0] for each in scores))
+    p, y, _ = _probs.probabilities(probs, labels)
+    parts = zip(*scored(p, y, from_logits), strict=True)
+    return Summary.of_scores(bins, *map(torch.cat, parts))

@@ -170,12 +170,8 @@ class ReliabilityBins(Generic[Array]):
     @property
     def debiased_rmsce(self) -> Array:
         """The root mean square calibration error less its bias; see the function of this name."""
-        degrees = (self.counts - 1).clip(min=1)
-        squares = (self.confidences - self.corrects) ** 2 * degrees
-        noise = self.corrects * (self.counts - self.corrects)
-        excesses = (squares - noise) / (self.counts.clip(min=1) * degrees)
-        excess = _in_turn(excesses * (self.counts > 1)) / self.n
-        return excess.clip(min=0) ** 0.5
+        value: Array = excess(self.counts, self.confidences, self.corrects).clip(min=0) ** 0.5
+        return value
 
     def interval(
         self,
@@ -304,6 +300,15 @@ class ReliabilityBins(Generic[Array]):
         return abs(self.gaps)[self.counts > 0].max()
 
 
+def excess(counts: Any, confidences: Any, corrects: Any) -> Any:
+    """Return the mean square calibration error of sums per bin less its bias."""
+    degrees = (counts - 1).clip(min=1)
+    squares = (confidences - corrects) ** 2 * degrees
+    noise = corrects * (counts - corrects)
+    excesses = (squares - noise) / (counts.clip(min=1) * degrees)
+    return _in_turn(excesses * (counts > 1)) / counts.sum()
+
+
 def _in_turn(terms: Any) -> Any:
     """Add one term after the other, to the same last bit for tensors and arrays."""
     return terms.cumsum(0)[-1]
@@ -321,6 +326,7 @@ def reliability_bins(
     *,
     n_bins: int = 15,
     binning: Binning = "uniform",
+    positive: int | None = None,
     from_logits: bool = False,
 ) -> ReliabilityBins[Array]:
     """Sort predictions into bins of confidence, of equal width or of equal mass.
@@ -333,11 +339,17 @@ def reliability_bins(
     equally many predictions as far as equal confidences, which stay together, allow it. These
     edges depend on the data: tables of different data do not add.
 
+    With `positive` the table is of the probability of one class, which runs from 0 to 1, and its
+    `accuracy` is how often this class is the label. For a binary model it tells more than the table
+    of the prediction. All that a table has, intervals and tests among it, it has of this one too.
+
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`.
         n_bins: The number of bins.
         binning: `"uniform"` for bins of equal width or `"quantile"` for bins of equal mass.
+        positive: The class whose probability is compared with how often it is the label, such as 1
+            of two classes; the highest probability and whether it is the label's if None.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -356,4 +368,4 @@ def reliability_bins(
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
     """
-    return ReliabilityBins(*binned(probs, labels, n_bins, binning, from_logits))
+    return ReliabilityBins(*binned(probs, labels, n_bins, binning, from_logits, positive))

@@ -32,8 +32,9 @@ def ece_interval(
     probability above `(1 - level) / 2`: calibrated but for one bin, or nearest to the accuracies
     found. It is 0 unless `calibration_test`, from the same draws, has a p-value of at most that.
 
-    What is covered is the error of the population in the same bins: in simulations by 95 to
-    100 % of intervals of level .95, and none has a width of 0.
+    What is covered is the error of the population in the same bins: in every cell of the
+    simulations in the documentation, by 94 % of intervals of level .95 or more. None has a width of
+    0.
 
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.

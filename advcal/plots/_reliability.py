@@ -16,6 +16,7 @@ def reliability_diagram(
     title: str | None = None,
     band: tuple[Any, Any] | None = None,
     interval: Any = None,
+    positive: int | None = None,
 ) -> Axes:
     """Draw accuracy against confidence per bin, with the gaps and the share of predictions.
 
@@ -32,6 +33,8 @@ def reliability_diagram(
             calibrated model lie, as from `metrics.consistency_bands`; not drawn if None.
         interval: `(low, high)`, or what `metrics.bootstrap` returns: of the accuracy of each bin,
             each `(n_bins,)`, for error bars; or of the ECE, two numbers, for the text.
+        positive: The class that the table is of, as in `metrics.reliability_bins`, to name the axes
+            by; of the predicted class if None.
 
     Returns:
         The axes.
@@ -74,6 +77,9 @@ def reliability_diagram(
         ax.errorbar(left + width / 2, accuracy, reach, label="interval", **look)
     _counts_strip(ax, left, width, counts[occupied] / counts.sum())
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
+    if positive is not None:
+        _checks.count("positive", positive, least=0)
+        ax.set(xlabel=f"probability of class {positive}", ylabel=f"share of class {positive}")
     _figures(ax, bins, None if ends is None or ends[0].ndim else ends)
     return finish(ax, title)
 

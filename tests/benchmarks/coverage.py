@@ -113,6 +113,7 @@ def cell(name: str, n: int, samples: int, level: float) -> dict[str, float | str
     return {
         "model": name,
         "n": n,
+        "samples": samples,
         "truth": ece,
         "coverage": float(np.mean(found["ece"])),
         "low above": float(np.mean(found["low"])),
@@ -135,7 +136,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cells: list[dict[str, float | str | int]] = []
-    settings = {"samples": args.samples, "level": args.level, "n_bins": N_BINS}
+    settings = {"level": args.level, "n_bins": N_BINS}
     if args.json and args.json.exists():
         before = json.loads(args.json.read_text())
         cells = before["cells"] if settings.items() <= before.items() else []

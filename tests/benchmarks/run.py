@@ -21,6 +21,9 @@ COMPARISONS = {
     "against_metrics": False,
     "against_calibrators": False,
     "estimators": False,
+    "coverage": False,
+    "coverage_sun": False,
+    "power": False,
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
+from advcal import metrics
 from advcal.attacks import apgd, pgd, square, uca
 from advcal.evaluation import detection
 from tests.attacks.cases import delicate, state
@@ -158,3 +159,27 @@ def test_bad_attacks_are_named():
         detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), attack=3)
     with pytest.raises(ValueError, match="side to be one of"):
         detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), side="left")
+
+
+def test_confidences_that_rounding_takes_to_one_are_told_apart():
+    gaps = torch.linspace(40, 400, 60).double()
+    logits = torch.stack([gaps, torch.zeros(60)], dim=1)
+    found = detection(nn.Identity(), batches(logits[30:]), batches(logits[:30]), score="confidence")
+    assert found.auroc == 1
+    assert found.fpr95 == 0
+    assert (found.scores == -1).all()
+    masked = torch.cat([logits, torch.full((60, 1), -torch.inf)], dim=1)
+    certain = masked.index_fill(1, torch.tensor([1]), -torch.inf)
+    found = detection(nn.Identity(), batches(certain), batches(masked), score="confidence")
+    assert found.auroc == 1
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_every_figure_has_an_interval(score):
+    found = detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), score=score)
+    assert set(found.intervals) == {"auroc", "aupr_in", "aupr_out", "fpr95"}
+    for name, (low, high) in found.intervals.items():
+        assert low <= getattr(found, name) <= high
+        assert low < high
+    around = metrics.detection_interval(found.scores, found.labels)
+    assert found.intervals["auroc"] == pytest.approx((float(around.low), float(around.high)))

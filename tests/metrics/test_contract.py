@@ -15,11 +15,13 @@ from advcal import metrics
 # The least and the greatest value; None for what is not a number.
 RANGES = {
     "accuracy": (0, 1),
+    "augrc": None,
     "aurc": None,  # not a mean
     "brier": (0, 2),
     "classwise_ece": (0, 1),
     "classwise_mcs": None,
     "confidence": (0, 1),
+    "debiased_classwise_rmsce": None,
     "debiased_rmsce": None,  # not a mean: doubled data have less bias
     "decompose_brier": None,
     "decompose_nll": None,
@@ -40,12 +42,37 @@ RANGES = {
 }
 # What takes something else, or cannot be asked of any predictions.
 OTHERS = {"aupr", "auroc", "churn", "entropy", "fpr95", "rejection_threshold", "robust_error"}
-OTHERS |= {"bootstrap", "calibration_test", "consistency_bands", "ece_interval"}
+OTHERS |= {
+    "bootstrap",
+    "detection_interval",
+    "calibration_test",
+    "consistency_bands",
+    "ece_interval",
+}
+OTHERS |= {"classwise_bins", "crossfit_ece", "labelled", "uncertainty"}
 OTHERS |= {"paired_test", "robustness_levels", "variance", "wilson"}
-BINNED = ["classwise_ece", "debiased_rmsce", "ece", "mce", "reliability_bins", "rmsce", "summary"]
+BINNED = [
+    "classwise_ece",
+    "debiased_classwise_rmsce",
+    "debiased_rmsce",
+    "ece",
+    "mce",
+    "reliability_bins",
+    "rmsce",
+    "summary",
+]
 VECTORS = ["classwise_mcs"]
 # The same examples twice are another number.
-NOT_MEANS = {"aurc", "debiased_rmsce", "e_aurc", "ece_sweep", "kde_ece", "selective_risk"}
+NOT_MEANS = {
+    "augrc",
+    "aurc",
+    "debiased_classwise_rmsce",
+    "debiased_rmsce",
+    "e_aurc",
+    "ece_sweep",
+    "kde_ece",
+    "selective_risk",
+}
 REDUCED = ["accuracy", "brier", "confidence", "nll"]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = ["uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"]
@@ -464,7 +491,8 @@ SCORES, ONES = torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([0, 0, 1, 1])
 GIVEN = {
     "aupr": (SCORES, ONES), "auroc": (SCORES, ONES), "fpr95": (SCORES, ONES),
     "bootstrap": (metrics.ece, GOOD, LABELS), "churn": ([GOOD, GOOD],), "entropy": (GOOD,),
-    "paired_test": (GOOD, GOOD, LABELS), "robustness_levels": (SCORES,),
+    "detection_interval": (SCORES, ONES), "paired_test": (GOOD, GOOD, LABELS),
+    "robustness_levels": (SCORES,), "uncertainty": ([GOOD, GOOD],),
     "variance": ([GOOD, GOOD],), "wilson": (1,),
 }  # fmt: skip
 # Of each option, values that it cannot have anywhere, and what is said of them.
@@ -472,15 +500,18 @@ REFUSED = {
     "bandwidth": [(0.0, ValueError, "bandwidth >="), ("wide", TypeError, "bandwidth as a number")],
     "binning": [("width", ValueError, "binning to be one of 'uniform', 'quantile', got 'width'")],
     "coverage": [(0, ValueError, "coverage > 0"), (1.1, ValueError, "coverage .*<= 1")],
-    "figure": [("max", ValueError, "figure to be one of 'accuracy', .*got 'max'")],
+    "figure": [("max", ValueError, "figure to be one of 'a.*got 'max'")],
     "from_logits": [("no", TypeError, "from_logits as True or False, got str"), (None, TypeError,
         "from_logits as True or False"), (0, TypeError, "from_logits as True or False, got int")],
     "generator": [(0, TypeError, r"generator as a torch\.Generator or None, got int")],
+    "ignore_index": [(1.5, TypeError, "ignore_index as an int"), (None, TypeError, "ignore_index")],
     "level": [(0, ValueError, "level > 0"), (1, ValueError, "level .*got 1"),
         ("95", TypeError, "level as a number")],
     "n": [(0, ValueError, "n >= 1"), (2.0, TypeError, "n as an int")],
     "n_bins": [(0, ValueError, "n_bins >= 1, got 0"), (2.0, TypeError, "n_bins as an int")],
     "n_levels": [(0, ValueError, "n_levels >= 1"), (True, TypeError, "n_levels as an int")],
+    "positive": [(3, ValueError, "positive from 0 to 2, got 3"), (-1, ValueError, "positive >= 0"),
+        (True, TypeError, "positive as an int"), (0.0, TypeError, "positive as an int")],
     "reduction": [("max", ValueError, "reduction to be one of 'mean', 'sum', 'none', got 'max'")],
     "resamples": [(0, ValueError, "resamples >= 1"), (10.0, TypeError, "resamples as an int")],
     "statistic": [("max", ValueError, "statistic to be one of 'ece', 'rmsce', .*got 'max'")],

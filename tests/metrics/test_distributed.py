@@ -28,6 +28,7 @@ for kind in ("tensor", "array"):
     own = (probs, labels) if kind == "tensor" else (probs.numpy(), labels.numpy())
     table, sketch = metrics.reliability_bins(*own), metrics.reliability_sketch(*own)
     found[kind] = [table, table.all_reduce(), sketch, sketch.all_reduce()]
+    found[kind, "summary"] = metrics.summary(*own).all_reduce()
 unlike = [
     metrics.reliability_bins(probs, labels, n_bins=10 + rank),
     metrics.reliability_bins(probs, labels, n_bins=10, binning="quantile"),
@@ -108,6 +109,16 @@ def test_two_processes_have_the_tables_of_one(kind, found, data):
         assert_same(merged, ours[1])
 
 
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_two_processes_have_the_summary_of_one(kind, found, data):
+    own = data if kind == "tensor" else tuple(part.numpy() for part in data)
+    whole, reduced = metrics.summary(*own), found[0][kind, "summary"]
+    assert_same(reduced.bins, whole.bins)
+    for name in ("nll", "brier"):
+        got, wanted = (each.interval(name) for each in (reduced, whole))
+        assert list(map(float, got)) == pytest.approx(list(map(float, wanted)), rel=1e-12)
+
+
 def test_all_processes_have_the_same_to_the_last_bit(found):
     ours, theirs = (each["tensor"] for each in found)
     assert torch.equal(ours[1].confidences, theirs[1].confidences)
@@ -125,5 +136,7 @@ def test_unlike_tables_are_refused_in_every_process(found):
 
 def test_without_a_group_one_process_is_all(data):
     table, sketch = metrics.reliability_bins(*data), metrics.reliability_sketch(*data)
+    total = metrics.summary(*data)
+    assert total.all_reduce() is total
     assert table.all_reduce() is table
     assert sketch.all_reduce() is sketch
