@@ -81,15 +81,11 @@ def _section(found: Mapping[str, Any]) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    heading, *rest = ([_cell(cell) for cell in row] for row in rows)
+    heading, *rest = ([escape(cell) for cell in row] for row in rows)
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rest]
     top = "".join(f"<th>{cell}</th>" for cell in heading)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _cell(words: str) -> str:
-    return escape(words.replace(">=", "≥").replace("<=", "≤"))
 
 
 def _figure(picture: str, caption: str) -> str:

@@ -16,6 +16,8 @@ Key = TypeVar("Key", bound=tuple[str, ...])
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
 _LATEX |= {
     "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",

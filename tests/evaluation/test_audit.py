@@ -10,7 +10,6 @@ import torch
 from advcal.attacks import pgd
 from advcal.certify import crown, figures
 from advcal.evaluation import Audit, audit, compare, confidence_envelope, detection, evaluate
-from advcal.evaluation._audit import wilson
 from tests.attacks.cases import delicate, state
 from tests.attacks.cases import examples as delicate_examples
 from tests.certify.cases import perceptron, points
@@ -71,13 +70,6 @@ def test_the_default_attack_is_strong():
     assert "certified" not in record.parts
 
 
-def test_wilson_is_that_of_the_books():
-    assert wilson(0, 50)[1:] == (pytest.approx(0, abs=1e-12), pytest.approx(0.0713, abs=1e-4))
-    assert wilson(50, 50)[2] == pytest.approx(1.0)
-    p, low, high = wilson(30, 50)
-    assert (p, low, high) == (0.6, pytest.approx(0.4618, abs=1e-4), pytest.approx(0.7239, abs=1e-4))
-
-
 # --- reports -----------------------------------------------------------------------------------
 
 
@@ -89,7 +81,13 @@ def test_a_table_and_plain_numbers(found):
         *("coverage of 90 % sets", "classes in a set", "AUROC of detection"),
     ]
     assert len({len(line) for line in lines}) == 1
-    assert "<= " in str(found)
+    assert "≤ " in str(found)
+    latex = found.table(format="latex")
+    assert r"\toprule" in latex
+    assert r"$\leq$ " in latex
+    assert latex.count(r" \\") == len(lines) - 1
+    with pytest.raises(ValueError, match="format to be one of"):
+        found.table(format="html")
     plain = found.as_dict()
     assert json.loads(json.dumps(plain)) == plain
 
