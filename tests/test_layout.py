@@ -56,10 +56,10 @@ KEYWORDS = {
     "initial_p", "interval", "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal", "label",
     "lam", "level", "loss", "margin", "max_norm", "maximise", "method", "minimise", "momentum",
     "n", "n_bins", "n_free", "n_levels", "n_pilot", "n_targets", "names", "noise", "norm",
-    "omega", "out_batches", "overshoot", "path", "penalty", "prior", "progress", "queries",
-    "random_start", "records", "reduction", "reference", "resamples", "restarts", "rho", "runs",
-    "schedule", "score", "search_steps", "severity", "side", "sigma", "size", "sources", "state",
-    "statistic", "step_size", "steps", "stop_early", "strength", "targeted", "targets",
+    "omega", "others", "out_batches", "overshoot", "path", "penalty", "prior", "progress",
+    "queries", "random_start", "records", "reduction", "reference", "resamples", "restarts", "rho",
+    "runs", "schedule", "score", "search_steps", "severity", "side", "sigma", "size", "sources",
+    "state", "statistic", "step_size", "steps", "stop_early", "strength", "targeted", "targets",
     "threshold", "title", "tol", "tpr", "variant", "votes", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
