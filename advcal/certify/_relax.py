@@ -26,7 +26,7 @@ def interval_margins(box: Box, maps: list[Affine], rows: Tensor) -> Tensor:
     """Bound `rows @ logits` from below by intervals, `(n, rows)`."""
     for affine in maps[:-1]:
         box = Box(*(end.clamp_min(0) for end in through(box, affine)))
-    return through(box, Affine(rows @ maps[-1].matrix, rows @ maps[-1].offset)).low
+    return _ends(box, maps[-1], rows)
 
 
 def crown_margins(box: Box, maps: list[Affine], rows: Tensor) -> Tensor:
@@ -39,7 +39,13 @@ def crown_margins(box: Box, maps: list[Affine], rows: Tensor) -> Tensor:
             last = _closer(last, maps[: k + 1], known, box)
         known.append(last)
         last = Box(*(end.clamp_min(0) for end in last))
-    return _backward(rows, maps, known, box)
+    # Neither is always the tighter one.
+    return torch.maximum(_backward(rows, maps, known, box), _ends(last, maps[-1], rows))
+
+
+def _ends(box: Box, affine: Affine, rows: Tensor) -> Tensor:
+    """Bound `rows @ output` of one map from below by intervals."""
+    return through(box, Affine(rows @ affine.matrix, rows @ affine.offset)).low
 
 
 def _closer(last: Box, maps: list[Affine], known: list[Box], box: Box) -> Box:
