@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eps", type=float, default=2 / 255, help="radius of the audit (2/255)")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of each training (8)")
     parser.add_argument("--n-train", type=int, default=25_000, help="images to train on (25000)")
-    parser.add_argument("--n-test", type=int, default=100, help="images to audit on (100)")
+    parser.add_argument("--n-test", type=int, default=50, help="images to audit on (50)")
     parser.add_argument("--n-passes", type=int, default=16, help="passes of the mean (16)")
     parser.add_argument("--n-draws", type=int, default=10_000, help="draws to certify it (10000)")
     parser.add_argument("--steps", type=int, default=20, help="steps of the attacks (20)")
