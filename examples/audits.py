@@ -59,7 +59,7 @@ def main() -> None:
     args = parse()
     quickstart.make_folder(args.out)
     data = cifar10_data.load_or_exit(args.data)
-    train, held_out = cifar10_data.split(data.train_images, data.train_labels, 1000)
+    train, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
     train = (train[0][: args.n_train], train[1][: args.n_train])
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
     sets = {
@@ -97,6 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eps", type=float, default=2 / 255, help="radius of the audit (2/255)")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of each training (8)")
     parser.add_argument("--n-train", type=int, default=25_000, help="images to train on (25000)")
+    parser.add_argument("--n-validation", type=int, default=1000, help="held out (1000)")
     parser.add_argument("--n-test", type=int, default=50, help="images to audit on (50)")
     parser.add_argument("--n-passes", type=int, default=16, help="passes of the mean (16)")
     parser.add_argument("--n-draws", type=int, default=10_000, help="draws to certify it (10000)")
@@ -108,7 +109,8 @@ def parse() -> argparse.Namespace:
         args,
         eps=(1e-4, 1),
         epochs=(1, 1000),
-        n_train=(128, 49_000),
+        n_validation=(100, 25_000),
+        n_train=(128, 50_000 - args.n_validation),
         n_test=(20, 10_000),
         n_passes=(1, 1000),
         n_draws=(100, 10**6),
