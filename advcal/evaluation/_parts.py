@@ -84,12 +84,9 @@ class Parts:
                 points = part.floats
                 reaches.append(certified(part.taking(self.model), points, eps=self.ball["eps"]))
                 labels.append(part.labels)
-        lower, upper, kept = (
-            torch.cat([getattr(each, name).cpu() for each in reaches])
-            for name in ("lower", "upper", "labels")
-        )
-        whole = Reach(lower, upper, kept, max(each.alpha for each in reaches))
-        found = figures(whole, torch.cat(labels).cpu(), n_bins=min(self.n_bins, 16))
+        whole = Reach.joined(reaches)
+        truth = torch.cat(labels).to(whole.lower.device)
+        found = figures(whole, truth, n_bins=min(self.n_bins, 16))
         return dataclasses.asdict(found)
 
     def first(self, n: int) -> list[Batch]:

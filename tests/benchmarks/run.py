@@ -21,6 +21,10 @@ COMPARISONS = {
     "against_metrics": False,
     "against_calibrators": False,
     "estimators": False,
+    "against_certify": False,
+    "against_auto_lirpa": False,
+    "violations": False,
+    "thirty_audits": False,
 }
 
 

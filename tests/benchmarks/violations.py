@@ -10,17 +10,21 @@ noise, and a violation is one at all.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peers
 import torch
 from against_certify import SIGMA, digits, network
+from scipy import special
 from torch import Tensor, nn
 
 from advcal import attacks, certify, metrics
+from advcal.certify._binomial import z_lower
 
 PASSES = 16  # of the mean that is attacked
 
@@ -74,7 +78,7 @@ def row(
     labels: Tensor,
     mean: Tensor,
     error: Tensor,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Count violations, and say how close the attack came."""
     certain = certify.figures(reach, labels)
     outside = (mean + 4 * error < reach.lower) | (mean - 4 * error > reach.upper)
@@ -99,7 +103,7 @@ def row(
     }
 
 
-def in_l2(n: int, draws: int) -> Iterator[dict[str, object]]:
+def in_l2(n: int, draws: int) -> Iterator[dict[str, Any]]:
     """Attack what smoothing certifies."""
     inputs, labels = digits()
     model = network(inputs[1000:], labels[1000:]).requires_grad_(False)
@@ -124,7 +128,7 @@ class Sharp(nn.Module):
         return 50 * logits
 
 
-def in_linf(n: int) -> Iterator[dict[str, object]]:
+def in_linf(n: int) -> Iterator[dict[str, Any]]:
     """Attack what linear bounds and intervals certify."""
     inputs, labels = digits()
     model = network(inputs[1000:], labels[1000:]).requires_grad_(False)
@@ -155,11 +159,43 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
     rows = []
-    for each in (*in_linf(args.n), *in_l2(args.n, args.draws)):
+    for each in itertools.chain(in_linf(args.n), in_l2(args.n, args.draws)):
         rows.append(each)
         print(*each.values(), flush=True)
-    record = {"rows": rows, "violations": sum(int(str(each["violations"])) for each in rows)}
+    record = {"rows": rows, "violations": sum(each["violations"] for each in rows)}
+    record["radii too large"] = too_large()
+    print(summary(rows), record["radii too large"])
     peers.write_json(args.json, record | {"versions": peers.versions(["numpy", "scipy"])})
+
+
+def too_large(n: int = 200_000, draws: int = 1000, alpha: float = 0.01) -> dict[str, float]:
+    """Certify a linear model, whose radius is the distance, by votes, and count the failures."""
+    rng = np.random.default_rng(0)
+    distance = rng.uniform(-0.5, 3, n)  # in standard deviations of the noise
+    votes = rng.binomial(draws, special.ndtr(distance))
+    radius = z_lower(votes[:, None], np.full(n, draws), alpha)[:, 0]
+    return {"alpha": alpha, "draws": draws, "of": n, "share": float((radius > distance).mean())}
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Lay out the worst of all attacks on each certificate as Markdown."""
+    lines = ["| certificate | radius | passed it | accuracy | confidence | ECE | Brier score |"]
+    lines.append("|:--|--:|--:|--:|--:|--:|--:|")
+    for (name, eps), group in itertools.groupby(rows, lambda row: (row["certificate"], row["eps"])):
+        own = list(group)
+        low, high = own[0]["certified confidence"]
+        moved = [row["confidence"] for row in own]
+        cells = [name, f"{eps:g}"]
+        cells.append(f"{sum(r['violations'] for r in own)} of {sum(r['of'] for r in own):,}")
+        cells.append(
+            f"{own[0]['certified accuracy']:.3f} ≤ {min(row['accuracy'] for row in own):.3f}"
+        )
+        cells.append(f"{low:.3f} ≤ {min(moved):.3f} to {max(moved):.3f} ≤ {high:.3f}")
+        for figure in ("ECE", "Brier"):
+            worst = max(row[figure] for row in own)
+            cells.append(f"{worst:.3f} ≤ {own[0][f'certified {figure}']:.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
