@@ -226,11 +226,14 @@ class _Drawer:
         return _checks.with_softmax(logits).double().softmax(dim=1)
 
     def _counts(self, logits: Tensor, guess: Tensor) -> Tensor:
+        if self.votes:  # a vote for the guess is a lead, and no other is
+            votes = logits.argmax(dim=1).bincount(minlength=logits.shape[1]).cpu()
+            return torch.cat([votes, votes[guess][None]])[:, None]
         scores = self._scores(logits).cpu()
         own = scores[:, guess]
         others = scores.index_fill(1, guess, -torch.inf).amax(dim=1)
         scores = torch.cat([scores, ((1 + own - others) / 2)[:, None]], dim=1)
-        t = torch.from_numpy((VOTES if self.votes else FINE).thresholds)
+        t = torch.from_numpy(FINE.thresholds)
         bucket = torch.bucketize(scores, t, right=True)  # how many thresholds it reaches
         kinds, cells = scores.shape[1], len(t) + 1
         bucket += torch.arange(kinds) * cells

@@ -49,11 +49,11 @@ def _sums(point: Tensor, key: tuple[int, int], sigma: float) -> Callable[[int], 
     """Return what draws an example with noise, `(rows, ...)`, of its dtype and on its device."""
     wide = point.double() if point.device.type != "mps" else point.cpu().double()
     step = 2.0 ** (math.floor(math.log2(sigma)) - _FINENESS)
-    normals = _normals(wide, key)
+    normals, centre = _normals(wide, key), wide / step  # a power of two: nothing is lost
 
     def draw(rows: int) -> Tensor:
-        sums = normals(rows).mul_(sigma).add_(wide)
-        return sums.div_(step).round_().mul_(step).to(point)
+        steps = normals(rows).mul_(sigma / step).add_(centre).round_()
+        return steps.to(point).mul_(step)
 
     return draw
 

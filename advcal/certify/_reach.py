@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -33,6 +34,32 @@ class Reach:
         """Bounds of the highest probability, of whichever class, each of shape `(n,)`."""
         least = self.lower.amax(dim=1).clamp_min(1 / self.lower.shape[1])
         return least, self.upper.amax(dim=1)
+
+    @classmethod
+    def joined(cls, reaches: Iterable[Reach]) -> Reach:
+        """Put the examples of several results one after the other, as of batches.
+
+        Args:
+            reaches: Bounds for as many classes each.
+
+        Returns:
+            Bounds of all examples, which hold with the greatest `alpha` of them for each.
+
+        Raises:
+            TypeError: If something else is among them.
+            ValueError: If there are none.
+        """
+        parts = list(reaches)
+        if not parts:
+            raise ValueError("expected one Reach or more, got none")
+        for part in parts:
+            if not isinstance(part, Reach):
+                raise TypeError(f"expected reaches of Reach, got {_checks.kind(part)}")
+        lower, upper, labels = (
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("lower", "upper", "labels")
+        )
+        return cls(lower, upper, labels, max(part.alpha for part in parts))
 
     def tempered(self, temperature: float) -> Reach:
         r"""Bound the probabilities after temperature scaling: $p_k^{1/T} / \sum_j p_j^{1/T}$.

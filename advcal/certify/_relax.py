@@ -26,7 +26,7 @@ def interval_margins(box: Box, maps: list[Affine], rows: Tensor) -> Tensor:
     """Bound `rows @ logits` from below by intervals, `(n, rows)`."""
     for affine in maps[:-1]:
         box = Box(*(end.clamp_min(0) for end in through(box, affine)))
-    return through(box, Affine(rows @ maps[-1].matrix, rows @ maps[-1].offset)).low
+    return _ends(box, maps[-1], rows)
 
 
 def crown_margins(box: Box, maps: list[Affine], rows: Tensor) -> Tensor:
@@ -36,13 +36,28 @@ def crown_margins(box: Box, maps: list[Affine], rows: Tensor) -> Tensor:
     for k, affine in enumerate(maps[:-1]):
         last = through(last, affine)
         if k:  # before the first ReLU intervals are exact
-            both = torch.eye(len(affine.offset), dtype=rows.dtype, device=rows.device)
-            ends = _backward(torch.cat([both, -both]), maps[: k + 1], known, box)
-            low, minus_high = ends.chunk(2, dim=1)
-            last = Box(torch.maximum(last.low, low), torch.minimum(last.high, -minus_high))
+            last = _closer(last, maps[: k + 1], known, box)
         known.append(last)
         last = Box(*(end.clamp_min(0) for end in last))
-    return _backward(rows, maps, known, box)
+    # Neither is always the tighter one.
+    return torch.maximum(_backward(rows, maps, known, box), _ends(last, maps[-1], rows))
+
+
+def _ends(box: Box, affine: Affine, rows: Tensor) -> Tensor:
+    """Bound `rows @ output` of one map from below by intervals."""
+    return through(box, Affine(rows @ affine.matrix, rows @ affine.offset)).low
+
+
+def _closer(last: Box, maps: list[Affine], known: list[Box], box: Box) -> Box:
+    """Bound by lines what intervals leave on both sides of zero; of the rest the sign is enough."""
+    undecided = (last.low < 0) & (last.high > 0)
+    some = undecided.any(dim=0).nonzero()[:, 0]
+    rows = torch.zeros(len(some), last.low.shape[1]).to(last.low)
+    rows[torch.arange(len(some)), some] = 1
+    low, minus_high = _backward(torch.cat([rows, -rows]), maps, known, box).chunk(2, dim=1)
+    lower = last.low.index_copy(1, some, torch.maximum(last.low[:, some], low))
+    upper = last.high.index_copy(1, some, torch.minimum(last.high[:, some], -minus_high))
+    return Box(lower.where(undecided, last.low), upper.where(undecided, last.high))
 
 
 def _backward(rows: Tensor, maps: list[Affine], known: list[Box], box: Box) -> Tensor:

@@ -1,13 +1,15 @@
 """Evaluate: a model, data and an attack to a record of every figure; diagnose what to believe."""
 
-from advcal.evaluation._audit import Audit, audit, compare
+from advcal.evaluation._audit import Audit, audit
+from advcal.evaluation._compare import compare
 from advcal.evaluation._corrupt import corrupt, corruptions
 from advcal.evaluation._detect import Detection, detection
 from advcal.evaluation._diagnose import Diagnosis, Finding, diagnose
 from advcal.evaluation._envelope import Envelope, confidence_envelope
 from advcal.evaluation._evaluate import Evaluation, TargetedEvaluation, evaluate
 from advcal.evaluation._files import read_corruptions
-from advcal.evaluation._pareto import hypervolume, pareto, pareto_search
+from advcal.evaluation._pareto import hypervolume, pareto
+from advcal.evaluation._search import pareto_search
 from advcal.evaluation._severities import CorruptionErrors, corruption_errors
 from advcal.evaluation._sweep import sweep
 from advcal.evaluation._table import table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,27 +11,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from advcal import _checks, metrics
-from advcal._pass import Way, again, one_pass
+from advcal import _checks
+from advcal._pass import again
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.attacks import apgd, worst_case
-from advcal.certify import Reach, conformal, figures, set_figures
-from advcal.evaluation._detect import detection
-from advcal.evaluation._diagnose import diagnose
-from advcal.evaluation._envelope import confidence_envelope
+from advcal.certify import Reach
+from advcal.evaluation import _resume
 from advcal.evaluation._fingerprint import fingerprint
 from advcal.evaluation._page import page
+from advcal.evaluation._parts import PROBED, Parts
 from advcal.evaluation._report import rows_of, tabular
 from advcal.evaluation._targets import away
-
-_PROBED = 100  # examples that `diagnose` looks at
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What `audit` found; `str` lays it out as a table, `html()` as a page.
+    """What `audit` found; `table()` and `html()` lay it out.
 
     Attributes:
         settings: What the audit was made of: numbers and words.
@@ -63,8 +58,23 @@ class Audit:
         """Return one page of HTML, by itself: no script, and nothing from elsewhere."""
         return page({"": self.as_dict()})
 
+    def table(self, *, format: Literal["markdown", "latex"] = "markdown") -> str:
+        """Lay out the figures as a table: clean, attacked and certified.
+
+        Args:
+            format: `"markdown"`, or `"latex"`, a `tabular` with the rules of the package booktabs.
+
+        Returns:
+            The table.
+
+        Raises:
+            ValueError: If the format is another one.
+        """
+        _checks.choice("format", format, ("markdown", "latex"))
+        return tabular(rows_of(self.as_dict()), format)
+
     def __str__(self) -> str:
-        return tabular(rows_of(self.as_dict()), "markdown")
+        return self.table()
 
 
 def audit(
@@ -159,7 +169,7 @@ def audit(
     options: dict[str, Any] = {"autocast": autocast, "channels_last": channels_last}
     options |= {"device": device, "forward": forward}
     ball = {"eps": eps, "generator": generator, **common}
-    work = _Work(model, batches, options, ball, attack, n_bins)
+    work = Parts(model, batches, options, ball, attack, n_bins)
     parts: dict[str, Callable[[], Any]] = {
         "clean": partial(work.side, None, held_out),
         "attacked": partial(work.side, attack, held_out),
@@ -171,180 +181,17 @@ def audit(
     if out_batches is not None:
         parts["detection"] = partial(work.detection, out_batches)
     settings: dict[str, Any] = {"eps": eps, "norm": norm, "steps": steps, "n_bins": n_bins}
-    settings |= {"bounds": list(bounds), "data": fingerprint(work.first(_PROBED))}
+    settings |= {"bounds": list(bounds), "data": fingerprint(work.first(PROBED))}
     settings |= {"held_out": held_out is not None, "words": words}
     settings |= {"model": fingerprint(model), "attack": fingerprint(attack)}
     settings |= {"certified": None if certified is None else fingerprint(certified)}
     settings |= {"autocast": None if autocast is None else str(autocast)}
     file = None if path is None else Path(path)
-    done = _read(file, settings)
+    done: dict[str, Any] = dict(_resume.read(file, settings, "an audit", "parts") or {})
     todo: Iterable[str] = [name for name in parts if name not in done]
     for name in todo if progress is None else progress(todo):
         start = time.perf_counter()
         part = parts[name]()
         done[name] = {**part, "seconds": round(time.perf_counter() - start, 3)}
-        _write(file, {"settings": settings, "parts": done})
+        _resume.write(file, settings, "parts", done)
     return Audit(settings, {name: done[name] for name in parts})
-
-
-@dataclasses.dataclass(frozen=True)
-class _Work:
-    """What the parts of an audit are made of."""
-
-    model: Model
-    batches: Iterable[Batch]
-    options: dict[str, Any]
-    ball: dict[str, Any]
-    attack: Attack
-    n_bins: int
-
-    def side(self, attack: Attack | None, held_out: Iterable[Batch] | None) -> dict[str, Any]:
-        """Take every figure with its interval, before or under attack."""
-        probs, labels = self._outputs(self.batches, attack)
-        generator = self.ball["generator"]
-        total = metrics.summary(probs, labels, n_bins=self.n_bins)
-        of_sums: tuple[Any, ...] = ("accuracy", "ece", "mcs", "nll", "brier")
-        intervals: dict[str, Any] = {
-            name: total.interval(name, generator=generator) for name in of_sums
-        }
-        area = metrics.bootstrap(metrics.aurc, probs, labels, generator=generator)
-        if area.low == area.high:  # no prediction is wrong: no order has more than all the errors
-            area = area._replace(high=1 - intervals["accuracy"].low)
-        intervals["aurc"], bins = area, total.bins
-        names = ("edges", "counts", "confidences", "corrects")
-        found: dict[str, Any] = {
-            "n": len(labels),
-            "figures": {name: [float(end) for end in ends] for name, ends in intervals.items()},
-            "bins": {name: getattr(bins, name).tolist() for name in names},
-        }
-        if held_out is not None:
-            sets = conformal(*self._outputs(held_out, None))
-            held = set_figures(sets(probs), labels)
-            _, *ends = metrics.wilson(round(held.coverage * len(labels)), n=len(labels))
-            found["sets"] = dataclasses.asdict(held) | {"intervals": {"coverage": ends}}
-        return found
-
-    def envelope(self, steps: int, certified: Callable[..., Reach] | None) -> dict[str, Any]:
-        """Find how far the confidence can be moved, at a quarter, half and all of the radius."""
-        eps = self.ball["eps"]
-        options = {**self.options, **self.ball, "eps": [eps / 4, eps / 2, eps]}
-        found = confidence_envelope(
-            self.model, self.batches, steps=steps, certified=certified, **options
-        )
-        return found.as_dict()
-
-    def diagnosis(self) -> dict[str, Any]:
-        """Look for signs that attacks fail, on a few examples."""
-        return diagnose(self.model, self.first(_PROBED), **self.ball, **self.options).as_dict()
-
-    def detection(self, out_batches: Iterable[Batch]) -> dict[str, Any]:
-        """Tell what is outside, before and under attack."""
-        tell = partial(detection, self.model, self.batches, out_batches, **self.options)
-        return {"clean": tell().as_dict(), "attacked": tell(attack=self.attack).as_dict()}
-
-    def certified(self, certified: Callable[..., Reach]) -> dict[str, Any]:
-        """Bound every figure."""
-        reaches, labels = [], []
-        with one_pass([self.model], self.batches, Way(**self.options)) as parts:
-            for part in parts:
-                points = part.floats
-                reaches.append(certified(part.taking(self.model), points, eps=self.ball["eps"]))
-                labels.append(part.labels)
-        lower, upper, kept = (
-            torch.cat([getattr(each, name).cpu() for each in reaches])
-            for name in ("lower", "upper", "labels")
-        )
-        whole = Reach(lower, upper, kept, max(each.alpha for each in reaches))
-        found = figures(whole, torch.cat(labels).cpu(), n_bins=min(self.n_bins, 16))
-        return dataclasses.asdict(found)
-
-    def first(self, n: int) -> list[Batch]:
-        """Return the first n examples, in batches."""
-        some: list[Batch] = []
-        for batch in self.batches:
-            rows = n - sum(len(each[0]) for each in some)
-            if rows <= 0:
-                break
-            some.append(tuple(p[:rows] if isinstance(p, Tensor) and p.ndim else p for p in batch))
-        return some
-
-    def _outputs(self, batches: Iterable[Batch], attack: Attack | None) -> tuple[Tensor, Tensor]:
-        """Return probabilities, float64 on the processor, and labels."""
-        probs, labels = [], []
-        with one_pass([self.model], batches, Way(**self.options)) as parts:
-            for part in parts:
-                points = None if attack is None else part.attacked(attack, self.model)
-                logits = part.logits(self.model, points)
-                probs.append(logits.double().softmax(dim=1).cpu())
-                labels.append(part.labels.cpu())
-        return torch.cat(probs), torch.cat(labels)
-
-
-def _read(file: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts that a file holds; it must be of the same settings."""
-    if file is None or not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        before, parts = dict(found["settings"]), dict(found["parts"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"expected {file} to hold an audit, got something else") from error
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise ValueError(
-                f"expected {file} to be of this audit, got one of another {name}; "
-                "delete it or give another path"
-            )
-    return parts
-
-
-def _write(file: Path | None, content: Mapping[str, Any]) -> None:
-    if file is not None:
-        fresh = file.with_name(file.name + ".new")
-        fresh.write_text(json.dumps(content), encoding="utf-8")
-        fresh.replace(file)
-
-
-def compare(
-    audits: Mapping[str, Audit], *, format: Literal["markdown", "latex", "html"] = "markdown"
-) -> str:
-    """Put audits side by side, the most robust first: a leaderboard of robust calibration.
-
-    Ranked by the accuracy under attack; one whose attack `diagnose` calls a failure comes last and
-    says so. They should be of the same data, radius and norm.
-
-    Args:
-        audits: From the name of a model to its audit.
-        format: `"markdown"`, `"latex"`, or `"html"`, a page with the pictures of each.
-
-    Returns:
-        A table or a page.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If there are no audits, or their radii or norms differ.
-
-    Example:
-        >>> batches = [(torch.rand(40, 2), torch.arange(40) % 2)]
-        >>> found = audit(torch.nn.Linear(2, 2), batches, eps=0.1, steps=3)
-        >>> print(compare({"one": found, "two": found}).splitlines()[0].split("|")[1].strip())
-        model
-    """
-    _checks.choice("format", format, ("markdown", "latex", "html"))
-    if not isinstance(audits, Mapping):
-        raise TypeError(f"expected audits as a mapping, got {_checks.kind(audits)}")
-    if not audits:
-        raise ValueError("expected one audit or more, got none")
-    for found in audits.values():
-        if not isinstance(found, Audit):
-            raise TypeError(f"expected audits of Audit, got {_checks.kind(found)}")
-    for name in ("eps", "norm"):
-        if len({found.settings[name] for found in audits.values()}) > 1:
-            raise ValueError(f"expected audits of one {name}, got several")
-    ranked = sorted(
-        audits.items(), key=lambda each: (each[1].verdict == "fail", -each[1].robust_accuracy[1])
-    )
-    plain = {str(name): found.as_dict() for name, found in ranked}
-    if format == "html":
-        return page(plain)
-    return tabular(rows_of(plain, several=True), format)

@@ -1,7 +1,7 @@
 """Tell what is out of distribution by how unsure a model is of it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -75,6 +75,7 @@ def detection(
     score: str | Score = "entropy",
     attack: Attack | None = None,
     side: Side = "both",
+    others: Sequence[str | Score] = (),
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
     device: torch.device | str | None = None,
@@ -90,8 +91,11 @@ def detection(
     Under attack the score and its limit are a classifier of two classes, within (0) and outside
     (1), with the log-odds of its own, and the attack is told the true one: it raises the scores of
     what is within and lowers those of what is outside, on one side or on both. Whatever attack
-    there is can do that, those on confidence too. Of each example the worse of the clean and the
-    attacked score counts.
+    there is can do that, those on confidence too. Of each example the worst counts, of the clean
+    score and of what attacks on this score and on the `others` found.
+
+    A score may be of features, if the model is the network without its head, or of an ensemble, if
+    the model returns what its members say side by side.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -101,6 +105,7 @@ def detection(
             finite scores `(n,)`.
         attack: `(model, inputs, labels) -> inputs`, such as `partial(pgd, eps=8 / 255)`, or None.
         side: What is attacked: `"in"`, `"out"` or `"both"`.
+        others: Further scores, the attacks on which count too.
         autocast: `torch.bfloat16` to run the model in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: Where batches go; to the device of the model if None.
@@ -128,27 +133,31 @@ def detection(
     _checks.choice("side", side, ("in", "out", "both"))
     if attack is not None:
         _checks.arguments(attack=attack)
-    if not callable(score):
-        _checks.choice("score", score, _SCORES)
     shown = _SHOWN.get(score) if isinstance(score, str) else None
-    steep = score if callable(score) else _STEEP[score]
-    score = score if callable(score) else _SCORES[score]
+    _checks.sequence("others", others)
+    function, steep = _score("score", score)
+    detectors = [
+        _Detector(model, each) for each in (steep, *(_score("others", o)[1] for o in others))
+    ]
     for batches in (in_batches, out_batches):
         check_source(batches, progress)
-    detector, clean, parts = _Detector(model, steep), [], []
+    clean, parts = [], []
     for outside, batches in enumerate((in_batches, out_batches)):
         rows, worst = [], []
-        with one_pass([model], batches, way, labelled=False) as each:
-            for part in each:
+        attacking = side in ("both", ("in", "out")[outside])
+        with one_pass([model], batches, way, labelled=False) as each_part:
+            for part in each_part:
                 logits = part.logits(model)
-                rows.append(_scores(score, logits))
-                if attack is not None and detector.limit is None:
-                    detector.limit = steep(logits).median()
+                rows.append(_scores(function, logits))
                 worst.append(rows[-1])
-                if attack is not None and side in ("both", ("in", "out")[outside]):
-                    points = _attacked(attack, detector, part, outside)
-                    pick = torch.minimum if outside else torch.maximum
-                    worst[-1] = pick(rows[-1], _scores(score, part.logits(model, points)))
+                if attack is None:
+                    continue
+                for detector in detectors:
+                    detector.look(logits)
+                    if attacking:
+                        points = _attacked(attack, detector, part, outside)
+                        pick = torch.minimum if outside else torch.maximum
+                        worst[-1] = pick(worst[-1], _scores(function, part.logits(model, points)))
         clean.append(torch.cat(rows))
         parts.append(torch.cat(worst))
     scores = torch.cat(parts)
@@ -173,6 +182,14 @@ def _interval(scores: Tensor, labels: Tensor, figure: Any) -> tuple[float, float
     return float(found.value), float(found.low), float(found.high)
 
 
+def _score(name: str, score: str | Score) -> tuple[Score, Score]:
+    """Return a score, and what an attack on it climbs."""
+    if callable(score):
+        return score, score
+    _checks.choice(name, score, _SCORES)
+    return _SCORES[score], _STEEP[score]
+
+
 def _log_probs(logits: Tensor) -> Tensor:
     return logits.double().log_softmax(dim=1)
 
@@ -192,6 +209,11 @@ class _Detector(Around):
         self.model, self.score = model, score
         self._around = (model,)
         self.limit: Tensor | None = None  # the median score of the first examples from within
+
+    def look(self, logits: Tensor) -> None:
+        """Take the limit from the first examples."""
+        if self.limit is None:
+            self.limit = self.score(logits).median()
 
     def of(self, part: Part) -> "_Detector":
         """Return the detector of one batch, of which the model may know the rest."""

@@ -1,5 +1,6 @@
 """Audits as one page of HTML, by itself: tables, and pictures in SVG that follow its colours."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,14 +13,15 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --text: #e8e8e8; --back: #141414; --faint: #3a3a3a;
   --clean: #5db7f0; --attacked: #ff9b52; --certified: #b0b0b0; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
-  max-width: 62rem; margin: 0 auto; padding: 1rem; }
+  max-width: 70rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--faint);
   white-space: nowrap; }
 th { white-space: normal; vertical-align: bottom; }
-@media (max-width: 40rem) { td { white-space: normal; } th, td { padding: .3rem .4rem; } }
+@media (max-width: 40rem) { body { padding: .75rem; } table { font-size: .75rem; }
+  td { white-space: normal; } th, td { padding: .3rem .2rem; } }
 th:first-child, td:first-child { text-align: left; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 1.2rem 0; }
 figure { margin: 0; flex: 1 1 17rem; max-width: 24rem; } figcaption { font-size: .85rem; }
@@ -65,16 +67,17 @@ def _section(found: Mapping[str, Any]) -> list[str]:
     lines.append(_table(rows_of(found)))
     lines.append('<div class="pictures">')
     for side in ("clean", "attacked"):
-        lines.append(_figure(_reliability(parts[side]["bins"], side), f"Reliability, {side}."))
-    words = "Mean confidence that attacks reach without changing a prediction"
+        words = f"Accuracy against confidence, {side}; on the line they are the same."
+        lines.append(_figure(_reliability(parts[side]["bins"], side), words))
+    words = "Mean confidence that attacks reach without changing a prediction; dashed: accuracy"
     words += "; dotted: certified." if parts["envelope"]["certified_lowest"] else "."
     lines += [_figure(_envelope(parts["envelope"]), words), "</div>"]
     rows = [["check", "verdict", "evidence"]]
     rows += [[f["name"], f["verdict"], f["evidence"]] for f in parts["diagnosis"]["findings"]]
-    seconds = sum(part["seconds"] for part in parts.values())
+    cost = ", ".join(f"{name} {part['seconds']:.0f} s" for name, part in parts.items())
     lines.append(
         f"<details><summary>Diagnosis of the attack: {escape(verdict)}</summary>{_table(rows)}"
-        f'</details><p class="small">{parts["clean"]["n"]} examples, {seconds:.0f} s. '
+        f'</details><p class="small">{parts["clean"]["n"]} examples. It took: {cost}. '
         f"Attack: {escape(found['settings']['words'][:200])}</p>"
     )
     return lines
@@ -89,7 +92,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(words: str) -> str:
-    return escape(words.replace(">=", "≥").replace("<=", "≤"))
+    """Keep an interval on one line."""
+    return re.sub(r"\[(\S+), (\S+)\]", "[\\1,\N{NO-BREAK SPACE}\\2]", escape(words))
 
 
 def _figure(picture: str, caption: str) -> str:
@@ -156,10 +160,7 @@ def _envelope(found: Mapping[str, Any]) -> str:
             style = f'stroke="var(--{colour})" stroke-dasharray="{dashes}" fill="none"'
             track = "L".join(line)
             shapes.append(f'<path d="M{track}" {style}/>')
-    accuracy = _y(found["accuracy"])
-    shapes.append(
-        f'<path d="M{_x(0)} {accuracy}H{_x(1)}" stroke="var(--clean)" stroke-dasharray="6 3"/>'
-        f'<text x="{_x(0.02)}" y="{accuracy + 12}">accuracy</text>'
-    )
+    dashed = 'stroke="var(--clean)" stroke-dasharray="6 3"'
+    shapes.append(f'<path d="M{_x(0)} {_y(found["accuracy"])}H{_x(1)}" {dashed}/>')
     across = [(0.0, "0"), (0.5, f"{eps[-1] / 2:.3g}"), (1.0, f"{eps[-1]:.3g}")]
     return _axes("radius", across, "mean confidence against the radius of attacks", shapes)

@@ -1,10 +1,8 @@
-"""Choose by several figures at once: the Pareto front, its volume, and where to look next."""
+"""Choose by several figures at once: the Pareto front, and its volume."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from advcal import _checks
@@ -41,7 +39,7 @@ def pareto(
         >>> list(pareto(records, maximise=["accuracy"], minimise=["ece"]))
         ['standard', 'AT']
     """
-    costs = _costs(records, maximise, minimise)
+    costs = costs_of(records, maximise, minimise)
     front = _undominated(list(costs.values()))
     return {key: records[key] for key, cost in costs.items() if cost in front}
 
@@ -82,7 +80,7 @@ def hypervolume(
         Zitzler & Thiele, Multiobjective Evolutionary Algorithms, IEEE Transactions on Evolutionary
         Computation 3 (4), 1999.
     """
-    costs = _costs(records, maximise, minimise)
+    costs = costs_of(records, maximise, minimise)
     names = [*maximise, *minimise]
     if not isinstance(reference, Mapping) or set(reference) != set(names):
         raise ValueError(f"expected reference as a number for each of {names}, got {reference!r}")
@@ -97,70 +95,7 @@ def hypervolume(
     return _volume(list(inside), corner)
 
 
-def pareto_search(
-    run: Callable[[float], Any],
-    values: Sequence[float],
-    *,
-    n: int,
-    maximise: Sequence[str] = (),
-    minimise: Sequence[str] = (),
-    records: Mapping[float, Any] | None = None,
-) -> dict[float, Any]:
-    """Fill a Pareto front by one hyperparameter: look half way where the front has its widest gap.
-
-    Runs the given values, then `n` more: each is the mean of two neighbours, those between which
-    the figures differ most, in units of the range that each figure has so far. Training is `run`'s
-    affair: give it a seed and a checkpoint of its own.
-
-    Args:
-        run: A value, for instance of the radius of the training attack, to a record.
-        values: Two values or more to begin with; the search stays between them.
-        n: The number of further values.
-        maximise: The figures of which more is better, in the order of `pareto`.
-        minimise: The figures of which less is better.
-        records: What a search that was stopped had found, which is not run again.
-
-    Returns:
-        Values to records, in the order of the values; `pareto` of it is the front.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If there are too few values or no figures, or a record lacks a figure.
-
-    Example:
-        >>> def run(eps):
-        ...     return {"clean": 1 - eps**2, "robust": eps}
-        >>> list(pareto_search(run, [0.0, 1.0], n=2, maximise=["clean", "robust"]))
-        [0.0, 0.5, 0.75, 1.0]
-    """
-    _checks.function("run", run)
-    _checks.sequence("values", values)
-    n = _checks.count("n", n, least=0)
-    first = sorted({_checks.number("values", value) for value in values})
-    if len(first) < 2:
-        raise ValueError(f"expected two values or more, got {len(first)}")
-    known = dict(records or {})
-    found: dict[float, Any] = {}
-    for value in first:
-        found[value] = known[value] if value in known else run(value)
-    for _ in range(n):
-        value = _widest(_costs(dict(sorted(found.items())), maximise, minimise))
-        found[value] = known[value] if value in known else run(value)
-    return dict(sorted(found.items()))
-
-
-def _widest(costs: Mapping[float, tuple[float, ...]]) -> float:
-    """Return the middle of the neighbours whose figures are furthest apart."""
-    columns = list(zip(*costs.values(), strict=True))
-    ranges = [max(column) - min(column) or 1.0 for column in columns]
-
-    places = [[c / r for c, r in zip(cost, ranges, strict=True)] for cost in costs.values()]
-    gaps = [math.dist(left, right) for left, right in pairwise(places)]
-    widest = gaps.index(max(gaps))
-    return sum(list(costs)[widest : widest + 2]) / 2
-
-
-def _costs(
+def costs_of(
     records: Mapping[Key, Any], maximise: Sequence[str], minimise: Sequence[str]
 ) -> dict[Key, tuple[float, ...]]:
     """Return the figures of each record with their signs turned so that less is better."""

@@ -63,11 +63,11 @@ def _by_model(audits: Mapping[str, Any]) -> list[list[str]]:
     for name, found in audits.items():
         parts = found["parts"]
         clean, attacked = (parts[side]["figures"] for side in ("clean", "attacked"))
-        robust = f"{attacked['accuracy'][0]:.3f}"
+        robust = interval(attacked["accuracy"])
         if "certified" in parts:
             robust = f"{parts['certified']['accuracy_low']:.3f} to {robust}"
         envelope = parts["envelope"]
-        cells = [f"{clean['accuracy'][0]:.3f}", robust]
+        cells = [interval(clean["accuracy"]), robust]
         for figure in ("ece", "brier"):
             cells += [f"{side[figure][0]:.3f}" for side in (clean, attacked)]
         moved = f"{envelope['lowest'][-1]:.3f} to {envelope['highest'][-1]:.3f}"
@@ -86,8 +86,8 @@ def bound(name: str, certified: Mapping[str, Any] | None) -> str:
     if certified is None:
         return ""
     low, high = _BOUNDS[name]
-    words = [f">= {certified[low]:.3f}"] if low else []
-    words += [f"<= {certified[high]:.3f}"] if high else []
+    words = [f"≥ {certified[low]:.3f}"] if low else []
+    words += [f"≤ {certified[high]:.3f}"] if high else []
     return ", ".join(words)
 
 

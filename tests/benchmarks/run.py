@@ -24,6 +24,10 @@ COMPARISONS = {
     "coverage": False,
     "coverage_sun": False,
     "power": False,
+    "against_certify": False,
+    "against_auto_lirpa": False,
+    "violations": False,
+    "thirty_audits": False,
 }
 
 

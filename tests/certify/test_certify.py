@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import special, stats
 
+from advcal.attacks import oca, pgd, uca
 from advcal.certify import Certificates, certify, smoothed
 from advcal.certify._binomial import most_failures, z_lower, z_upper
 from advcal.certify._noise import noisy
@@ -170,28 +171,71 @@ def test_the_smoothed_model_lies_within_its_bounds(votes):
     assert (probs.argmax(dim=1) == found.labels)[certain].all()
 
 
+@KINDS
+def test_no_attack_passes_a_certificate(votes):
+    # In short; a thousand digits in `test_no_violations`.
+    model, inputs, sigma, eps = perceptron(), points(30), 0.1, 0.03
+    found = run(model, inputs, sigma=sigma, votes=votes, n=2000)
+    reach = found.reach(eps)
+
+    def voting(rows):
+        return 50 * model(rows) if votes else model(rows)
+
+    fresh = smoothed(voting, sigma=sigma, n=8, generator=seeded(1))
+    predicted = fresh(inputs).argmax(dim=1)
+    common = {"eps": eps, "norm": "l2", "steps": 5, "bounds": (-9.0, 9.0)}
+    for attack in (pgd, uca, oca):
+        points_of = attack(fresh, inputs, predicted, **common)
+        total = torch.zeros(30, 4, dtype=torch.float64)
+        for noise in torch.randn(1000, 30, 6, generator=seeded(2)):
+            logits = model(points_of + sigma * noise).detach().double()
+            one = torch.nn.functional.one_hot(logits.argmax(dim=1), 4)
+            total += one if votes else logits.softmax(dim=1)
+        mean, slack = total / 1000, 4 * 0.5 / 1000**0.5
+        assert (reach.lower <= mean + slack).all()
+        assert (mean <= reach.upper + slack).all()
+        two = mean.topk(2, dim=1).values
+        clear = (two[:, 0] - two[:, 1] > 2 * slack) & (reach.labels >= 0)
+        assert clear.any()
+        assert (mean.argmax(dim=1) == reach.labels)[clear].all()
+
+
 # --- floating point ----------------------------------------------------------------------------
 
 
 class Betrayed(torch.nn.Module):
-    """A model that knows the point 1 by the last bits of a sum in float32."""
+    """A model that knows a point by the last bits of a sum with it."""
+
+    def __init__(self, point):
+        super().__init__()
+        self.point = point
 
     def forward(self, inputs):
-        known = ((inputs - 1) + 1 == inputs).flatten(1).all(dim=1)
+        known = ((inputs - self.point) + self.point == inputs).flatten(1).all(dim=1)
         return torch.stack([known, ~known], dim=1).float()
 
 
-def test_no_last_bits_tell_where_a_point_was():
-    model = Betrayed()
-    plain = 1 + 0.5 * torch.randn(2000, 1, generator=seeded())
-    assert model(plain)[:, 0].mean() == 1  # a certificate of 1.3 at least
-    zero = 0.5 * torch.randn(2000, 1, generator=seeded())
-    assert model(zero)[:, 0].mean() < 0.6  # and yet at a distance of 1 there is nothing of it
-    shares = []
-    for at in (1.0, 0.0):
-        inputs = torch.tensor([[at]])
-        shares.append(float(run(model, inputs, votes=True, n=2000).counts[0, 0, 0]) / 2000)
-    assert shares[0] == pytest.approx(shares[1], abs=0.01)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 4])
+@pytest.mark.parametrize("at", [1.0, 0.1])
+def test_no_last_bits_tell_where_a_point_was(dtype, d, at):
+    n, alpha, away = 3000, 1e-3, 0.6
+    point = torch.full((1, d), at, dtype=dtype)
+    other, model = point - away / d**0.5, Betrayed(point)
+
+    def plain(centre):
+        noise = torch.randn(n, d, generator=seeded(), dtype=dtype)
+        return float(model(centre + 0.5 * noise)[:, 0].mean())
+
+    # The kind of Voráček and Hein: in the precision of the inputs all agree, and what follows from
+    # that of a point nearby is wrong.
+    assert plain(point) == 1
+    wrong = special.ndtr(special.ndtri(alpha ** (1 / n)) - away / 0.5)
+    assert plain(other) < wrong - 0.03
+    found, there = (run(model, x, votes=True, n=n, alpha=alpha) for x in (point, other))
+    share = float(there.counts[0, 0, 0]) / n
+    assert float(found.reach(away).lower[0, 0]) <= share + 0.02
+    assert float(found.reach(away).upper[0, 0]) >= share - 0.02
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,12 +1,18 @@
 """Interval and CROWN bounds: closed forms, brute force, attacks, and every layer."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch import nn
 
 from advcal.attacks import oca, pgd, uca
 from advcal.certify import Reach, crown, figures, interval
+from advcal.certify._affine import affine_maps
+from advcal.certify._linf import _pairs
+from advcal.certify._relax import Box, crown_margins, interval_margins
 from tests.attacks.cases import state
 from tests.certify.cases import perceptron, points, seeded
 
@@ -89,6 +95,45 @@ def test_a_tiny_network_is_bounded_closely():
     truth = every.amax(dim=0) - every.amin(dim=0)
     assert ((reach.upper - reach.lower) - truth).mean() < 1.2 * truth.mean()
     assert (reach.upper - reach.lower).mean() <= (loose.upper - loose.lower).mean() + 1e-9
+
+
+def exact_margins(model, low, high):
+    """Minimise every margin over a box, by a linear program for each pattern of the ReLUs."""
+    first, last = model[1], model[3]
+    w, b, v, c = (
+        part.detach().double().numpy()
+        for part in (first.weight, first.bias, last.weight, last.bias)
+    )
+    least = np.full((len(v), len(v)), np.inf)
+    for pattern in itertools.product([0.0, 1.0], repeat=len(w)):
+        on = np.array(pattern)
+        sides = ((1 - 2 * on)[:, None] * w, (2 * on - 1) * b)  # z >= 0 where on, else z <= 0
+        for k, j in itertools.permutations(range(len(v)), 2):
+            slope = ((v[k] - v[j]) * on) @ w
+            found = optimize.linprog(slope, *sides, bounds=list(zip(low, high, strict=True)))
+            if found.success:
+                value = found.fun + ((v[k] - v[j]) * on) @ b + c[k] - c[j]
+                least[k, j] = min(least[k, j], value)
+    return least
+
+
+def test_bounds_are_below_the_exact_minimum_and_close_to_it():
+    model = perceptron(3, sizes=(3, 4, 3), gain=3.0, dtype=torch.float64)
+    point = torch.tensor([[0.3, 0.5, 0.6]], dtype=torch.float64)
+    for eps in (0.05, 0.2):
+        low, high = point - eps, point + eps
+        exact = exact_margins(model, low[0].tolist(), high[0].tolist())
+        maps = affine_maps(model, point, ())
+        rows, places = _pairs(3, point.device)
+        truth = torch.tensor(exact)[places[:, 0], places[:, 1]]
+        tight, loose = (f(Box(low, high), maps, rows)[0] for f in (crown_margins, interval_margins))
+        assert (tight <= truth + 1e-9).all()
+        assert (loose <= tight + 1e-9).all()
+        assert (truth - tight).mean() < 0.6 * (truth - loose).mean()
+        reach = crown(model, point, eps=eps)
+        for k in range(3):  # the label is kept exactly if its margins are positive
+            if reach.labels[0] == k:
+                assert (np.delete(exact[k], k) > 0).all()
 
 
 def test_attacks_stay_inside_and_crown_is_tighter():

@@ -52,3 +52,21 @@ def test_a_temperature_of_bounds_at_zero_and_one():
     assert Reach(point, point, torch.tensor([0])).tempered(0.5).lower.tolist() == [[1.0, 0.0]]
     with pytest.raises(ValueError, match="temperature > 0"):
         Reach(lower, upper, torch.tensor([-1])).tempered(0)
+
+
+def test_batches_are_put_one_after_the_other():
+    generator = torch.Generator().manual_seed(0)
+    lower = torch.rand(7, 3, generator=generator, dtype=torch.float64) / 3
+    whole = Reach(lower, 1 - lower, torch.arange(7) % 3, 0.02)
+    parts = [
+        Reach(whole.lower[rows], whole.upper[rows], whole.labels[rows], alpha)
+        for rows, alpha in ((slice(0, 4), 0.01), (slice(4, 7), 0.02))
+    ]
+    joined = Reach.joined(iter(parts))
+    assert joined.alpha == whole.alpha
+    for name in ("lower", "upper", "labels"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name))
+    with pytest.raises(ValueError, match="one Reach or more"):
+        Reach.joined([])
+    with pytest.raises(TypeError, match="of Reach"):
+        Reach.joined([lower])

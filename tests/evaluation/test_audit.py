@@ -81,7 +81,13 @@ def test_a_table_and_plain_numbers(found):
         *("coverage of 90 % sets", "classes in a set", "AUROC of detection"),
     ]
     assert len({len(line) for line in lines}) == 1
-    assert "<= " in str(found)
+    assert "≤ " in str(found)
+    latex = found.table(format="latex")
+    assert r"\toprule" in latex
+    assert r"$\leq$ " in latex
+    assert latex.count(r" \\") == len(lines) - 1
+    with pytest.raises(ValueError, match="format to be one of"):
+        found.table(format="html")
     plain = found.as_dict()
     assert json.loads(json.dumps(plain)) == plain
 

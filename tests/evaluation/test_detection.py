@@ -154,9 +154,60 @@ def test_any_attack_will_do_and_the_model_is_left_as_it_was():
     assert state(model) == before
 
 
+def test_attacks_on_other_scores_count_too():
+    data = batches(WITHIN), batches(OUTSIDE)
+    weak = partial(PGD, steps=1, step_size=0.05)
+    for score in SCORES:
+        others = [name for name in SCORES if name != score]
+        alone = detection(nn.Identity(), *data, score=score, attack=weak)
+        found = detection(nn.Identity(), *data, score=score, attack=weak, others=others)
+        assert (found.scores[:70] >= alone.scores[:70]).all()
+        assert (found.scores[70:] <= alone.scores[70:]).all()
+        assert found.auroc <= alone.auroc
+    blind = detection(nn.Identity(), *data, score=lambda z: z[:, 0].round(), attack=PGD)
+    seen = detection(
+        nn.Identity(),
+        *data,
+        score=lambda z: z[:, 0].round(),
+        attack=PGD,
+        others=[lambda z: z[:, 0]],
+    )
+    assert seen.auroc < blind.auroc  # a step has no gradient
+
+
+def test_scores_of_features_and_of_ensembles():
+    torch.manual_seed(0)
+    members = [nn.Linear(4, 3).double() for _ in range(3)]
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4)).double()
+    middle = model[:2](WITHIN).mean(dim=0).detach()
+
+    def distance(features):
+        return (features - middle).square().sum(dim=1)
+
+    def entropy(probs):
+        return -(probs * probs.log()).sum(dim=-1)
+
+    def disagreement(logits):
+        probs = logits.unflatten(1, (3, 3)).softmax(dim=2)
+        return entropy(probs.mean(dim=1)) - entropy(probs).mean(dim=1)
+
+    def ensemble(points):
+        return torch.cat([member(points) for member in members], dim=1)
+
+    for network, score in ((model[:2], distance), (ensemble, disagreement)):
+        data = batches(WITHIN), batches(OUTSIDE)
+        clean = detection(network, *data, score=score)
+        with torch.no_grad():
+            expected = score(network(WITHIN)).double()
+        torch.testing.assert_close(clean.scores[: len(WITHIN)], expected)
+        assert detection(network, *data, score=score, attack=PGD).auroc < clean.auroc
+
+
 def test_bad_attacks_are_named():
     with pytest.raises(TypeError, match="attack"):
         detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), attack=3)
+    with pytest.raises(ValueError, match="others to be one of"):
+        detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), others=["max"])
     with pytest.raises(ValueError, match="side to be one of"):
         detection(nn.Identity(), batches(WITHIN), batches(OUTSIDE), side="left")
 

@@ -91,6 +91,39 @@ def test_the_search_looks_where_the_gap_is():
     assert len(seen) == before + 1
 
 
+def record_of(value):
+    return {"clean": 1 - value**2, "robust": value}
+
+
+def test_a_killed_search_goes_on(tmp_path):
+    path, seen = tmp_path / "search.json", []
+
+    class Killed:
+        """Runs three values and no more."""
+
+        def __call__(self, value):
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+            seen.append(value)
+            return record_of(value)
+
+    options = {"n": 3, "maximise": ["clean", "robust"], "path": path}
+    with pytest.raises(KeyboardInterrupt):
+        pareto_search(Killed(), [0.0, 1.0], **options)
+    del seen[:2]  # room for two more, and no more
+    found = pareto_search(Killed(), [0.0, 1.0], **options)
+    assert found == pareto_search(record_of, [0.0, 1.0], **options | {"path": None})
+    assert pareto_search(Killed(), [0.0, 1.0], **options) == found
+    with pytest.raises(ValueError, match="of another run"):
+        pareto_search(record_of, [0.0, 1.0], **options)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="to hold a search"):
+        pareto_search(record_of, [0.0, 1.0], **options)
+    path.unlink()
+    with pytest.raises(TypeError, match="records as mappings"):
+        pareto_search(lambda value: 3, [0.0, 1.0], **options)
+
+
 def test_bad_arguments_are_named():
     good = {"a": {"x": 1.0}}
     for call, error, words in [

@@ -6,6 +6,7 @@ import json
 import sys
 
 import adaptive_smoothing
+import audits
 import beyond_fgsm
 import cifar10_data
 import composition
@@ -371,3 +372,34 @@ def test_imagenet_confidence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(imagenet_confidence.importlib, "import_module", missing)
     with pytest.raises(SystemExit, match=r"efficientnet_lite_pytorch.*what to install"):
         imagenet_confidence.network()
+
+
+def test_audits_leave_a_leaderboard_and_a_page(run, monkeypatch, capsys):
+    def small():
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(3072, 4), torch.nn.ReLU(), torch.nn.Linear(4, 10)
+        )
+
+    ways = audits.objectives
+
+    def two(eps, generator):
+        return {name: ways(eps, generator)[name] for name in ("AT+IAT", "noise")}
+
+    monkeypatch.setattr(audits, "network", small)
+    monkeypatch.setattr(audits, "objectives", two)
+    line = ["--n-train", "128", "--n-validation", "100", "--epochs", "1", "--n-test", "20"]
+    line += ["--n-draws", "100", "--n-passes", "2", "--steps", "2"]
+    folder = run(audits, *line)
+    found = json.loads((folder / "audits.json").read_text())
+    assert list(found) == ["AT+IAT", "noise", audits.SMOOTHED]
+    for study in found.values():
+        assert study["parts"]["certified"]["accuracy_low"] <= 1
+        assert study["parts"]["clean"]["sets"]["n"] == 20
+    page = (folder / "audits.html").read_text(encoding="utf-8")
+    assert all(f"<h2>{name}</h2>" in page for name in found)
+    printed = capsys.readouterr().out
+    before = (folder / "audit-noise.json").stat().st_mtime_ns
+    run(audits, *line)
+    assert (folder / "audit-noise.json").stat().st_mtime_ns == before
+    table = printed[printed.rindex("| model") :]
+    assert capsys.readouterr().out.endswith(table)
