@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import cifar10_data
+import common
 import numpy as np
-import output
-import quickstart
 import torch
 import training
 from torch import Tensor, nn
@@ -57,7 +56,7 @@ def objectives(eps: float, generator: torch.Generator) -> dict[str, Callable[...
 def main() -> None:
     """Train what is not trained yet, audit it, print the leaderboard and write the page."""
     args = parse()
-    quickstart.make_folder(args.out)
+    common.make_folder(args.out)
     data = cifar10_data.load_or_exit(args.data)
     train, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
     train = (train[0][: args.n_train], train[1][: args.n_train])
@@ -79,7 +78,7 @@ def main() -> None:
             name: audited(name, model, certified, test, sets, args)
             for name, (model, certified) in models.items()
         }
-        output.write_json(args.out / "audits.json", {k: v.as_dict() for k, v in audits.items()})
+        common.write_json(args.out / "audits.json", {k: v.as_dict() for k, v in audits.items()})
         page = evaluation.compare(audits, format="html")
         (args.out / "audits.html").write_text(page, encoding="utf-8")
         print(evaluation.compare(audits))
@@ -104,7 +103,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="steps of the attacks (20)")
     parser.add_argument("--train-only", action="store_true", help="train and do not audit yet")
     args = parser.parse_args()
-    quickstart.check_ranges(
+    common.check_ranges(
         parser,
         args,
         eps=(1e-4, 1),
