@@ -680,3 +680,12 @@ def test_levels_side_by_side_cut_no_bar():
         plots.robustness_levels(probs, labels, levels, axes=column)
     tallest = max(bar.get_height() for ax in axes[1] for bar in ax.patches)
     assert axes[1, 0].get_ylim()[1] > tallest > 0.9
+
+
+def test_a_diagram_of_one_class_names_it():
+    probs, labels = torch.rand(50, 2).softmax(dim=1), torch.arange(50) % 2
+    bins = reliability_bins(probs, labels, positive=1)
+    ax = plots.reliability_diagram(bins, positive=1, interval=bins.interval("ece"))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("probability of class 1", "share of class 1")
+    with pytest.raises(TypeError, match="positive as an int, got str"):
+        plots.reliability_diagram(bins, positive="1")

@@ -137,6 +137,7 @@ def _of_table(metric: Any, probs: Array, labels: Array) -> Callable[[Tensor], Te
     cells, edges = 2 * index + correct, uniform_edges(n_bins, index.device)
 
     def at(chosen: Tensor) -> Tensor:
+        n_bins = len(edges) - 1
         sums = torch.bincount(cells[chosen], minlength=2 * n_bins)
         confidences = torch.bincount(index[chosen], confidence[chosen], minlength=n_bins)
         table = ReliabilityBins(edges, sums[::2] + sums[1::2], confidences, sums[1::2])
