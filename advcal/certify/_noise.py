@@ -53,7 +53,7 @@ def _sums(point: Tensor, key: tuple[int, int], sigma: float) -> Callable[[int], 
 
     def draw(rows: int) -> Tensor:
         steps = normals(rows).mul_(sigma / step).add_(centre).round_()
-        return steps.to(point).mul_(step)
+        return steps.mul_(step).to(point)
 
     return draw
 

@@ -211,6 +211,7 @@ class Betrayed(torch.nn.Module):
         self.point = point
 
     def forward(self, inputs):
+        assert inputs.isfinite().all()
         known = ((inputs - self.point) + self.point == inputs).flatten(1).all(dim=1)
         return torch.stack([known, ~known], dim=1).float()
 
