@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -247,9 +248,21 @@ def _in_turn(
         keep((yield from _steps(cell, run)))
 
 
-def _made(item: tuple[_Cell, _Run]) -> Record:
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """What `map` sends."""
+
+    cell: _Cell
+    run: _Run
+
+    def __dask_tokenize__(self) -> str:
+        """Return another name each time, lest Dask reads all that is in here to find one."""
+        return secrets.token_hex(16)
+
+
+def _made(item: _Item) -> Record:
     """Make a record; what `map` calls."""
-    steps = _steps(*item)
+    steps = _steps(item.cell, item.run)
     while True:
         try:
             next(steps)
@@ -266,7 +279,7 @@ def _over(
 ) -> Generator[None, None, None]:
     """Let another one make the records, with a stop after each."""
     left = {cell.key for cell in cells}
-    for record in _results(map(_made, [(cell, run) for cell in cells]) if cells else []):
+    for record in _results(map(_made, [_Item(cell, run) for cell in cells]) if cells else []):
         try:
             key = _lines.key_of(record)
         except (KeyError, TypeError):
