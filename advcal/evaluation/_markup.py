@@ -6,6 +6,8 @@ from collections.abc import Sequence
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
 _LATEX |= {
     "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
