@@ -32,17 +32,18 @@ class Value:
         for name, each in signature(type(self)).parameters.items():
             value = getattr(self, name)
             if each.kind is Parameter.VAR_POSITIONAL:
-                words += map(_shown, value)
+                words += map(shown, value)
             elif _key(value) != _key(each.default):
                 named = each.kind is Parameter.KEYWORD_ONLY
-                words.append(f"{name}={_shown(value)}" if named else _shown(value))
+                words.append(f"{name}={shown(value)}" if named else shown(value))
         return f"{type(self).__name__}({', '.join(words)})"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Print a value as the call that made it, without addresses."""
     if isinstance(value, partial):
-        words = [_shown(each) for each in (value.func, *value.args)]
-        words += [f"{name}={_shown(each)}" for name, each in value.keywords.items()]
+        words = [shown(each) for each in (value.func, *value.args)]
+        words += [f"{name}={shown(each)}" for name, each in value.keywords.items()]
         return f"partial({', '.join(words)})"
     if isroutine(value) or isinstance(value, type):
         return value.__qualname__

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "plots": {"metrics"},
 }
 # The most basic submodules take the checks and the types from the root, and no more.
-BASIC_ROOT = {"_checks", "_logits", "_probs", "_random", "_typing"}
+BASIC_ROOT = {"_checks", "_logits", "_probs", "_processes", "_random", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 OPTIONAL = {"matplotlib": {"plots"}, "PIL": {"evaluation"}}  # imported as they are used
 
@@ -52,9 +52,9 @@ POSITIONAL = {
 KEYWORDS = {
     "accumulate", "affine", "against", "all_reduce", "alpha", "attack", "attacked", "attacks",
     "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "baseline", "beta",
-    "binning", "bounds", "by", "candidates", "certified", "channels_last", "checkpoint", "clean",
-    "columns", "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure", "figures",
-    "format", "forward", "from_logits", "gamma", "generator", "held_out", "initial_c",
+    "binning", "bounds", "by", "candidates", "certified", "changed", "channels_last", "checkpoint",
+    "clean", "columns", "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure",
+    "figures", "format", "forward", "from_logits", "gamma", "generator", "held_out", "initial_c",
     "initial_eps", "initial_p", "interval", "intervals", "joint", "kappa", "kinds", "l2_bias",
     "l2_off_diagonal", "label", "lam", "level", "loss", "map", "margin", "max_norm", "maximise",
     "method", "minimise", "momentum", "n", "n_bins", "n_free", "n_levels", "n_pilot", "n_targets",

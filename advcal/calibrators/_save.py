@@ -4,9 +4,8 @@ import dataclasses
 import os
 from typing import BinaryIO
 
-import torch
-
-from advcal import _checks
+from advcal import _checks, _files
+from advcal.calibrators import _fields
 from advcal.calibrators._affine import Affine
 from advcal.calibrators._calibrator import Calibrator
 from advcal.calibrators._curves import OneVsAll, TopLabel
@@ -28,7 +27,9 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str] | BinaryIO) -> Non
 
     Raises:
         TypeError: If it is not a calibrator of this module.
-        ValueError: If the path is empty, or in a folder that does not exist.
+        ValueError: If the path is empty, or in a folder that does not exist, or a number of the
+            calibrator is not what it may be.
+        OSError: If the file cannot be written, as on a full disk; an old one stays as it was.
 
     Example:
         >>> import io
@@ -37,16 +38,22 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str] | BinaryIO) -> Non
     """
     if _KINDS.get(type(calibrator).__name__) is not type(calibrator):
         raise TypeError(f"expected a calibrator, got {_checks.kind(calibrator)}")
-    if isinstance(path, (str, os.PathLike)):
-        _checks.path("path", path)
     fields = {f.name: getattr(calibrator, f.name) for f in dataclasses.fields(calibrator)}
-    torch.save({"calibrator": type(calibrator).__name__, "fields": fields}, path)
+    _fields.check(type(calibrator), fields)
+    contents = {"calibrator": type(calibrator).__name__, "fields": fields}
+    if not isinstance(path, (str, os.PathLike)):
+        _files.dump(contents, path)
+        return
+    _checks.path("path", path)
+    with _files.held(path, seconds=60), _files.whole(path) as file:
+        _files.dump(contents, file)
 
 
 def load(path: str | os.PathLike[str] | BinaryIO) -> Calibrator:
     """Read a calibrator that `save` wrote, the same to the last bit.
 
-    The file is read by `torch.load` with `weights_only=True`: what is in it is not executed.
+    What is in the file is not executed, and is checked: a temperature is positive, shapes and
+    classes go together.
 
     Args:
         path: Where from, or a binary file open for reading.
@@ -55,8 +62,9 @@ def load(path: str | os.PathLike[str] | BinaryIO) -> Calibrator:
         The calibrator.
 
     Raises:
-        ValueError: If the file holds something else, or is cut short.
-        UnpicklingError: If it holds more than tensors and numbers.
+        TypeError: If the path is no path.
+        ValueError: If the file is damaged or holds anything but a sound calibrator.
+        FileNotFoundError: If there is none.
 
     Example:
         >>> import io
@@ -67,11 +75,18 @@ def load(path: str | os.PathLike[str] | BinaryIO) -> Calibrator:
         >>> load(file)
         Temperature(n_classes=10, temperature=1.5)
     """
+    named = isinstance(path, (str, os.PathLike))
+    if named or not callable(getattr(path, "read", None)):
+        _checks.path("path", path)
+    found = _files.load(path, "a calibrator")
+    wanted = f"expected {os.fspath(path) if named else 'the file'} to be a calibrator, got"  # type: ignore[arg-type]
+    if not isinstance(found, dict) or not found.keys() == {"calibrator", "fields"}:
+        raise ValueError(f"{wanted} {_checks.kind(found)}")
+    name = found["calibrator"]
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"{wanted} one of an unknown kind, {name!r}")
     try:
-        found = torch.load(path, weights_only=True)
-    except (EOFError, LookupError, RuntimeError) as error:
-        raise ValueError("expected a file that save wrote, got one that is not torch's") from error
-    try:
-        return _KINDS[found["calibrator"]](**found["fields"])
-    except (LookupError, TypeError):
-        raise ValueError(f"expected a file that save wrote, got {_checks.kind(found)}") from None
+        return _fields.check(kind, found["fields"])
+    except ValueError as error:
+        raise ValueError(f"{wanted} one that is not sound: {error}") from None

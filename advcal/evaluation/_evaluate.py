@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from advcal import _checks
+from advcal import _checks, _processes
 from advcal._pass import Part, Way, one_pass
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.evaluation import _targets
@@ -197,6 +197,7 @@ def _over_processes(
     """Sum what all processes counted, in one exchange; None where there is nothing in any."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return counted
+    _processes.same({"n_bins": n_bins}, distributed.group.WORLD)
     zero = torch.zeros(1, 2, device=device)  # what stands here for nothing, and does not count
     mine = counted or _tally(zero, zero, zero[:, 0].long(), n_bins)
     bins, sums = mine.summary.bins, mine.summary.sums

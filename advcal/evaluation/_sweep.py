@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import distributed
 
-from advcal import _checks, _digest, _files
+from advcal import _checks, _digest, _files, _processes
 from advcal._pass import Way, again
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.evaluation import _lines, _targets
@@ -141,13 +141,14 @@ def sweep(
         settings["forward"] = fingerprint(forward)
     cells = _cells(models, batches, attacks, radii, targets, settings, all_reduce)
     run = _Run(dataclasses.replace(way, progress=None), n_bins, all_reduce, torch.get_rng_state())
-    file = None if path is None else Path(path)
+    file, group = None if path is None else Path(path), _group(all_reduce)
+    writes = file is not None and (group is None or distributed.get_rank(group) == 0)
     with ExitStack() as stack:
-        done = _agreed(lambda: _opened(file, cells, stack), all_reduce)
+        done = _processes.agreed(lambda: _opened(file, cells, stack), group)
 
         def keep(record: Record) -> None:
             done[_lines.key_of(record)] = record
-            if file is not None and _first(all_reduce):
+            if file is not None and writes:
                 _lines.append(file, record)
 
         todo = [cell for cell in cells if cell.key not in done]
@@ -157,7 +158,7 @@ def sweep(
             for _ in steps if progress is None else progress(_Sized(steps, n)):
                 pass
         records = {cell.key: done[cell.key] for cell in cells if cell.key in done}
-        if file is not None and _first(all_reduce) and [*done] != [*records]:
+        if file is not None and writes and [*done] != [*records]:
             _lines.ordered(file, records.values())
     return [*records.values()]
 
@@ -203,10 +204,7 @@ def _digests(batches: Mapping[str, Iterable[Batch]], all_reduce: bool) -> dict[s
     """Digest each data set, the parts of all processes together."""
     digest = _digest.data()
     mine = {name: digest(each) for name, each in batches.items()}
-    found = [mine]
-    if _distributed(all_reduce):
-        found = [{}] * distributed.get_world_size()
-        distributed.all_gather_object(found, mine)
+    found = _processes.gathered(mine, _group(all_reduce))
     return {name: f"{sum(part[name] for part in found) % 2**128:032x}"[:16] for name in mine}
 
 
@@ -349,25 +347,6 @@ def _opened(file: Path | None, cells: Sequence[_Cell], stack: ExitStack) -> dict
     return _lines.read(file, {cell.key: cell.settings for cell in cells})
 
 
-def _distributed(all_reduce: bool) -> bool:
-    return all_reduce and distributed.is_available() and distributed.is_initialized()
-
-
-def _first(all_reduce: bool) -> bool:
-    return not _distributed(all_reduce) or distributed.get_rank() == 0
-
-
-def _agreed(read: Callable[[], dict[Key, Record]], all_reduce: bool) -> dict[Key, Record]:
-    """Let the first process read, and all of them have what it found, or its error."""
-    if not _distributed(all_reduce):
-        return read()
-    found: list[Any] = [None]
-    if _first(all_reduce):
-        try:
-            found = [read()]
-        except (OSError, ValueError) as error:
-            found = [error]
-    distributed.broadcast_object_list(found)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return dict(found[0])
+def _group(all_reduce: bool) -> Any:
+    """Return the processes that share the data, None if this one is alone."""
+    return distributed.group.WORLD if all_reduce and _processes.running() else None

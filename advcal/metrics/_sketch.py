@@ -7,9 +7,8 @@ from typing import Any, Generic
 
 import torch
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _processes
 from advcal._typing import Array
-from advcal.metrics import _distributed
 from advcal.metrics._binless import GRID, fixed_point, spread_residuals
 from advcal.metrics._bins import uniform_bin, uniform_edges
 from advcal.metrics._table import ReliabilityBins
@@ -57,10 +56,10 @@ class ReliabilitySketch(Generic[Array]):
         Raises:
             ValueError: If the edges differ between processes.
         """
-        if not _distributed.running():
+        if not _processes.running():
             return self
         residuals, own_kind = _probs.as_tensor("residuals", self.residuals)
-        return ReliabilitySketch(self.bins.all_reduce(), own_kind(_distributed.summed(residuals)))
+        return ReliabilitySketch(self.bins.all_reduce(), own_kind(_processes.summed(residuals)))
 
     @property
     def smooth_ece(self) -> Array:

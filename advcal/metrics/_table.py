@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _processes
 from advcal._typing import Array
-from advcal.metrics import _distributed, _significance
+from advcal.metrics import _significance
 from advcal.metrics._bins import Binning, binned, expected_gap
 from advcal.metrics._intervals import (
     Interval,
@@ -85,16 +85,16 @@ class ReliabilityBins(Generic[Array]):
         Raises:
             ValueError: If the edges differ between processes; it is raised in each of them.
         """
-        if not _distributed.running():
+        if not _processes.running():
             return self
         edges, own_kind = _probs.as_tensor("edges", self.edges)
-        if not _distributed.alike(edges):
+        if not _processes.alike(edges):
             raise ValueError(
                 f"expected reliability bins of the same edges in all processes, got {self.n_bins} "
                 "bins here and others elsewhere"
             )
         counts, confidences, corrects = (
-            own_kind(_distributed.summed(_probs.as_tensor("field", field)[0]))
+            own_kind(_processes.summed(_probs.as_tensor("field", field)[0]))
             for field in (self.counts, self.confidences, self.corrects)
         )
         return ReliabilityBins(self.edges, counts, confidences, corrects)

@@ -1,17 +1,19 @@
 """The training loop, as a generator of records."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from advcal import _checks
+from advcal import _checks, _processes
+from advcal._files import Path
 from advcal._frozen import bare, device_of, parallel
 from advcal._pass import casting, check_source
 from advcal._typing import Batch, Objective, Progress
-from advcal.trainers._checkpoint import Checkpoint, Path, check_state, has_state
+from advcal.trainers._checkpoint import Checkpoint, check_state, has_state
+from advcal.trainers._identity import check_changed, length, settings_of
 from advcal.trainers._run import Epoch, Run
 from advcal.trainers._step import Step
 
@@ -32,6 +34,7 @@ def epochs(
     backward: Callable[[Tensor], object] | None = None,
     checkpoint: Path | None = None,
     every: int | None = None,
+    changed: Collection[str] = (),
     state: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Generator[Epoch, None, list[Epoch]]:
@@ -48,18 +51,28 @@ def epochs(
     ends with the same weights to the last bit, on the same machine and versions, and on CUDA as far
     as its kernels are deterministic. The file has all that is trained, the random states of torch,
     NumPy and Python, the place in the epoch, and the records. It is replaced in one piece and
-    executes nothing when read: `torch.load(path)["model"]` has the weights. What else changes while
-    you train goes into `state`: generators of attacks and samplers, an `EarlyStopping`, smoothing,
-    a list of your own figures. Epochs that the file has are not yielded again; one whose body was
-    cut short is. Within an epoch the run goes through the batches that are done once more, so their
-    order must be fixed or follow from the random states when the epoch began, as that of a
-    `DataLoader` does (with `shuffle=True`, or a sampler whose generator is in `state`).
+    executes nothing when read: `torch.load(path)["model"]` has the weights, by the names that they
+    have without wrappers. What else changes while you train goes into `state`: generators of
+    attacks, an `EarlyStopping`, smoothing, a list of your own figures, all of it tensors and plain
+    values, which is checked before the first step. Epochs that the file has are not yielded again;
+    one whose body was cut short is. Within an epoch the run goes through the batches that are done
+    once more, so their order must be fixed or follow from the random states when the epoch began,
+    as that of a `DataLoader` does.
+
+    A file belongs to one run. It knows the settings: the objective as it prints, the data by their
+    number of batches and the first one, the optimizer as it was constructed, the schedule,
+    averaging, `accumulate`, `max_norm`, `autocast`, and the versions of this library and of torch.
+    If one of them differs it says which, before anything is put back; `changed` names those that
+    are meant to. A second run that would write the same file is refused while the first is at it.
 
     **Several processes.** Wrap the model in `DistributedDataParallel` and give each process its
     part of the data, as `DistributedSampler` does; its `set_epoch` is called here. Gradients, the
     record, and the stop at a loss that is not finite are then those of all processes together, and
-    each example counts once, also if batches have unequal sizes. BatchNorm takes its statistics
-    from each process's own part; `torch.nn.SyncBatchNorm` does not.
+    each example counts once, also if batches have unequal sizes. The first process alone reads and
+    writes the checkpoint, so there need be no common disk; with three or more, torch may round a
+    sum otherwise in the first step after a stop. Another number of batches, or other settings, in one
+    of the processes is an error in all of them. BatchNorm takes its statistics from each process's
+    own part; `torch.nn.SyncBatchNorm` does not.
 
     **Averaged weights.** `average` is updated after each step: with
     `multi_avg_fn=get_ema_multi_avg_fn(0.999)` an exponential moving average (EMA). Its BatchNorm
@@ -89,6 +102,11 @@ def epochs(
             `accelerator.backward`; `Tensor.backward` if None.
         checkpoint: The file to write to and to go on from.
         every: The number of steps between checkpoints within an epoch; none if None.
+        changed: What of the run is meant to differ from the checkpoint's, such as `["data"]`:
+            `"objective"`, `"data"`, `"optimizer"`, `"schedule"`, `"average"`, `"accumulate"`,
+            `"max_norm"`, `"autocast"`, or the versions, `"advcal"` and `"torch"`. An optimizer
+            then has its settings from here and its moments from the file, if they fit, and a
+            schedule begins anew.
         state: Names to what else belongs into the checkpoint: a `torch.Generator`, a list or dict
             of plain values, or anything with `state_dict` and `load_state_dict`. With several
             processes generators are kept for each, and the rest as the first process has it.
@@ -101,11 +119,13 @@ def epochs(
         TypeError: If an argument or a batch is of the wrong kind.
         ValueError: If a number is out of range, float16 is asked for without CUDA, an epoch has no
             batches, a batch is empty or has not one label per input, the objective is no scalar,
-            the optimizer has none of the model's parameters, or the checkpoint is damaged, of
-            another run or of more epochs.
+            the optimizer has none of the model's parameters, processes differ, or the checkpoint
+            is damaged, of another run or of more epochs.
         FloatingPointError: If the loss is not finite, or a weight when a checkpoint is due. The
             weights are those before the step, and the checkpoint stays as it was; statistics of
             BatchNorm have seen the batch.
+        OSError: If the checkpoint cannot be written, as on a full disk; the last one stays.
+        BlockingIOError: If another run is at work on the checkpoint.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -141,10 +161,18 @@ def epochs(
     )
     state = {} if state is None else state
     check_state(state)
+    check_changed(changed)
+    parts, data = step.parts(), {"data length": length(batches)}
+    own = {"accumulate": accumulate, "max_norm": max_norm, "autocast": autocast}
+    settings = settings_of(objective, parts, **data, **own)
+    _processes.same(
+        {"n": n, "every": every, "checkpoint": checkpoint is not None} | settings, group
+    )
     saved = None
     if checkpoint is not None:
-        _checks.path("checkpoint", checkpoint)
-        saved = Checkpoint(checkpoint, step.parts(), state, device_of(model), group)
+        _processes.agreed(lambda: _checks.path("checkpoint", checkpoint), group)
+        place = device_of(model), group
+        saved = Checkpoint(checkpoint, parts, state, *place, settings, changed, batches)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Run(
@@ -177,6 +205,7 @@ def fit(
     backward: Callable[[Tensor], object] | None = None,
     checkpoint: Path | None = None,
     every: int | None = None,
+    changed: Collection[str] = (),
     state: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Epoch]:
@@ -197,6 +226,7 @@ def fit(
         backward: What takes the gradient of the loss; `Tensor.backward` if None.
         checkpoint: The file to write to and to go on from.
         every: The number of steps between checkpoints within an epoch; none if None.
+        changed: What of the run is meant to differ from the checkpoint's.
         state: Names to what else belongs into the checkpoint.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
@@ -207,6 +237,7 @@ def fit(
         TypeError: If an argument or a batch is of the wrong kind.
         ValueError: If an argument, a batch or the checkpoint is not as `epochs` says.
         FloatingPointError: If the loss is not finite; the weights are those before that step.
+        OSError: If the checkpoint cannot be written, or another run is at work on it.
 
     Example:
         >>> _ = torch.manual_seed(0)

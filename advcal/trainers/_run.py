@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _checks
+from advcal._frozen import device_of
 from advcal._pass import prepared
 from advcal._typing import Batch, Objective, Progress
-from advcal.trainers._checkpoint import Checkpoint, Position
+from advcal.trainers._checkpoint import Checkpoint, Position, first_of, set_epoch
 from advcal.trainers._step import Step
 
 
@@ -47,22 +48,24 @@ class Run:
 
     def epochs(self, n: int) -> Generator[Epoch, None, list[Epoch]]:
         """Yield the record of each epoch that the checkpoint has not; return those of all."""
-        at = Position() if self.saved is None else self.saved.load(n)
-        records = [Epoch(*record) for record in at.records]
-        for epoch in range(at.epoch, n + 1):
-            self._train(at)
-            records.append(Epoch(epoch, at.total / at.n, at.n))
-            at = Position(epoch + 1, records=records)
-            yield records[-1]
-            if self.saved is not None:
-                self.saved.save(at)
-        return records
+        with ExitStack() as stack:
+            at = Position() if self.saved is None else self.saved.open(stack, n)
+            records = [Epoch(*record) for record in at.records]
+            for epoch in range(at.epoch, n + 1):
+                self._train(at)
+                records.append(Epoch(epoch, at.total / at.n, at.n))
+                at = Position(epoch + 1, records=records, first=at.first, begin=at.begin)
+                yield records[-1]
+                if self.saved is not None:
+                    self.saved.save(at)
+            return records
 
     def _train(self, at: Position) -> None:
         """Go through what is left of an epoch."""
         if self.saved is not None and at.batch == 0:
             at.start = self.saved.random()
-        _set_epoch(self.batches, at.epoch - 1)
+            at.begin = at.begin or at.start
+        set_epoch(self.batches, at.epoch - 1)
         self.model.train()
         source = prepared(
             self.batches,
@@ -73,7 +76,9 @@ class Run:
         )
         if self.saved is not None and at.batch > 0:
             self.saved.set_random(at.now)
-        for batch in source:
+        for batch in source if self.group is None else self._together(source, at):
+            if self.saved is not None:
+                first_of(batch, at)
             self._take(batch, at)
         if self.step.pending:
             self.step.take()
@@ -82,6 +87,30 @@ class Run:
                 f"expected batches in epoch {at.epoch}, got none; an iterator can be gone "
                 "through only once, a list or a DataLoader again and again"
             )
+
+    def _together(self, source: Iterator[Batch], at: Position) -> Iterator[Batch]:
+        """Yield batches as long as all processes have one; none goes on without the others."""
+        device = device_of(self.model)
+        while True:
+            batch = next(source, None)
+            kind = [0, 0] if batch is None else [1, batch[0].ndim]
+            ends = torch.tensor([*kind, *(-each for each in kind)], device=device)
+            torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX, group=self.group)
+            most, dims, least, other_dims = ends.tolist()
+            if most != -least:
+                here = "one" if batch is not None else "none"
+                raise ValueError(
+                    f"expected as many batches in all processes, got {here} for batch "
+                    f"{at.batch + 1} of epoch {at.epoch} here, and not so elsewhere"
+                )
+            if batch is None:
+                return
+            if dims != -other_dims:
+                raise ValueError(
+                    f"expected inputs of as many dimensions in all processes, got {batch[0].ndim} "
+                    "here and others elsewhere"
+                )
+            yield batch
 
     def _take(self, batch: Batch, at: Position) -> None:
         """Take one batch, the step after it and the checkpoint, if they are due."""
@@ -96,16 +125,6 @@ class Run:
         due = self.every is not None and at.batch % self.every == 0
         if self.saved is not None and stepped and due:
             self.saved.save(at)
-
-
-def _set_epoch(batches: object, epoch: int) -> None:
-    """Tell a sampler the epoch, from 0 as torch counts, if it shuffles by that."""
-    inner = getattr(batches, "batch_sampler", None)
-    samplers = getattr(batches, "sampler", None), getattr(inner, "sampler", None)
-    for each in (batches, inner, *samplers):
-        tell = getattr(each, "set_epoch", None)
-        if callable(tell):
-            tell(epoch)
 
 
 @contextmanager

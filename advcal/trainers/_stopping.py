@@ -3,12 +3,13 @@
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._frozen import bare
+from advcal._weights import put_weights, weights
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,7 +68,7 @@ class EarlyStopping:
         self.waited += 1
         if score > self.score:
             self.score, self.epoch, self.waited = score, self.epoch + self.waited, 0
-            self.weights = copy.deepcopy(bare(model).state_dict())
+            self.weights = copy.deepcopy(weights(model))
         return self.patience is not None and self.waited >= self.patience
 
     def restore(self, model: nn.Module) -> None:
@@ -81,7 +82,7 @@ class EarlyStopping:
         """
         if self.weights is None:
             raise ValueError("expected a score before weights are restored, got none")
-        bare(model).load_state_dict(self.weights)
+        put_weights(model, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes."""
@@ -95,7 +96,21 @@ class EarlyStopping:
 
         Returns:
             Nothing.
+
+        Raises:
+            TypeError: If a part of the state is of the wrong kind.
+            ValueError: If one is missing or out of range.
         """
-        for field in dataclasses.fields(self):
-            if not field.init:
-                setattr(self, field.name, state[field.name])
+        names = [field.name for field in dataclasses.fields(self) if not field.init]
+        if not isinstance(state, Mapping):
+            raise TypeError(f"expected state as a dict, got {_checks.kind(state)}")
+        if state.keys() != set(names):
+            raise ValueError(f"expected state with {', '.join(names)}, got {list(state)}")
+        if state["score"] != -math.inf:
+            _checks.number("score", state["score"])
+        for name in ("epoch", "waited"):
+            _checks.count(name, state[name], least=0)
+        if not isinstance(state["weights"], (Mapping, type(None))):
+            raise TypeError(f"expected weights as a dict, got {_checks.kind(state['weights'])}")
+        for name in names:
+            setattr(self, name, state[name])

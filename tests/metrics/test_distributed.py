@@ -12,14 +12,14 @@ import torch
 from advcal import metrics
 
 WORKER = """
-import pickle, sys
+import os, pickle, sys, time
 from datetime import timedelta
 import torch
 from advcal import metrics
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group(
     "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2,
-    timeout=timedelta(seconds=120),
+    timeout=timedelta(seconds=600),
 )
 data = torch.load(f"{folder}/data.pt")
 probs, labels = (part[:300] if rank == 0 else part[300:] for part in data)
@@ -38,8 +38,13 @@ for table in unlike:
         table.all_reduce()
     except ValueError as error:
         found["errors"].append(str(error))
-with open(f"{folder}/{rank}.pickle", "wb") as file:
+with open(f"{folder}/{rank}.new", "wb") as file:
     pickle.dump(found, file)
+os.rename(f"{folder}/{rank}.new", f"{folder}/{rank}.pickle")
+# Who leaves closes its connections, also to one that has not read its last word yet: gloo then ends
+# that process by SIGABRT. So none leaves before all are done.
+while not os.path.exists(f"{folder}/{1 - rank}.pickle"):
+    time.sleep(0.01)
 torch.distributed.destroy_process_group()
 """
 
@@ -68,7 +73,7 @@ def found(data, tmp_path_factory):
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=900)
             assert process.returncode == 0, errors.decode()
     finally:
         for process in processes:

@@ -40,6 +40,14 @@ def test_two_processes_train_as_one(folder, case):
     assert last[1] < first[1] or case == "ar_adals"  # whose targets move
 
 
+def test_processes_that_differ_all_raise_and_none_hangs(tmp_path):
+    script = SCRIPT.with_name("differing.py")
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "kinds refused in all processes" in done.stdout
+
+
 class Fabric(nn.Module):
     """The names of Lightning Fabric's wrapper."""
 
