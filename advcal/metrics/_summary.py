@@ -8,9 +8,8 @@ from typing import Any, Generic, Literal
 import torch
 from torch import Tensor
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _processes
 from advcal._typing import Array
-from advcal.metrics import _distributed
 from advcal.metrics._intervals import Interval, mean_ends
 from advcal.metrics._scores import brier, confidence, nll
 from advcal.metrics._table import ReliabilityBins, reliability_bins
@@ -59,10 +58,10 @@ class Summary(Generic[Array]):
         Raises:
             ValueError: If the edges differ between processes.
         """
-        if not _distributed.running():
+        if not _processes.running():
             return self
         sums, own_kind = _probs.as_tensor("sums", self.sums)
-        return Summary(self.bins.all_reduce(), own_kind(_distributed.summed(sums)))
+        return Summary(self.bins.all_reduce(), own_kind(_processes.summed(sums)))
 
     @property
     def n(self) -> Array:

@@ -70,9 +70,9 @@ def epochs(
     record, and the stop at a loss that is not finite are then those of all processes together, and
     each example counts once, also if batches have unequal sizes. The first process alone reads and
     writes the checkpoint, so there need be no common disk; with three or more, torch may round a
-    sum otherwise in the first step after a stop. Another number of batches, or other settings, in one
-    of the processes is an error in all of them. BatchNorm takes its statistics from each process's
-    own part; `torch.nn.SyncBatchNorm` does not.
+    sum otherwise in the first step after a stop. Another number of batches, or other settings, in
+    one of the processes is an error in all of them. BatchNorm takes its statistics from each
+    process's own part; `torch.nn.SyncBatchNorm` does not.
 
     **Averaged weights.** `average` is updated after each step: with
     `multi_avg_fn=get_ema_multi_avg_fn(0.999)` an exponential moving average (EMA). Its BatchNorm
