@@ -22,10 +22,10 @@ class Value:
     """
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and _key(self) == _key(other)
+        return type(self) is type(other) and compared(self) == compared(other)
 
     def __hash__(self) -> int:
-        return hash(_key(self))
+        return hash(compared(self))
 
     def __repr__(self) -> str:
         words: list[str] = []
@@ -33,7 +33,7 @@ class Value:
             value = getattr(self, name)
             if each.kind is Parameter.VAR_POSITIONAL:
                 words += map(shown, value)
-            elif _key(value) != _key(each.default):
+            elif compared(value) != compared(each.default):
                 named = each.kind is Parameter.KEYWORD_ONLY
                 words.append(f"{name}={shown(value)}" if named else shown(value))
         return f"{type(self).__name__}({', '.join(words)})"
@@ -52,19 +52,19 @@ def shown(value: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def _key(value: Any) -> Any:
+def compared(value: Any) -> Any:
     """Return what stands for a value in comparisons."""
     if isinstance(value, Value):
         names = (field.name for field in fields(cast(Any, value)))
-        return type(value), *(_key(getattr(value, name)) for name in names)
+        return type(value), *(compared(getattr(value, name)) for name in names)
     if isinstance(value, partial):
-        return partial, _key(value.func), _key(value.args), _key(value.keywords)
+        return partial, compared(value.func), compared(value.args), compared(value.keywords)
     if isinstance(value, dict):
-        return dict, *sorted(((name, _key(each)) for name, each in value.items()), key=repr)
+        return dict, *sorted(((name, compared(each)) for name, each in value.items()), key=repr)
     if isinstance(value, (set, frozenset)):
-        return frozenset, frozenset(map(_key, value))
+        return frozenset, frozenset(map(compared, value))
     if isinstance(value, (tuple, list)):
-        return type(value), *map(_key, value)
+        return type(value), *map(compared, value)
     if isinstance(value, (Tensor, np.ndarray)):
         return (
             str(value.dtype),

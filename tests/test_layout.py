@@ -33,8 +33,8 @@ MAY_IMPORT = {
     "evaluation": {"attacks", "metrics", "certify"},
     "plots": {"metrics"},
 }
-# The most basic submodules take the checks and the types from the root, and no more.
-BASIC_ROOT = {"_checks", "_logits", "_probs", "_processes", "_random", "_typing"}
+# The most basic submodules take these from the root, and no more.
+BASIC_ROOT = {"_checks", "_files", "_logits", "_probs", "_processes", "_random", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 OPTIONAL = {"matplotlib": {"plots"}, "PIL": {"evaluation"}}  # imported as they are used
 

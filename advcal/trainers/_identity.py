@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advcal import __version__, _checks, _digest
 from advcal._typing import Batch
-from advcal._values import shown
+from advcal._values import compared, shown
 
 # What `changed` may name: the first word of a setting's name.
 FAMILIES = (
@@ -25,7 +25,7 @@ def settings_of(objective: Any, parts: Mapping[str, Any], **others: Any) -> dict
     """Name the settings of a run that is about to begin, in plain values."""
     average = parts.get("average")
     found = {
-        "objective": shown(objective),
+        "objective": told(objective),
         **{name: plain(value) for name, value in others.items()},
         "optimizer": type(parts["optimizer"]).__qualname__,
         **{f"optimizer {name}": plain(x) for name, x in parts["optimizer"].defaults.items()},
@@ -36,7 +36,7 @@ def settings_of(objective: Any, parts: Mapping[str, Any], **others: Any) -> dict
         "torch": str(torch.__version__),
     }
     functions = getattr(parts.get("schedule"), "lr_lambdas", ())
-    return found | {f"schedule lr_lambda {i}": shown(each) for i, each in enumerate(functions)}
+    return found | {f"schedule lr_lambda {i}": told(each) for i, each in enumerate(functions)}
 
 
 def moving(optimizer: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +122,31 @@ def digest(batch: Batch) -> str:
 def _words(part: Tensor) -> Iterator[bytes]:
     yield str(tuple(part.shape)).encode()
     yield from _digest.content(torch.view_as_real(part) if part.is_complex() else part)
+
+
+def told(value: Any) -> str:
+    """Print a configured value, with a digest of the code of users' functions in it."""
+    codes = [word for function in _functions(compared(value)) for word in _code(function.__code__)]
+    return shown(value) + (f" (code {_digest.of(codes)})" if codes else "")
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple):
+        for each in value:
+            yield from _functions(each)
+    elif inspect.isfunction(value) and value.__module__.split(".")[0] not in ("advcal", "torch"):
+        yield value
+
+
+def _code(code: Any) -> Iterator[bytes]:
+    """Yield what code does, wherever it stands and whatever it is called with."""
+    yield code.co_code + repr(code.co_names).encode()
+    for const in code.co_consts:
+        if inspect.iscode(const):
+            yield from _code(const)
+        else:  # a set has another order in each process
+            words = sorted(map(repr, const)) if isinstance(const, frozenset) else const
+            yield repr(words).encode()
 
 
 def _state(schedule: Any) -> Mapping[str, Any]:

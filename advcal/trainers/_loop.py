@@ -59,20 +59,21 @@ def epochs(
     once more, so their order must be fixed or follow from the random states when the epoch began,
     as that of a `DataLoader` does.
 
-    A file belongs to one run. It knows the settings: the objective as it prints, the data by their
-    number of batches and the first one, the optimizer as it was constructed, the schedule,
-    averaging, `accumulate`, `max_norm`, `autocast`, and the versions of this library and of torch.
-    If one of them differs it says which, before anything is put back; `changed` names those that
-    are meant to. A second run that would write the same file is refused while the first is at it.
+    A file belongs to one run. It knows the settings: the objective as it prints, and your functions
+    in it by their code, the data by their number of batches and the first one, the optimizer as it
+    was constructed, the schedule, averaging, `accumulate`, `max_norm`, `autocast`, and the versions
+    of this library and of torch. If one of them differs it says which, before anything is put back;
+    `changed` names those that are meant to. A second run that would write the same file is refused
+    while the first is at it.
 
     **Several processes.** Wrap the model in `DistributedDataParallel` and give each process its
     part of the data, as `DistributedSampler` does; its `set_epoch` is called here. Gradients, the
     record, and the stop at a loss that is not finite are then those of all processes together, and
     each example counts once, also if batches have unequal sizes. The first process alone reads and
-    writes the checkpoint, so there need be no common disk; with three or more, torch may round a
-    sum otherwise in the first step after a stop. Another number of batches, or other settings, in
-    one of the processes is an error in all of them. BatchNorm takes its statistics from each
-    process's own part; `torch.nn.SyncBatchNorm` does not.
+    writes the checkpoint, so there need be no common disk; of three or more, torch may round a sum
+    otherwise in the first step after a stop. Another number of batches, or other settings, in one
+    of the processes is an error in all of them. BatchNorm takes its statistics from each process's
+    own part; `torch.nn.SyncBatchNorm` does not.
 
     **Averaged weights.** `average` is updated after each step: with
     `multi_avg_fn=get_ema_multi_avg_fn(0.999)` an exponential moving average (EMA). Its BatchNorm

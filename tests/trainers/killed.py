@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -141,6 +142,9 @@ def forked(run, path, result):
         found = run(path)
         Path(f"{result}.new").write_text(found)
         os.rename(f"{result}.new", result)
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(0 if Path(result).exists() else 1)
 

@@ -81,6 +81,18 @@ OTHERS = {
         {"objective": adversarial(ATTACK)},
         "eps=0.2.*eps=0.1",
     ),
+    "a lambda": (
+        "objective",
+        {"objective": lambda model, batch: 2 * standard()(model, batch)},
+        {"objective": lambda model, batch: standard()(model, batch)},
+        "<lambda> .code .*<lambda> .code",
+    ),
+    "a lambda in it": (
+        "objective",
+        {"objective": standard(loss=lambda z, y: nn.functional.cross_entropy(z, y))},
+        {"objective": standard(loss=lambda z, y: nn.functional.cross_entropy(z, y) * 2)},
+        "loss=.*code .*loss=.*code",
+    ),
     "accumulate": ("accumulate", {"accumulate": 2}, {}, "accumulate 2, .* with 1"),
     "max_norm": ("max_norm", {"max_norm": np.float64(1)}, {}, "max_norm 1.0, .* with None"),
     "autocast": ("autocast", {"autocast": torch.bfloat16}, {}, "autocast torch.bfloat16, .* None"),
