@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import distributed
 
-from advcal import _checks, _digest, _files
+from advcal import _checks, _digest, _files, _processes
 from advcal._pass import Way, again
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.evaluation import _lines, _targets
@@ -140,13 +141,14 @@ def sweep(
         settings["forward"] = fingerprint(forward)
     cells = _cells(models, batches, attacks, radii, targets, settings, all_reduce)
     run = _Run(dataclasses.replace(way, progress=None), n_bins, all_reduce, torch.get_rng_state())
-    file = None if path is None else Path(path)
+    file, group = None if path is None else Path(path), _group(all_reduce)
+    writes = file is not None and (group is None or distributed.get_rank(group) == 0)
     with ExitStack() as stack:
-        done = _agreed(lambda: _opened(file, cells, stack), all_reduce)
+        done = _processes.agreed(lambda: _opened(file, cells, stack), group)
 
         def keep(record: Record) -> None:
             done[_lines.key_of(record)] = record
-            if file is not None and _first(all_reduce):
+            if file is not None and writes:
                 _lines.append(file, record)
 
         todo = [cell for cell in cells if cell.key not in done]
@@ -156,7 +158,7 @@ def sweep(
             for _ in steps if progress is None else progress(_Sized(steps, n)):
                 pass
         records = {cell.key: done[cell.key] for cell in cells if cell.key in done}
-        if file is not None and _first(all_reduce) and [*done] != [*records]:
+        if file is not None and writes and [*done] != [*records]:
             _lines.ordered(file, records.values())
     return [*records.values()]
 
@@ -202,10 +204,7 @@ def _digests(batches: Mapping[str, Iterable[Batch]], all_reduce: bool) -> dict[s
     """Digest each data set, the parts of all processes together."""
     digest = _digest.data()
     mine = {name: digest(each) for name, each in batches.items()}
-    found = [mine]
-    if _distributed(all_reduce):
-        found = [{}] * distributed.get_world_size()
-        distributed.all_gather_object(found, mine)
+    found = _processes.gathered(mine, _group(all_reduce))
     return {name: f"{sum(part[name] for part in found) % 2**128:032x}"[:16] for name in mine}
 
 
@@ -247,9 +246,21 @@ def _in_turn(
         keep((yield from _steps(cell, run)))
 
 
-def _made(item: tuple[_Cell, _Run]) -> Record:
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """What `map` sends."""
+
+    cell: _Cell
+    run: _Run
+
+    def __dask_tokenize__(self) -> str:
+        """Return another name each time, lest Dask reads all that is in here to find one."""
+        return secrets.token_hex(16)
+
+
+def _made(item: _Item) -> Record:
     """Make a record; what `map` calls."""
-    steps = _steps(*item)
+    steps = _steps(item.cell, item.run)
     while True:
         try:
             next(steps)
@@ -266,7 +277,7 @@ def _over(
 ) -> Generator[None, None, None]:
     """Let another one make the records, with a stop after each."""
     left = {cell.key for cell in cells}
-    for record in _results(map(_made, [(cell, run) for cell in cells]) if cells else []):
+    for record in _results(map(_made, [_Item(cell, run) for cell in cells]) if cells else []):
         try:
             key = _lines.key_of(record)
         except (KeyError, TypeError):
@@ -336,25 +347,6 @@ def _opened(file: Path | None, cells: Sequence[_Cell], stack: ExitStack) -> dict
     return _lines.read(file, {cell.key: cell.settings for cell in cells})
 
 
-def _distributed(all_reduce: bool) -> bool:
-    return all_reduce and distributed.is_available() and distributed.is_initialized()
-
-
-def _first(all_reduce: bool) -> bool:
-    return not _distributed(all_reduce) or distributed.get_rank() == 0
-
-
-def _agreed(read: Callable[[], dict[Key, Record]], all_reduce: bool) -> dict[Key, Record]:
-    """Let the first process read, and all of them have what it found, or its error."""
-    if not _distributed(all_reduce):
-        return read()
-    found: list[Any] = [None]
-    if _first(all_reduce):
-        try:
-            found = [read()]
-        except (OSError, ValueError) as error:
-            found = [error]
-    distributed.broadcast_object_list(found)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return dict(found[0])
+def _group(all_reduce: bool) -> Any:
+    """Return the processes that share the data, None if this one is alone."""
+    return distributed.group.WORLD if all_reduce and _processes.running() else None
