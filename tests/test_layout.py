@@ -37,7 +37,9 @@ MAY_IMPORT = {
 # The most basic submodules take these from the root, and no more.
 BASIC_ROOT = {"_checks", "_files", "_logits", "_probs", "_processes", "_random", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
-OPTIONAL = {"matplotlib": {"plots"}, "PIL": {"evaluation"}}  # imported as they are used
+OPTIONAL = {  # imported as they are used
+    "matplotlib": {"plots"}, "PIL": {"evaluation"}, "torchmetrics": {"metrics"},
+}
 
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
