@@ -1,8 +1,8 @@
 """The configuration of the documentation: `python -m sphinx -W -b html docs docs/_build`."""
 
-import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -15,18 +15,27 @@ import advcal
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GALLERY = Path(__file__).parent / "gallery"
 
+REPOSITORY = "https://github.com/advcal/advcal"
+
 project = "advcal"
 author = "The advcal developers"
 copyright = f"2026, {author}"
 version = release = advcal.__version__
 
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 extensions = [
+    "entries",
+    "links",
+    "notebooks",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "extensions", "gallery/notebooks"]
 
 # API pages: what `__all__` lists, in its docstring's words. A `name` in single backticks links to
 # our object of that name if there is one; a public advcal.* name that does not exist is an error.
@@ -49,20 +58,28 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")])
-)
 
 html_theme = "furo"
 html_title = f"advcal {version}"
-html_theme_options = {"light_css_variables": {"code-font-size": "78%"}}  # 94 letters to a line
+html_theme_options = {
+    "light_css_variables": {"code-font-size": "78%"},  # 94 letters to a line
+    "source_repository": REPOSITORY,
+    "source_branch": "main",
+    "source_directory": "docs/",
+    "footer_icons": [
+        {"name": "Repository", "url": REPOSITORY, "html": "repository"},
+        {"name": "Issues", "url": f"{REPOSITORY}/issues", "html": "issues"},
+    ],
+}
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
 
 
 def collect_notebooks(app: Sphinx) -> None:
     """Mirror the notebooks of `examples/` in the gallery, leaving unchanged ones untouched."""
     notebooks = [*EXAMPLES.glob("*.ipynb"), *EXAMPLES.glob("notebooks/*.md")]
     for stale in {path.name for path in GALLERY.iterdir()} - {path.name for path in notebooks}:
-        if stale != "index.md":
+        if stale not in ("index.md", "notebooks"):
             (GALLERY / stale).unlink()
     for source in notebooks:
         copy = GALLERY / source.name

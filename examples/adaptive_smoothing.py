@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cifar10_data
+import common
 import defenses
 import models
-import output
-import quickstart
 import torch
 import training
 from torch import Tensor, nn
@@ -69,8 +68,8 @@ class Splits(NamedTuple):
 def main() -> None:
     """Train what is not trained yet, measure it, print the table, write the JSON file."""
     args = parse()
-    quickstart.make_folder(args.out)
-    splits = split(cifar10_data.load_or_exit(args.data), args)
+    common.make_folder(args.out)
+    splits = split(cifar10_data.load_or_exit(args.data, args.device), args)
     choice = choose_strengths(splits, args)
     networks = [
         (seed, name)
@@ -85,7 +84,7 @@ def main() -> None:
     study |= {"seconds": {}, "runs": {}}
     for seed, name in networks:
         path = stem(name, seed, args)
-        record = output.read_json(suffixed(path, "json"))
+        record = common.read_json(suffixed(path, "json"))
         study["seconds"].setdefault(name, []).append(record["seconds"])
         model = load(path, seed, splits, args)
         for method, calibrator in calibrated(name, model, splits.held_out).items():
@@ -93,19 +92,15 @@ def main() -> None:
             study["runs"].setdefault(method, []).append(figures)
             print(f"seed {seed}  {method}: {shown(figures)}", flush=True)
     study["summary"] = {method: summarised(runs) for method, runs in study["runs"].items()}
-    output.write_json(args.out / f"adaptive_smoothing-{args.model}.json", study)
+    common.write_json(args.out / f"adaptive_smoothing-{args.model}.json", study)
     print(table(study["summary"]))
 
 
 def parse() -> argparse.Namespace:
     """Read the command line; a bad value ends the program with one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     methods = (*TRAINED, CCAT, LOCKSTEP)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument("--model", choices=models.NAMES, default="fastnet", help="(fastnet)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--only", nargs="*", choices=methods, default=methods, help="methods (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3], help="(0 1 2 3)")
     parser.add_argument("--train-only", action="store_true", help="train and measure nothing yet")
@@ -119,13 +114,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="to steer by (5000)")
     parser.add_argument("--n-test", type=int, default=10_000, help="test images (10000)")
-    parser.add_argument(
-        "--bfloat16",
-        action="store_true",
-        help="train in mixed precision, faster where the processor computes in bfloat16",
-    )
     args = parser.parse_args()
-    quickstart.check_ranges(
+    common.check_ranges(
         parser,
         args,
         epochs_standard=(1, 1000),
@@ -151,7 +141,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "severity of corruptions": SEVERITY,
         "pre-computed": "ranked once on the plain network by quick distances",
         "on the fly": f"ranked every {RANK_EVERY} epochs by linear distances",
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 
@@ -220,7 +210,7 @@ def suffixed(path: Path, suffix: str) -> Path:
 def train_if_missing(name: str, seed: int, splits: Splits, args: argparse.Namespace) -> None:
     """Train one network unless its record is there."""
     path = stem(name, seed, args)
-    if "curve" in output.read_json(suffixed(path, "json")):
+    if "curve" in common.read_json(suffixed(path, "json")):
         return
     if name in (PLAIN, CCAT):
         validation = Batches(*splits.validation, batch_size=500)
@@ -231,7 +221,7 @@ def train_if_missing(name: str, seed: int, splits: Splits, args: argparse.Namesp
         run, notes = train(name, seed, splits, args)
         record["notes"] = notes
     record |= {"curve": run.curve, "seconds": run.seconds}
-    output.write_json(suffixed(path, "json"), record)
+    common.write_json(suffixed(path, "json"), record)
 
 
 def train(
@@ -299,7 +289,7 @@ def untrained(name: str, seed: int, splits: Splits, args: argparse.Namespace) ->
 def load(path: Path, seed: int, splits: Splits, args: argparse.Namespace) -> nn.Module:
     """Read a trained network, or the members of an ensemble."""
     if LOCKSTEP.replace(" ", "-") not in path.name:
-        return training.load(suffixed(path, "pt"))
+        return training.load(suffixed(path, "pt"), args.device)
     model = untrained(LOCKSTEP, seed, splits, args)
     model.load_state_dict(torch.load(suffixed(path, "pt"), weights_only=True))
     return model.eval()
@@ -337,7 +327,7 @@ def distances(seed: int, splits: Splits, args: argparse.Namespace) -> list[Tenso
     """Measure how far images are from the boundary of the plain network; keep it in a file."""
     path = args.out / f"smoothing-{args.model}-distances-{seed}.pt"
     if not path.exists():
-        model = training.load(suffixed(stem(PLAIN, seed, args), "pt"))
+        model = training.load(suffixed(stem(PLAIN, seed, args), "pt"), args.device)
         parts = splits.train, splits.validation
         found = [measured(model, part, "quick", args.bfloat16) for part in parts]
         torch.save(found, path)

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import cifar10_data
+import common
 import fgsm_training
 import matplotlib.pyplot as plt
-import output
-import quickstart
 import torch
 import training
 from torch import Tensor
@@ -47,12 +46,12 @@ Records = dict[Any, evaluation.Evaluation]  # by the words that name a row of a 
 def main() -> None:
     """Make the studies that are not there yet; print their tables, keep figures and pictures."""
     args = parse()
-    quickstart.make_folder(args.out)
+    common.make_folder(args.out)
     networks: dict[str, Any] = {
-        training.name_of(path): training.load(path) for path in args.weights
+        training.name_of(path): training.load(path, args.device) for path in args.weights
     }
     pair = dict(itertools.islice(networks.items(), 2))
-    data = cifar10_data.load_or_exit(args.data)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     _, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
     validation = cifar10_data.Batches(*held_out, 100)
     test = spread(cifar10_data.Batches(data.test_images, data.test_labels), args.n_test)
@@ -63,7 +62,7 @@ def main() -> None:
     )
     measured = functools.partial(measure, bfloat16=args.bfloat16)
     path = args.out / "beyond_fgsm.json"
-    study = {"settings": settings(args)} | output.read_json(path)
+    study = {"settings": settings(args)} | common.read_json(path)
     studies: dict[str, Callable[[], Any]] = {
         "sweep": lambda: sweep(measured, networks, test, sweep_path),
         "reliability": lambda: reliability(measured, pair, test, reliability_path),
@@ -77,17 +76,13 @@ def main() -> None:
         if name in args.studies and name not in study:
             torch.manual_seed(args.seed)  # the same starts, whatever was made before
             study[name] = make()
-            output.write_json(path, study)
+            common.write_json(path, study)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser = common.parser(__doc__)
     parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of networks")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
     parser.add_argument(
         "--n-attacked",
@@ -100,9 +95,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES, help="(all)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="held out (5000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
-    parser.add_argument("--bfloat16", action="store_true", help="craft attacks in mixed precision")
     args = parser.parse_args()
-    quickstart.check_ranges(
+    common.check_ranges(
         parser,
         args,
         n_test=(2, 10_000),
@@ -132,7 +126,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
             for name in ("n_test", "n_attacked", "n_validation", "seed", "bfloat16")
         },
         "smoothing": {"sigma": args.sigma, "n_draws": args.n_draws},
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 
@@ -191,7 +185,7 @@ def sweep(
             ax.set(xlabel=r"$255\,\varepsilon$", xticks=RADII)
         row[2].set(yscale="log", yticks=[1, 2, 5, 10], yticklabels=["1", "2", "5", "10"])
     result = report("Against the radius", records, "training", "attack", "eps")
-    output.save_picture(figure, path, "beyond_fgsm.json#sweep", result)
+    common.save_picture(figure, path, "beyond_fgsm.json#sweep", result)
     return result
 
 
@@ -201,8 +195,8 @@ def reliability(
     """Draw the reliability diagrams of two networks; keep their tables."""
     records = measured(pair, test, ATTACKS)
     found = {" / ".join(key): record.as_dict() for key, record in records.items()}
-    figure = quickstart.draw_reliability(records, list(ATTACKS))
-    output.save_picture(figure, path, "beyond_fgsm.json#reliability", found)
+    figure = common.draw_reliability(records, list(ATTACKS))
+    common.save_picture(figure, path, "beyond_fgsm.json#reliability", found)
     return found
 
 
@@ -296,7 +290,7 @@ def tax(
     plots.pareto_front(points, ax=ax).set_ylabel("accuracy under AutoAttack")
     words = ("clean accuracy", "AutoAttack accuracy", "clean ece")
     found = {name: dict(zip(words, point, strict=True)) for name, point in points.items()}
-    output.save_picture(figure, path, "beyond_fgsm.json#tax", found)
+    common.save_picture(figure, path, "beyond_fgsm.json#tax", found)
     print_table("The robustness tax", "training", found)
     return found
 

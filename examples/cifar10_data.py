@@ -69,12 +69,15 @@ def load(path: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None =
     )
 
 
-def load_or_exit(path: str | os.PathLike[str]) -> Cifar10:
+def load_or_exit(path: str | os.PathLike[str], device: str = "cpu") -> Cifar10:
     """Load for a script: what is wrong with the data ends the program with one line."""
     try:
-        return load(path)
+        data = load(path)
+        return data._replace(**{name: getattr(data, name).to(device) for name in _ARRAYS})
     except (OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
         raise SystemExit(f"--data {path}: {error}") from None
+    except RuntimeError as error:
+        raise SystemExit(f"--device {device}: {error}") from None
 
 
 # --- The image folder ---

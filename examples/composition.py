@@ -19,15 +19,13 @@ import argparse
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import adaptive_smoothing
 import cifar10_data
+import common
 import defenses
 import models
-import output
-import quickstart
 import torch
 import training
 from torch import Tensor, nn
@@ -64,36 +62,32 @@ class Attacked:
 def main() -> None:
     """Train what is not trained yet, attack it, print the table, write the JSON file."""
     args = parse()
-    quickstart.make_folder(args.out)
-    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data), args)
+    common.make_folder(args.out)
+    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data, args.device), args)
     for seed, name in itertools.product(args.seeds, args.only):
         path = args.out / f"{stem(args.model, name, seed)}.json"
-        if "curve" not in output.read_json(path):
+        if "curve" not in common.read_json(path):
             run = train(name, seed, splits, args)
             record = {"settings": settings(args) | {"recipe": name, "seed": seed}}
-            output.write_json(path, record | {"curve": run.curve, "seconds": run.seconds})
+            common.write_json(path, record | {"curve": run.curve, "seconds": run.seconds})
     if args.train_only:
         return
     path = args.out / "composition.json"
-    study: dict[str, Any] = {"settings": settings(args), "runs": {}} | output.read_json(path)
+    study: dict[str, Any] = {"settings": settings(args), "runs": {}} | common.read_json(path)
     chosen = torch.linspace(0, len(splits.test[1]) - 1, args.n_attacked).round().long().unique()
     few = splits.test[0][chosen], splits.test[1][chosen]
     for seed, name in itertools.product(args.seeds, (*BASELINES, *args.only)):
         if (key := f"{name} / {seed}") not in study["runs"]:
             study["runs"][key] = measure(network(name, seed, args), splits, few, args)
-            output.write_json(path, study)
+            common.write_json(path, study)
             print(f"{key}: {study['runs'][key]['plain']}", flush=True)
     print(table(study["runs"]))
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser = common.parser(__doc__)
     parser.add_argument("--model", choices=models.NAMES, default="fastnet", help="(fastnet)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--only", nargs="*", choices=RECIPES, default=RECIPES, help="recipes (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument("--train-only", action="store_true", help="train and measure nothing yet")
@@ -106,13 +100,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-validation", type=int, default=5_000, help="to steer by (5000)")
     parser.add_argument("--n-test", type=int, default=10_000, help="test images (10000)")
     parser.add_argument("--n-attacked", type=int, default=1_000, help="of these to attack (1000)")
-    parser.add_argument(
-        "--bfloat16",
-        action="store_true",
-        help="compute in mixed precision, faster where the processor computes in bfloat16",
-    )
     args = parser.parse_args()
-    quickstart.check_ranges(
+    common.check_ranges(
         parser,
         args,
         eps=(1e-4, 1),
@@ -134,7 +123,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
     return {
         **chosen,
         "ranks": f"linear distances in the network in training, every {RANK_EVERY} epochs",
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 
@@ -147,7 +136,7 @@ def stem(model: str, name: str, seed: int) -> str:
 
 def network(name: str, seed: int, args: argparse.Namespace) -> nn.Module:
     """Read a network that is trained already."""
-    return training.load(args.out / f"{stem(args.model, name, seed)}.pt")
+    return training.load(args.out / f"{stem(args.model, name, seed)}.pt", args.device)
 
 
 # --- training --------------------------------------------------------------------------------

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import cifar10_data
+import common
 import matplotlib.pyplot as plt
 import models
-import output
-import quickstart
 import torch
 import training
 from torch import Tensor, nn
@@ -65,7 +64,8 @@ def defenses(
 def _add_noise(
     _: object, inputs: Tensor, __: Tensor, *, sigma: float, generator: torch.Generator
 ) -> Tensor:
-    return inputs + sigma * torch.randn(inputs.shape, generator=generator)
+    noise = torch.randn(inputs.shape, generator=generator)
+    return inputs + sigma * noise.to(inputs.device)
 
 
 def attackers(eps: float) -> dict[str, Callable[..., Tensor] | None]:
@@ -86,8 +86,8 @@ def attackers(eps: float) -> dict[str, Callable[..., Tensor] | None]:
 def main() -> None:
     """Train what is not trained yet, attack it, keep its figures, print the table."""
     args = parse()
-    quickstart.make_folder(args.out)
-    data = cifar10_data.load_or_exit(args.data)
+    common.make_folder(args.out)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     train, held_out = cifar10_data.split(data.train_images, data.train_labels, args.n_validation)
     train = (train[0][: args.n_train], train[1][: args.n_train])
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
@@ -95,12 +95,12 @@ def main() -> None:
     validation = cifar10_data.Batches(*held_out, batch_size=500)
     for seed, name in itertools.product(args.seeds, args.only):
         path = args.out / f"{stem(args.model, name, seed)}.json"
-        study = output.read_json(path)
+        study = common.read_json(path)
         if "curve" not in study:
             study = {"defense": name, "settings": settings(args, name, seed)}
             run = train_one(name, seed, train, validation, args)
             study |= {"curve": run.curve, "seconds": run.seconds}
-            output.write_json(path, study)
+            common.write_json(path, study)
         if "results" not in study and not args.train_only:
             model = network(args, name, seed)
             whole = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
@@ -110,13 +110,13 @@ def main() -> None:
             }
             print(f"{path.stem}: {study['all test images']}", flush=True)
             study["results"] = attack_all(model, test, validation, args.eps)
-            output.write_json(path, study)
+            common.write_json(path, study)
     found = {
-        training.name_of(path): output.read_json(path)
+        training.name_of(path): common.read_json(path)
         for path in sorted(args.out.glob("defense-*.json"))
     }
     if studies := {name: study for name, study in found.items() if "results" in study}:
-        output.write_json(args.out / "defenses.json", studies)
+        common.write_json(args.out / "defenses.json", studies)
         print(summary(studies))
         draw_curves(studies, args.out / "defenses-curves.png")
         draw_pareto(studies, args.out / "defenses-pareto.png")
@@ -129,17 +129,13 @@ def stem(model: str, name: str, seed: int) -> str:
 
 def network(args: argparse.Namespace, name: str, seed: int) -> nn.Module:
     """Read a network that is trained already."""
-    return training.load(args.out / f"{stem(args.model, name, seed)}.pt")
+    return training.load(args.out / f"{stem(args.model, name, seed)}.pt", args.device)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     names = list(defenses(1.0, 1, torch.Generator()))
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument(
         "--model",
         choices=models.NAMES,
@@ -162,13 +158,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-train", type=int, default=45_000, help="images to train on (45000)")
     parser.add_argument("--n-validation", type=int, default=5_000, help="held out (5000)")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
-    parser.add_argument(
-        "--bfloat16",
-        action="store_true",
-        help="train in mixed precision, faster where the processor computes in bfloat16",
-    )
     args = parser.parse_args()
-    quickstart.check_ranges(
+    common.check_ranges(
         parser,
         args,
         eps=(1e-4, 1),
@@ -193,7 +184,7 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> dict[str, object
         **{name: getattr(args, name) for name in ("model", "eps", "train_steps", "bfloat16")},
         **{name: getattr(args, name) for name in ("n_train", "n_validation", "n_test")},
         "seed": seed,
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 
@@ -311,7 +302,7 @@ def draw_curves(studies: Studies, path: Path) -> None:
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         ax.set_xlabel("epoch")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    output.save_picture(figure, path, "defenses.json", studies)
+    common.save_picture(figure, path, "defenses.json", studies)
 
 
 def draw_pareto(studies: Studies, path: Path) -> None:
@@ -326,7 +317,7 @@ def draw_pareto(studies: Studies, path: Path) -> None:
         )
     figure, ax = plt.subplots(figsize=(4.5, 3.6), layout="constrained")
     plots.pareto_front(points, ax=ax)
-    output.save_picture(figure, path, "defenses.json", studies)
+    common.save_picture(figure, path, "defenses.json", studies)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ FGSM and PGD-10 accuracy and the ECE with 10 bins on the 10,000 test images. Res
 import argparse
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cifar10_data
+import common
 import models
-import output
-import quickstart
 import torch
 import training
 from torch import Tensor, nn
@@ -37,11 +35,11 @@ ATTACKS: dict[str, Callable[..., Tensor] | None] = {
 def main() -> None:
     """Run the study for one model; what the folder has already is not made again."""
     args = parse()
-    data = cifar10_data.load_or_exit(args.data)
-    quickstart.make_folder(args.out)
+    data = cifar10_data.load_or_exit(args.data, args.device)
+    common.make_folder(args.out)
     test = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
     path = args.out / f"{args.model}.json"
-    study = output.read_json(path)
+    study = common.read_json(path)
     study = {"settings": settings(args), "curves": {}, "seconds": {}, "results": {}} | study
     records = study["results"]
     for name in ("standard", "FGSM-AT"):
@@ -55,7 +53,7 @@ def main() -> None:
                 torch.manual_seed(args.seed)
                 found = evaluation.evaluate(model, test, attack, n_bins=N_BINS, channels_last=True)
                 records[key] = found.as_dict()
-                output.write_json(path, study)
+                common.write_json(path, study)
     print(table(records))
 
 
@@ -71,18 +69,12 @@ def attackers(args: argparse.Namespace) -> dict[str, Callable[..., Tensor] | Non
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser = common.parser(__doc__)
     parser.add_argument(
         "--model",
         choices=models.NAMES,
         default="published_cnn",
         help="the network (published_cnn)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("results"), help="folder for what it makes"
     )
     parser.add_argument(
         "--epochs-standard", type=int, default=15, help="epochs of standard training (15)"
@@ -92,15 +84,10 @@ def parse() -> argparse.Namespace:
         "--rate-adversarial", type=float, help="learning rate of FGSM-AT (1e-3; resnet18 1e-4)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
-    parser.add_argument(
-        "--bfloat16",
-        action="store_true",
-        help="train in mixed precision, faster where the processor computes in bfloat16",
-    )
     args = parser.parse_args()
     if args.rate_adversarial is None:
         args.rate_adversarial = 1e-4 if args.model == "resnet18" else 1e-3
-    quickstart.check_ranges(parser, args, epochs_standard=(1, 1000), epochs_adversarial=(1, 1000))
+    common.check_ranges(parser, args, epochs_standard=(1, 1000), epochs_adversarial=(1, 1000))
     return args
 
 
@@ -116,7 +103,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
         "attacks": "FGSM; PGD of 10 steps of eps/4, random start, best iterate",
         "seed": args.seed,
         "bfloat16": args.bfloat16,
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 

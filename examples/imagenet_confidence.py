@@ -16,10 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import common
 import matplotlib.pyplot as plt
 import numpy as np
-import output
-import quickstart
 import torch
 from torch import Tensor
 
@@ -35,7 +34,7 @@ Attack = Callable[..., Tensor]
 def main() -> None:
     """Attack the photographs at every radius; print the table, keep the figures and a picture."""
     args = parse()
-    quickstart.make_folder(args.out)
+    common.make_folder(args.out)
     model, (images, labels) = network(), photographs()
     path = args.out / "imagenet.json"
     study: dict[str, Any] = {"settings": settings(args, len(labels)), "results": {}, "images": {}}
@@ -50,7 +49,7 @@ def main() -> None:
             study["results"][key] = figures(found.probs, labels)
             study["images"][key] = per_image(found.probs, labels)
             pictures[key] = attacked, found.probs
-            output.write_json(path, study)
+            common.write_json(path, study)
             print(f"{key}: {study['results'][key]}", flush=True)
     print(table(study["results"]))
     draw(pictures, labels, study, args)
@@ -58,17 +57,14 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
+    parser = common.parser(__doc__, data=False, bfloat16=False)
     parser.add_argument(
         "--radii", type=float, nargs="+", default=[1, 2, 4, 8], help="in 255ths (1 2 4 8)"
     )
     parser.add_argument("--steps", type=int, default=20, help="steps of all attacks (20)")
     parser.add_argument("--n-shown", type=int, default=4, help="photographs in the picture (4)")
     args = parser.parse_args()
-    quickstart.check_ranges(parser, args, steps=(1, 1000), n_shown=(1, 20))
+    common.check_ranges(parser, args, steps=(1, 1000), n_shown=(1, 20))
     if not all(0 < radius <= 255 for radius in args.radii):
         parser.error("--radii must be above 0 and at most 255")
     return args
@@ -81,7 +77,7 @@ def settings(args: argparse.Namespace, n: int) -> dict[str, object]:
         "images": f"the {n} of ImageNet in foolbox 3.3.4, {SIDE} x {SIDE} pixels",
         "radii": args.radii,
         "steps": args.steps,
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 
@@ -187,7 +183,7 @@ def draw(
         title=f"EfficientNet-Lite0, radius {radius}",
     )
     path = args.out / "imagenet-confidence.png"
-    output.save_picture(plt.gcf(), path, "imagenet.json#images", study["images"])
+    common.save_picture(plt.gcf(), path, "imagenet.json#images", study["images"])
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import cifar10_data
+import common
 import matplotlib.pyplot as plt
-import output
-import quickstart
 import torch
 import training
 from torch import Tensor, nn
@@ -36,16 +35,16 @@ Test = list[tuple[Tensor, Tensor]]
 def main() -> None:
     """Make the studies that are not there yet; keep the figures and the pictures."""
     args = parse()
-    quickstart.make_folder(args.out)
-    data = cifar10_data.load_or_exit(args.data)
+    common.make_folder(args.out)
+    data = cifar10_data.load_or_exit(args.data, args.device)
     chosen = torch.linspace(0, len(data.test_labels) - 1, args.n_test).round().long()
     inputs = data.test_images[chosen].float() / 255
     test = list(zip(inputs.split(250), data.test_labels[chosen].split(250), strict=True))
-    networks = {training.name_of(path): training.load(path) for path in args.weights}
+    networks = {training.name_of(path): training.load(path, args.device) for path in args.weights}
     first = next(iter(networks.values()))
     kinds = attackers(args)
     path = args.out / "networks.json"
-    study = {"settings": settings(args)} | output.read_json(path)
+    study = {"settings": settings(args)} | common.read_json(path)
     studies: dict[str, Callable[[Path], Any]] = {
         "levels": lambda picture: levels(first, test, picture),
         "lambda": lambda picture: lam_study(first, test, kinds, picture),
@@ -56,7 +55,7 @@ def main() -> None:
     for name, make in studies.items():
         if name not in study:
             study[name] = make(args.out / f"networks-{name}.png")
-            output.write_json(path, study)
+            common.write_json(path, study)
             print(f"made {name}", flush=True)
 
 
@@ -83,20 +82,13 @@ def attackers(args: argparse.Namespace) -> dict[str, Attack]:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser = common.parser(__doc__)
     parser.add_argument("--weights", type=Path, nargs="+", required=True, help="of networks")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument("--n-test", type=int, default=1_000, help="images to test on (1000)")
     parser.add_argument("--steps", type=int, default=10, help="steps of PGD and IAA (10)")
     parser.add_argument("--eps", type=float, default=8 / 255, help="radius of transfer (8/255)")
-    parser.add_argument("--bfloat16", action="store_true", help="craft attacks in mixed precision")
     args = parser.parse_args()
-    quickstart.check_ranges(
-        parser, args, n_test=(2 * N_LEVELS, 10_000), steps=(1, 1000), eps=(1e-4, 1)
-    )
+    common.check_ranges(parser, args, n_test=(2 * N_LEVELS, 10_000), steps=(1, 1000), eps=(1e-4, 1))
     return args
 
 
@@ -105,7 +97,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
     return {
         "weights": [path.name for path in args.weights],
         **{name: getattr(args, name) for name in ("n_test", "steps", "eps", "bfloat16")},
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 
@@ -129,7 +121,7 @@ def levels(model: nn.Module, test: Test, path: Path) -> list[dict[str, float]]:
                 "ece": float(metrics.ece(probs[rows], labels[rows])),
             }
         )
-    output.save_picture(figure, path, "networks.json#levels", found)
+    common.save_picture(figure, path, "networks.json#levels", found)
     return found
 
 
@@ -148,7 +140,7 @@ def lam_study(model: nn.Module, test: Test, kinds: dict[str, Attack], path: Path
         three = ("accuracy", "confidence", "mcs")
         plots.curves(RADII, by_lam, figures=three, by="lam", axes=row)
         found[schedule] = {str(lam): figures(records) for lam, records in by_lam.items()}
-    output.save_picture(figure, path, "networks.json#lambda", found)
+    common.save_picture(figure, path, "networks.json#lambda", found)
     return found
 
 
@@ -160,7 +152,7 @@ def radius_study(
     figure, axes = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained")
     plots.curves(RADII, records, axes=axes)
     found = {name: figures(each) for name, each in records.items()}
-    output.save_picture(figure, path, "networks.json#radius", found)
+    common.save_picture(figure, path, "networks.json#radius", found)
     return found
 
 
@@ -177,7 +169,7 @@ def defended(
         for ax in row:
             ax.set_title(f"under {attack_name}", fontsize="small")
         found[attack_name] = {name: figures(each) for name, each in records.items()}
-    output.save_picture(figure, path, "networks.json#defenses", found)
+    common.save_picture(figure, path, "networks.json#defenses", found)
     return found
 
 
@@ -204,7 +196,7 @@ def transfer(
         records = evaluation.transfer(networks, networks, test, configured)
         plots.transfer_matrix(records, figure="mcs", ax=ax, title=f"MCS under {name}")
         found[name] = {f"{source} to {to}": each.mcs for (source, to), each in records.items()}
-    output.save_picture(figure, path, "networks.json#transfer", found)
+    common.save_picture(figure, path, "networks.json#transfer", found)
     return found
 
 

@@ -19,10 +19,9 @@ from typing import Any
 
 import adaptive_smoothing
 import cifar10_data
+import common
 import matplotlib.pyplot as plt
 import numpy as np
-import output
-import quickstart
 import torch
 from adaptive_smoothing import Batches, Splits
 from torch import Tensor, nn
@@ -40,16 +39,16 @@ Probs = dict[str, list[Tensor]]  # of each method: one matrix for each run
 def main() -> None:
     """Train what is missing, predict everywhere, keep the figures and the pictures."""
     args = parse()
-    quickstart.make_folder(args.out)
+    common.make_folder(args.out)
     study = of_study(args)
-    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data), study)
+    splits = adaptive_smoothing.split(cifar10_data.load_or_exit(args.data, args.device), study)
     networks = load_or_train(splits, study)
     post_hoc = [fitted(model, splits) for model in networks["vanilla"]]
     chosen = torch.linspace(0, len(splits.test[1]) - 1, args.n_shifted).round().long().unique()
     few = splits.test[0][chosen], splits.test[1][chosen]
 
     path = args.out / "shifts.json"
-    result = {"settings": settings(args, study), "figures": {}} | output.read_json(path)
+    result = {"settings": settings(args, study), "figures": {}} | common.read_json(path)
     found = result["figures"]
     clean = predicted(networks, post_hoc, Batches(*splits.test, batch_size=500))
     for name, runs in clean.items():
@@ -58,7 +57,7 @@ def main() -> None:
         if key not in found["vanilla"]:
             for name, runs in predicted(networks, post_hoc, batches).items():
                 found[name][key] = figures(runs, few[1])
-            output.write_json(path, result)
+            common.write_json(path, result)
             print(f"{key}: ECE {mean(found[PRECOMPUTED][key]['ece']):.3f}", flush=True)
     levels = levels_of(networks["vanilla"][0], splits.test)
     result["stability"] = stability(clean)
@@ -68,7 +67,7 @@ def main() -> None:
         result["auroc"] = detected(clean, strange, args.out / "shifts-entropy.png")
     draw_boxes(found, args.out / "shifts-boxes.png")
     draw_n_levels(found, study, args.out / "shifts-n_levels.png")
-    output.write_json(path, result)
+    common.write_json(path, result)
     print(table(result))
 
 
@@ -81,23 +80,19 @@ def shifted(few: tuple[Tensor, Tensor], names: list[str] | None) -> dict[str, An
 
 def parse() -> argparse.Namespace:
     """Read the command line; a bad value ends the program with one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser = common.parser(__doc__, bfloat16=False)
     parser.add_argument(
         "--study", type=Path, required=True, help="JSON file of adaptive_smoothing.py"
     )
     parser.add_argument(
         "--strange", type=Path, help=".npz file of images (n, 32, 32, 3) uint8 from elsewhere"
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for all it makes")
     parser.add_argument(
         "--n-shifted", type=int, default=1_000, help="test images to corrupt (1000)"
     )
     parser.add_argument("--names", nargs="+", help="the corruptions (all)")
     args = parser.parse_args()
-    quickstart.check_ranges(parser, args, n_shifted=(50, 10_000))
+    common.check_ranges(parser, args, n_shifted=(50, 10_000))
     return args
 
 
@@ -127,7 +122,7 @@ def settings(args: argparse.Namespace, study: argparse.Namespace) -> dict[str, o
         "n_shifted": args.n_shifted,
         "n_levels": [1, *N_LEVELS, study.n_levels],
         "n_bins": 15,
-        **quickstart.date_and_versions(),
+        **common.date_and_versions(),
     }
 
 
@@ -247,7 +242,7 @@ def by_level(
         for name, runs in probs.items()
         if len(runs) > 1
     }
-    output.save_picture(figure, path, "shifts.json#levels", found)
+    common.save_picture(figure, path, "shifts.json#levels", found)
     return found
 
 
@@ -283,7 +278,7 @@ def detected(inside: Probs, outside: Probs, path: Path) -> dict[str, list[float]
                 names = ("CIFAR-10", "elsewhere")
                 plots.score_histograms(scores, strange, names=names, ax=panels[name], title=name)
     axes[1].set_ylabel("")
-    output.save_picture(figure, path, "shifts.json#auroc", areas)
+    common.save_picture(figure, path, "shifts.json#auroc", areas)
     return areas
 
 
@@ -316,7 +311,7 @@ def draw_boxes(found: Found, path: Path) -> None:
             boxes[name][severity] = [mean(each["ece"]) for each in chosen]
         plots.shift_boxes(boxes, ax=ax)
     axes[0].set_xlabel("")
-    output.save_picture(figure, path, "shifts.json#figures", found)
+    common.save_picture(figure, path, "shifts.json#figures", found)
 
 
 def draw_n_levels(found: Found, study: argparse.Namespace, path: Path) -> None:
@@ -335,7 +330,7 @@ def draw_n_levels(found: Found, study: argparse.Namespace, path: Path) -> None:
         plots.curves(
             order, {PRECOMPUTED: line}, figures="ECE", against="n_levels", axes=ax, title=name
         )
-    output.save_picture(figure, path, "shifts.json#figures", found)
+    common.save_picture(figure, path, "shifts.json#figures", found)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -78,6 +78,7 @@ def train(
         average: Averaged weights.
         state: What else changes while it trains, such as the generators of attacks.
     """
+    model.to(batches.images.device)
     curve: list[Point] = []
     clock = Clock()
     for epoch in trainers.epochs(
@@ -133,7 +134,7 @@ def network(name: str, images: Tensor) -> nn.Module:
     """Make a network of :mod:`models`, which may take its first layer from the training images."""
     options = {"images": images} if name == "fastnet" else {}
     model: nn.Module = getattr(models, name)(**options)
-    return model
+    return model.to(images.device)
 
 
 def train_fast(
@@ -172,7 +173,7 @@ def train_fast(
     return run
 
 
-def load(path: Path) -> nn.Module:
+def load(path: Path, device: str = "cpu") -> nn.Module:
     """Read a network from weights named after it, as in small_cnn-standard.pt.
 
     A file that is not there, or not so named, or holds something else, ends the program with one
@@ -183,12 +184,12 @@ def load(path: Path) -> nn.Module:
         raise SystemExit(f"{path}: expected the name of a network: {', '.join(models.NAMES)}")
     model: nn.Module = getattr(models, kinds[0])()
     try:
-        model.load_state_dict(torch.load(path, weights_only=True))
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except OSError as error:
         raise SystemExit(f"{path}: {error.strerror}") from None
     except Exception:  # torch has many for what a file may hold
         raise SystemExit(f"{path}: expected weights of {kinds[0]}") from None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval()
 
 

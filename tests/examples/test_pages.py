@@ -7,9 +7,9 @@ import statistics
 from pathlib import Path
 
 import adaptive_smoothing
+import common
 import defenses
 import imagenet_confidence
-import output
 import pytest
 import shifts_and_ensembles
 import verdicts
@@ -61,7 +61,7 @@ def test_a_picture_shows_the_figures_that_are_there(path):
         where, _, digest = image.text["Source"].split()
     name, _, part = where.partition("#")
     content = results(name)
-    assert output.source(where, content[part] if part else content).split()[-1] == digest
+    assert common.source(where, content[part] if part else content).split()[-1] == digest
 
 
 def test_every_picture_is_on_a_page_and_every_page_finds_its_pictures():

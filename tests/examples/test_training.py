@@ -1,8 +1,8 @@
 """Training for the studies: stopped and started again, it comes to the same."""
 
 import cifar10_data
+import common
 import models
-import output
 import pytest
 import torch
 import training
@@ -91,7 +91,7 @@ def test_a_network_with_scales_learns_at_one_rate():
 
 def test_json_is_read_back_and_nothing_where_there_is_none(tmp_path):
     path = tmp_path / "a.json"
-    assert output.read_json(path) == {}
-    output.write_json(path, {"a": [1]})
-    assert output.read_json(path) == {"a": [1]}
+    assert common.read_json(path) == {}
+    common.write_json(path, {"a": [1]})
+    assert common.read_json(path) == {"a": [1]}
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
