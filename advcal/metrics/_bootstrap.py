@@ -133,6 +133,9 @@ def _of_table(metric: Any, probs: Array, labels: Array) -> Callable[[Tensor], Te
     if name is None or options.pop("binning", "uniform") != "uniform" or options:
         return None
     confidence, correct, _ = _probs.top_labels(probs, labels, from_logits)
+    if name == "mcs":  # a mean, and rounded as it is by itself
+        gaps = confidence - correct.double()
+        return lambda chosen: gaps[chosen].sum() / len(chosen)
     index = uniform_bin(confidence, n_bins).long()
     cells, edges = 2 * index + correct, uniform_edges(n_bins, index.device)
 

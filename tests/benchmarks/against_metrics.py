@@ -242,6 +242,29 @@ def measure(peer: str, figure: str, folder: str, rounds: int) -> None:
     print(json.dumps({"value": value, "ratio": statistics.median(ratios), "memory": peak}))
 
 
+def small_batch(rounds: int) -> dict[str, float]:
+    """Measure the microseconds of a table of 128 x 10, in turn with an update of torchmetrics."""
+    from torchmetrics.classification import MulticlassCalibrationError
+
+    from advcal import metrics
+
+    torch.set_num_threads(1)
+    probs, labels = torch.randn(128, 10).softmax(dim=1), torch.randint(10, (128,))
+    theirs = MulticlassCalibrationError(10, n_bins=BINS)
+
+    def update() -> None:
+        theirs.reset()
+        for _ in range(200):
+            theirs.update(probs, labels)
+
+    def ours() -> None:
+        for _ in range(200):
+            metrics.reliability_bins(probs, labels)
+
+    seconds = peers.time_in_turn({"advcal": ours, "torchmetrics": update}, rounds)
+    return {name: 1e6 * each / 200 for name, each in seconds.items()}
+
+
 def draw(folder: str, n: int, n_classes: int) -> None:
     """Keep confident float32 predictions, three in four of them right."""
     generator = torch.Generator().manual_seed(0)
@@ -266,10 +289,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a hundredth of each size")
     parser.add_argument("--limit", type=int, default=600, help="seconds for one peer (600)")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
+    parser.add_argument("--batch", action="store_true", help="a batch of 128 x 10 alone, in µs")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         measure(*args.one, args.rounds)
+        return
+    if args.batch:
+        print(small_batch(args.rounds))
         return
     record: dict[str, object] = {"threads": 1}
     for n, n_classes in sorted({size for sizes in SIZES.values() for size in sizes}):
