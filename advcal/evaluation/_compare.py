@@ -29,6 +29,7 @@ def compare(
         ValueError: If there are no audits, or their radii or norms differ.
 
     Example:
+        >>> import torch
         >>> from advcal.evaluation import audit
         >>> batches = [(torch.rand(40, 2), torch.arange(40) % 2)]
         >>> found = audit(torch.nn.Linear(2, 2), batches, eps=0.1, steps=3)

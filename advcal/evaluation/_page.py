@@ -111,7 +111,8 @@ def _y(value: float) -> float:
 def _axes(label: str, across: Sequence[tuple[float, str]], up: str, shapes: Sequence[str]) -> str:
     """Draw a frame with ticks around shapes in the unit square."""
     ticks = [
-        f'<text x="{_x(at)}" y="{_y(0) + 13}" text-anchor="middle">{word}</text>'
+        f'<text x="{_x(at)}" y="{_y(0) + 13}" text-anchor="{"end" if at == 1 else "middle"}">'
+        f"{word}</text>"
         for at, word in across
     ]
     ticks += [

@@ -4,7 +4,8 @@ Ten seeds each of plain training, of training against PGD and of training on noi
 scikit-learn's digits. The audit is the whole one: every figure with its interval, clean and under
 two runs of APGD, the envelope of the confidence, `diagnose`, linear bounds, and prediction sets.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/thirty_audits.py --json docs/benchmarks/thirty_audits.json
+    OMP_NUM_THREADS=1 python tests/benchmarks/thirty_audits.py \
+        --json docs/benchmarks/thirty_audits.json
 """
 
 import argparse
