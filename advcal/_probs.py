@@ -32,7 +32,7 @@ def probabilities(
     _checks.arguments(**options)
     p, own_kind = as_tensor("probs", probs)
     _checks.class_rows("probs", p, given=probs)
-    y = _labels_like("probs", probs, labels, p.shape[1])
+    y = labels_like("probs", probs, labels, p.shape[1])
     return p, _checks.labels(y, len(p), p.shape[1], device=p.device), own_kind
 
 
@@ -52,7 +52,7 @@ def scores(
         The scores in float64, the labels in int64 and the way back.
     """
     s, own_kind = vector("scores", scores_, finite=finite)
-    y = _labels_like("scores", scores_, labels, 2)
+    y = labels_like("scores", scores_, labels, 2)
     y = _checks.labels(y, len(s), 2, device=s.device)
     if int(y.sum()) in (0, len(y)):
         raise ValueError(f"expected labels 0 and 1, got {int(y[0])} only")
@@ -99,7 +99,7 @@ def _to_numpy(result: Tensor) -> Any:
     return cast(Any, array[()] if array.ndim == 0 else array)
 
 
-def _labels_like(name: str, value: Any, labels: Any, n_classes: int) -> Tensor:
+def labels_like(name: str, value: Any, labels: Any, n_classes: int) -> Tensor:
     """Check that labels are of the kind of a value; True is the second of two classes."""
     if not isinstance(labels, Tensor if isinstance(value, Tensor) else np.ndarray):
         wanted = "a torch.Tensor" if isinstance(value, Tensor) else "a numpy.ndarray"
