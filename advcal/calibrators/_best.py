@@ -7,7 +7,7 @@ from torch import Tensor
 from advcal._typing import Array
 from advcal.calibrators._beta import fit_beta, fit_quadratic, fit_spline
 from advcal.calibrators._calibrator import Calibrator, calibration_data
-from advcal.calibrators._folds import Fit, enough, left_out
+from advcal.calibrators._folds import Fit, enough, left_out, silently
 from advcal.calibrators._structured import fit_sms, fit_svs
 from advcal.calibrators._temperature import PRIOR, Temperature, fit_temperature
 
@@ -52,6 +52,7 @@ def fit_best(logits: Array, labels: Array) -> Choice:
         ValueError: If a shape or value is wrong.
 
     Example:
+        >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
         >>> logits = 3 * torch.randn(500, 4, generator=generator)
         >>> labels = torch.multinomial((logits / 2).softmax(dim=1), 1, generator=generator)[:, 0]
@@ -70,7 +71,7 @@ def fit_best(logits: Array, labels: Array) -> Choice:
     best = min(losses, key=losses.__getitem__)
     if _surely_better(each[best], each["none"], each["temperature"]):
         reason = f"{best} has the lowest NLL of {len(fits)} on examples left out"
-        return Choice(fits[best](z, y), losses, reason)
+        return Choice(silently(fits[best], z, y), losses, reason)
     reason = f"no candidate of {len(fits)} is surely better than a temperature or none on examples"
     return Choice(_tempered(z, y), losses, f"{reason} left out")
 

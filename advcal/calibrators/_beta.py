@@ -48,10 +48,10 @@ def fit_beta(logits: Array, labels: Array, *, strength: float | None = 1.0) -> L
         ValueError: If a shape or value is wrong.
 
     Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
+        >>> logits = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
         >>> fit_beta(logits, torch.tensor([0, 0, 1, 0]))(logits[1:3])
-        tensor([[0.8638, 0.1362],
-                [0.2092, 0.7908]])
+        tensor([[0.9676, 0.0324],
+                [0.1390, 0.8610]])
 
     References:
         Kull, Silva Filho & Flach, Beta calibration, AISTATS 2017.
@@ -84,10 +84,10 @@ def fit_quadratic(logits: Array, labels: Array, *, strength: float | None = 1.0)
         ValueError: If a shape or value is wrong.
 
     Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
+        >>> logits = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
         >>> fit_quadratic(logits, torch.tensor([0, 0, 1, 0]))(logits[1:3])
-        tensor([[0.8670, 0.1330],
-                [0.2135, 0.7865]])
+        tensor([[0.9594, 0.0406],
+                [0.1206, 0.8794]])
 
     References:
         Berta, Holzmüller, Jordan & Bach, Structured Matrix Scaling for Multi-Class Calibration,
@@ -118,10 +118,10 @@ def fit_spline(logits: Array, labels: Array, *, strength: float | None = 1.0) ->
         ValueError: If a shape or value is wrong.
 
     Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
+        >>> logits = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
         >>> fit_spline(logits, torch.tensor([0, 0, 1, 0]))(logits[1:3])
-        tensor([[0.8670, 0.1330],
-                [0.2135, 0.7865]])
+        tensor([[0.9594, 0.0406],
+                [0.1205, 0.8795]])
 
     References:
         Ramsay, Monotone regression splines in action, Statistical Science 1988. Lucena,

@@ -12,7 +12,7 @@ from torch import Tensor
 from advcal import _checks, _probs
 from advcal._typing import Array
 
-_HARM = 0.01  # nats of the NLL
+_HARM, _NOISE = 0.01, 1.0  # nats of the mean NLL, and of its sum
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,11 +138,11 @@ def warn_of_harm(change: float, trace: float, z: Tensor) -> None:
         z: The logits of the fit.
     """
     n, k = z.shape
-    if change + trace / n > _HARM:
+    if change + trace / n > _HARM - _NOISE / n:
         _checks.warn(
             f"expected enough examples to mend more than they spoil, got {n} of {k} classes, from "
-            f"which the NLL of others is about {change + trace / n:.2g} above that without "
-            "calibration; use fit_best or fit_temperature(prior=0.5), or a greater strength"
+            f"which the NLL of others is about {change + trace / n:+.2g} against none; use fit_best "
+            "or fit_temperature(prior=0.5), or a greater strength"
         )
 
 

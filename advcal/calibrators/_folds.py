@@ -32,12 +32,16 @@ def left_out(fits: Mapping[str, Fit], z: Tensor, y: Tensor) -> dict[str, Tensor]
     for i in range(_FOLDS):
         out = fold == i
         for name, losses in found.items():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                calibrator = fits[name](z[~out], y[~out])
-            log_probs = calibrator.log_probs(z[out].double())
+            log_probs = silently(fits[name], z[~out], y[~out]).log_probs(z[out].double())
             losses[out] = -log_probs.gather(1, y[out, None])[:, 0]
     return found
+
+
+def silently(fit: Fit, z: Tensor, y: Tensor) -> Calibrator:
+    """Fit without the warnings of what has been, or is going to be, seen on examples left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fit(z, y)
 
 
 def best_strength(fit: Callable[..., Calibrator], z: Tensor, y: Tensor) -> float:

@@ -34,6 +34,7 @@ def fit_svs(logits: Array, labels: Array, *, strength: float | None = 1.0) -> Af
         ValueError: If a shape or value is wrong.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
         >>> calibrator = fit_svs(logits, torch.tensor([0, 0, 1, 0]))
         >>> calibrator(logits[1:3])
@@ -69,6 +70,7 @@ def fit_sms(logits: Array, labels: Array, *, strength: float | None = 1.0) -> Af
         ValueError: If a shape or value is wrong.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
         >>> calibrator = fit_sms(logits, torch.tensor([0, 0, 1, 0]))
         >>> calibrator(logits[1:3])

@@ -19,7 +19,9 @@ COMPARISONS = {
     "against_autoattack": True,
     "against_minimal_norm": True,
     "against_metrics": False,
+    "against_temperature": False,
     "against_calibrators": False,
+    "calibrator_harm": False,
     "estimators": False,
 }
 
