@@ -12,7 +12,8 @@ from torch import Tensor
 from advcal import _checks, _probs
 from advcal._typing import Array
 
-_HARM, _NOISE = 0.01, 1.0  # nats of the mean NLL, and of its sum
+# Nats of the mean NLL, and of the sum: what one parameter gains by chance in one case of twenty.
+_HARM, _NOISE = 0.01, 2.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,9 +141,9 @@ def warn_of_harm(change: float, trace: float, z: Tensor) -> None:
     n, k = z.shape
     if change + trace / n > _HARM - _NOISE / n:
         _checks.warn(
-            f"expected enough examples to mend more than they spoil, got {n} of {k} classes, from "
-            f"which the NLL of others is about {change + trace / n:+.2g} against none; use fit_best "
-            "or fit_temperature(prior=0.5), or a greater strength"
+            f"expected enough examples to mend more than they spoil, got {n} of {k} classes, which "
+            f"change the NLL of others by about {change + trace / n:+.2g}; use fit_best or "
+            "fit_temperature(prior=0.5), or a greater strength"
         )
 
 

@@ -116,7 +116,7 @@ def animals(found: Set) -> Set:
     return Set(*two(*found[:2]), *two(*found[2:]))
 
 
-def sets(folder: Path | None) -> dict[str, Set]:
+def sets(folder: Path | None, large: bool) -> dict[str, Set]:
     """Collect all sets of logits."""
     found = {"digits": digits(False), "digits, odd": digits(True)}
     for path in sorted(folder.glob("*.npz")) if folder else []:
@@ -125,7 +125,8 @@ def sets(folder: Path | None) -> dict[str, Set]:
     for n_classes, other in ((2, "bent"), (10, "confused")):
         for shape in ("calibrated", "each class its own", other):
             found[f"drawn, {shape}, {n_classes}"] = drawn(shape, n_classes)
-    found["drawn, each class its own, 100"] = drawn("each class its own", 100)
+    if large:
+        found["drawn, each class its own, 100"] = drawn("each class its own", 100)
     return found
 
 
@@ -304,13 +305,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--logits", type=Path, help="a folder of .npz with logits made elsewhere")
+    parser.add_argument("--large", action="store_true", help="100 classes too, for minutes")
     parser.add_argument("--only", default="", help="sets whose names contain this")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
 
     rows: dict[bool, dict[str, dict[str, dict[str, float]]]] = {True: {}, False: {}}
-    for name, data in sets(args.logits).items():
+    for name, data in sets(args.logits, args.large).items():
         if args.only not in name:
             continue
         races = candidates(data.logits.shape[1])
@@ -333,7 +335,19 @@ def report(rows: dict[bool, dict[str, dict[str, dict[str, float]]]]) -> dict[str
             title = "two classes" if binary else "more classes"
             record[title] = {"settings": of, "summary": summary(of)}
     names = ["numpy", "scipy", "scikit-learn", "netcal", "probmetrics", "torch-uncertainty"]
-    return record | {"versions": peers.versions(names)}
+    plain: dict[str, Any] = _plain(record)
+    return plain | {"versions": peers.versions(names)}
+
+
+def _plain(value: Any) -> Any:
+    """Round, and put a word for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if np.isfinite(value) else str(value)
+    return value
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ which is one nat over all examples of the fit, is a fault.
 """
 
 import argparse
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -68,7 +69,9 @@ def cost(fit: Callable[..., Any], n: int, n_classes: int, temperature: float) ->
             quiet.append(costs[-1])
     allowed = MOST + NOISE / n
     fault = bool(quiet) and sum(quiet) / len(quiet) > allowed
-    return {"cost": sum(costs) / len(costs), "warned": len(costs) - len(quiet), "fault": fault}
+    mean = sum(costs) / len(costs)
+    told = round(mean, 4) if math.isfinite(mean) else "inf"
+    return {"cost": told, "warned": len(costs) - len(quiet), "fault": fault}
 
 
 def main() -> None:
@@ -92,11 +95,11 @@ def main() -> None:
                     for name, fit in fits(n_classes).items()
                 }
                 record[setting] = found
-                told = (f"{k[4:]} {v['cost']:.3f}{'!' * v['warned']}" for k, v in found.items())
+                told = (f"{k[4:]} {v['cost']}{'!' * v['warned']}" for k, v in found.items())
                 print(setting, *told, sep="  ", flush=True)
                 peers.write_json(args.json, record)
     faults = [
-        f"{setting}: {name} {each['cost']:.3f}"
+        f"{setting}: {name} {each['cost']}"
         for setting, found in record.items()
         for name, each in found.items()
         if each["fault"]
