@@ -71,7 +71,8 @@ def number(
 
 
 _declare("threshold", number)
-_declare("alpha beta gamma kappa l2_bias l2_off_diagonal lam margin", partial(number, least=0))
+_declare("alpha beta gamma kappa lam margin", partial(number, least=0))
+_declare("l2_bias l2_off_diagonal", optional(partial(number, least=0)))
 _declare("momentum overshoot penalty tol", partial(number, least=0))
 _declare("rho", partial(number, least=0, most=1))
 _declare("initial_c initial_eps sigma", partial(number, above=0))
@@ -79,7 +80,7 @@ _declare("delta", partial(number, above=0, most=0.5))
 _declare("coverage initial_p tpr", partial(number, above=0, most=1))
 _declare("level", partial(number, above=0, most=0.999999))
 _declare("max_norm prior step_size", optional(partial(number, above=0)))
-_declare("strength", partial(number, above=0))
+_declare("strength", optional(partial(number, least=0)))
 _declare("bandwidth", optional(partial(number, least=2**-13)))
 
 

@@ -34,7 +34,7 @@ def probabilities(
     p, own_kind = as_tensor("probs", probs)
     _checks.class_rows("probs", p, given=probs)
     rows, n_classes = p.shape
-    y = _checks.labels(_labels_like("probs", probs, labels, n_classes), rows, device=p.device)
+    y = _checks.labels(labels_like("probs", probs, labels, n_classes), rows, device=p.device)
     # As whole numbers without a sign, what is below 0 is above all classes: one look, in NumPy.
     if not small(p) or y.numpy().view(np.uint64).max() >= n_classes:
         _checks.label_range(y, n_classes)
@@ -57,7 +57,7 @@ def scores(
         The scores in float64, the labels in int64 and the way back.
     """
     s, own_kind = vector("scores", scores_, finite=finite)
-    y = _labels_like("scores", scores_, labels, 2)
+    y = labels_like("scores", scores_, labels, 2)
     y = _checks.labels(y, len(s), 2, device=s.device)
     if int(y.sum()) in (0, len(y)):
         raise ValueError(f"expected labels 0 and 1, got {int(y[0])} only")
@@ -104,7 +104,7 @@ def _to_numpy(result: Tensor) -> Any:
     return cast(Any, array[()] if array.ndim == 0 else array)
 
 
-def _labels_like(name: str, value: Any, labels: Any, n_classes: int) -> Tensor:
+def labels_like(name: str, value: Any, labels: Any, n_classes: int) -> Tensor:
     """Check that labels are of the kind of a value; True is the second of two classes."""
     if not isinstance(labels, Tensor if isinstance(value, Tensor) else np.ndarray):
         wanted = "a torch.Tensor" if isinstance(value, Tensor) else "a numpy.ndarray"

@@ -2,14 +2,15 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from advcal._typing import Array
+from advcal.calibrators._beta import fit_beta, fit_quadratic, fit_spline
 from advcal.calibrators._calibrator import Calibrator, calibration_data
-from advcal.calibrators._structured import PRIOR, fit_sms, fit_svs
-from advcal.calibrators._temperature import Temperature, fit_temperature
+from advcal.calibrators._folds import Fit, enough, left_out, silently
+from advcal.calibrators._structured import fit_sms, fit_svs
+from advcal.calibrators._temperature import PRIOR, Temperature, fit_temperature
 
-_FOLDS = 5
 _ENOUGH = 50  # examples below which only a temperature is fitted
 _MATRIX = 100  # classes up to which a matrix is fitted
 
@@ -28,18 +29,20 @@ class Choice(NamedTuple):
     reason: str
 
 
-def fit_best(logits: Tensor, labels: Tensor) -> Choice:
+def fit_best(logits: Array, labels: Array) -> Choice:
     """Fit the calibrator of the lowest cross-fitted NLL, or a safe one if none is surely better.
 
-    Candidates are no calibration, a temperature with a prior, `fit_svs` and, up to 100 classes,
-    `fit_sms`; below 50 examples the first two. Each is fitted five times to four fifths of the
-    examples, of which every class has its part, and scored on the fifth. If the lowest mean NLL is
-    not below that without calibration by a standard error of their difference, the temperature
-    with its prior is taken, which does next to nothing where nothing is to be done.
+    Candidates are no calibration and a temperature with a prior; from 50 examples on also, for two
+    classes, `fit_beta`, `fit_quadratic` and `fit_spline`, and for more `fit_spline`, `fit_svs` and,
+    up to 100 classes, `fit_sms`. Each is fitted five times to four fifths of the examples, of which
+    every class has its part, and scored on the fifth. If the lowest mean NLL is not a standard
+    error of the difference below that of the temperature, and below that without calibration, the
+    temperature is taken, which does next to nothing where nothing is to be done.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
 
     Returns:
         The calibrator, the losses of all candidates and the reason.
@@ -49,50 +52,49 @@ def fit_best(logits: Tensor, labels: Tensor) -> Choice:
         ValueError: If a shape or value is wrong.
 
     Example:
+        >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
         >>> logits = 3 * torch.randn(500, 4, generator=generator)
         >>> labels = torch.multinomial((logits / 2).softmax(dim=1), 1, generator=generator)[:, 0]
         >>> found = fit_best(logits, labels)
         >>> found.reason
-        'temperature has the lowest NLL of 4 on examples left out'
+        'temperature has the lowest NLL of 5 on examples left out'
         >>> list(found.losses)
-        ['none', 'temperature', 'svs', 'sms']
+        ['none', 'temperature', 'spline', 'svs', 'sms']
     """
     z, y = calibration_data(logits, labels)
-    names = ["none", "temperature"]
-    if len(z) >= _ENOUGH:
-        names += ["svs", "sms"] if z.shape[1] <= _MATRIX else ["svs"]
-    if len(z) < 2 * _FOLDS:
-        return Choice(_fitted("temperature", z, y), {}, "too few examples to leave any out")
-    each = _left_out(names, z, y)
+    fits = _candidates(*z.shape)
+    if not enough(len(z)):
+        return Choice(_tempered(z, y), {}, "too few examples to leave any out")
+    each = left_out(fits, z, y)
     losses = {name: float(values.mean()) for name, values in each.items()}
-    best = min(losses, key=lambda name: losses[name])
-    gain = each["none"] - each[best]
-    if float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5:
-        reason = f"{best} has the lowest NLL of {len(names)} on examples left out"
-        return Choice(_fitted(best, z, y), losses, reason)
-    reason = f"no candidate of {len(names)} is surely better than none on examples left out"
-    return Choice(_fitted("temperature", z, y), losses, reason)
+    best = min(losses, key=losses.__getitem__)
+    if _surely_better(each[best], each["none"], each["temperature"]):
+        reason = f"{best} has the lowest NLL of {len(fits)} on examples left out"
+        return Choice(silently(fits[best], z, y), losses, reason)
+    reason = f"no candidate of {len(fits)} is surely better than a temperature or none on examples"
+    return Choice(_tempered(z, y), losses, f"{reason} left out")
 
 
-def _fitted(name: str, z: Tensor, y: Tensor) -> Calibrator:
-    if name == "none":
-        return Temperature(z.shape[1], 1.0)
-    if name == "temperature":
-        return fit_temperature(z, y, prior=PRIOR)
-    return fit_svs(z, y) if name == "svs" else fit_sms(z, y)
+def _surely_better(losses: Tensor, *others: Tensor) -> bool:
+    """Tell whether losses are lower than others by a standard error, but for their own."""
+    gains = [other - losses for other in others if other is not losses]
+    return all(float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5 for gain in gains)
 
 
-def _left_out(names: list[str], z: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Return the NLL of each example by each candidate, fitted to the other folds."""
-    order = y.argsort(stable=True)
-    fold = torch.empty_like(y)
-    fold[order] = torch.arange(len(y), device=y.device) % _FOLDS
-    found = {name: torch.zeros(len(y), dtype=torch.float64, device=y.device) for name in names}
-    for i in range(_FOLDS):
-        out = fold == i
-        for name, losses in found.items():
-            calibrator = _fitted(name, z[~out], y[~out])
-            log_probs = calibrator.log_probs(z[out].double())
-            losses[out] = -log_probs.gather(1, y[out, None])[:, 0]
-    return found
+def _candidates(n: int, n_classes: int) -> dict[str, Fit]:
+    fits: dict[str, Fit] = {"none": _untouched, "temperature": _tempered}
+    if n < _ENOUGH:
+        return fits
+    if n_classes == 2:
+        return fits | {"beta": fit_beta, "quadratic": fit_quadratic, "spline": fit_spline}
+    fits |= {"spline": fit_spline, "svs": fit_svs}
+    return fits | {"sms": fit_sms} if n_classes <= _MATRIX else fits
+
+
+def _untouched(z: Tensor, y: Tensor) -> Temperature:
+    return Temperature(z.shape[1], 1.0)
+
+
+def _tempered(z: Tensor, y: Tensor) -> Temperature:
+    return fit_temperature(z, y, prior=PRIOR)

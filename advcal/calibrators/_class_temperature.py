@@ -6,15 +6,16 @@ from scipy import optimize
 from torch import Tensor
 
 from advcal import _probs
+from advcal._typing import Array
 from advcal.calibrators._affine import Affine
 from advcal.calibrators._calibrator import calibration_data, parameter
-from advcal.calibrators._temperature import best_temperature
+from advcal.calibrators._temperature import best_temperature, warn_if_one_sided
 
 _MOST = 2.0  # the range of gamma, the authors' own
 _LEAST_SHARE = 0.1
 
 
-def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
+def fit_class_temperature(logits: Array, labels: Array) -> Affine:
     r"""Fit one temperature per class, steered by the miscalibration score of the class.
 
     At the best temperature $T$ the score $s_k$ is the mean confidence minus the accuracy of the
@@ -28,8 +29,9 @@ def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
     added to all logits.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
 
     Returns:
         The calibrator, of weights $1/T_k$ and no bias. It can change predictions.
@@ -49,6 +51,7 @@ def fit_class_temperature(logits: Tensor, labels: Tensor) -> Affine:
     """
     z, y = calibration_data(logits, labels)
     beta = 1 / best_temperature(z, y)
+    warn_if_one_sided(z, y, 1 / beta)
     scores = _class_scores(z, y, beta)
 
     def loss(gamma: float) -> float:

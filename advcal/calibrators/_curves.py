@@ -8,7 +8,9 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from advcal.calibrators._calibrator import Calibrator, calibration_data, parameter
+from advcal import _checks
+from advcal._typing import Array
+from advcal.calibrators._calibrator import Calibrator, calibration_data, parameter, unmasked
 
 _SLOPE = 1e-9  # what is added of the original probabilities, so that their order stays
 _SAME = 1e-13  # relative difference of probabilities that rounding makes
@@ -25,21 +27,26 @@ class TopLabel(Calibrator):
     Attributes:
         x: Probabilities at the knots, rising, float64, shape `(knots,)`.
         y: What they map to, of the same shape.
+        of_class: The class whose probability is mapped, if it is always the same of more than two:
+            the second of the two that were not masked in the fit.
     """
 
     x: Tensor
     y: Tensor
+    of_class: int | None = None
 
     def _probs(self, z: Tensor) -> Tensor:
-        p = z.softmax(dim=1)
-        index = _mapped_class(p)
+        p, there = z.softmax(dim=1), ~z.isneginf()
+        index = _mapped_class(p, self.of_class)
+        rivals = there.scatter(1, index, False).sum(dim=1, keepdim=True)
         mapped = _interpolate(self.x, self.y, p.gather(1, index))
+        mapped = torch.where(rivals > 0, mapped, 1.0) * there.gather(1, index)
         rest = p.scatter(1, index, 0.0)
         total = rest.sum(dim=1, keepdim=True)
-        even = torch.ones_like(p).scatter(1, index, 0.0) / (self.n_classes - 1)
+        even = there.to(p.dtype).scatter(1, index, 0.0) / rivals.clamp(min=1)
         # What is too small for a quotient has its proportions from the logits.
-        small = z.scatter(1, index, -torch.inf).softmax(dim=1)
-        few = torch.where(total > 0, small, even)
+        others = torch.where(rivals > 0, z.scatter(1, index, -torch.inf), 0.0)
+        few = torch.where(total > 0, others.softmax(dim=1), even)
         rest = torch.where(total > 1e-290, rest / total.clamp(min=1e-290), few)
         return (rest * (1 - mapped)).scatter_add(1, index, mapped)
 
@@ -64,11 +71,11 @@ class OneVsAll(Calibrator):
         p = z.softmax(dim=1)
         parts = p.split(self.n_classes // len(self.x), dim=1)
         mapped = [_interpolate(x, y, v) for x, y, v in zip(self.x, self.y, parts, strict=True)]
-        raised = torch.cat(mapped, dim=1) + _SLOPE * p
+        raised = (torch.cat(mapped, dim=1) + _SLOPE * p).masked_fill(z.isneginf(), 0.0)
         return raised / raised.sum(dim=1, keepdim=True)
 
 
-def fit_irm(logits: Tensor, labels: Tensor) -> OneVsAll:
+def fit_irm(logits: Array, labels: Array) -> OneVsAll:
     """Fit isotonic regression of all classes together (IRM).
 
     One curve $f$, the isotonic regression of all `n * classes` indicators of the label on their
@@ -77,8 +84,9 @@ def fit_irm(logits: Tensor, labels: Tensor) -> OneVsAll:
     share a step of $f$ can tie. The authors' released code does not renormalise.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
 
     Returns:
         The calibrator.
@@ -88,20 +96,21 @@ def fit_irm(logits: Tensor, labels: Tensor) -> OneVsAll:
         ValueError: If a shape or value is wrong.
 
     Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-        >>> fit_irm(logits, torch.tensor([0, 0, 1, 0]))(logits[:1])
-        tensor([[0.7500, 0.2500]])
+        >>> logits = torch.tensor([[2.0, 0.0]] * 3 + [[0.0, 2.0]] * 3)
+        >>> fit_irm(logits, torch.tensor([0, 0, 1, 1, 1, 0]))(logits[:1])
+        tensor([[0.6667, 0.3333]])
 
     References:
         Zhang et al., Mix-n-Match, ICML 2020, section 4.3.
     """
     z, y = calibration_data(logits, labels)
-    is_label = torch.nn.functional.one_hot(y, z.shape[1])
-    knots = _isotonic(z.double().softmax(dim=1).flatten(), is_label.flatten())
+    is_label, there = torch.nn.functional.one_hot(y, z.shape[1]), ~z.isneginf()
+    knots = _isotonic(z.double().softmax(dim=1)[there], is_label[there])
+    _warn_of_zeros(len(z), knots[1])
     return OneVsAll(z.shape[1], (knots[0],), (knots[1],))
 
 
-def fit_irova(logits: Tensor, labels: Tensor) -> OneVsAll:
+def fit_irova(logits: Array, labels: Array) -> OneVsAll:
     """Fit isotonic regression of each class against all others (IROvA).
 
     A curve $f_k$ for each class, the isotonic regression of the indicator of the label on the
@@ -109,8 +118,9 @@ def fit_irova(logits: Tensor, labels: Tensor) -> OneVsAll:
     authors' released code does not do.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
 
     Returns:
         The calibrator. It can change predictions.
@@ -120,24 +130,24 @@ def fit_irova(logits: Tensor, labels: Tensor) -> OneVsAll:
         ValueError: If a shape or value is wrong.
 
     Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-        >>> fit_irova(logits, torch.tensor([0, 0, 1, 0]))(logits)
-        tensor([[1.0000, 0.0000],
-                [1.0000, 0.0000],
-                [0.5000, 0.5000],
-                [0.5000, 0.5000]])
+        >>> logits = torch.tensor([[2.0, 0.0]] * 3 + [[0.0, 2.0]] * 3)
+        >>> fit_irova(logits, torch.tensor([0, 0, 1, 1, 1, 0]))(logits[2:4])
+        tensor([[0.6667, 0.3333],
+                [0.3333, 0.6667]])
 
     References:
         Zadrozny & Elkan, Transforming classifier scores into accurate multiclass probability
         estimates, KDD 2002. Zhang et al., Mix-n-Match, ICML 2020, section 4.3.
     """
     z, y = calibration_data(logits, labels)
-    probs = z.double().softmax(dim=1)
-    curves = [_isotonic(probs[:, k], y == k) for k in range(z.shape[1])]
-    return OneVsAll(z.shape[1], *zip(*curves, strict=True))
+    probs, there = z.double().softmax(dim=1).unbind(dim=1), (~z.isneginf()).unbind(dim=1)
+    curves = [_isotonic(probs[k][rows], y[rows] == k) for k, rows in enumerate(there)]
+    found = OneVsAll(z.shape[1], *zip(*curves, strict=True))
+    _warn_of_zeros(len(z), *found.y)
+    return found
 
 
-def fit_isotonic(logits: Tensor, labels: Tensor) -> TopLabel:
+def fit_isotonic(logits: Array, labels: Array) -> TopLabel:
     """Fit isotonic regression of one probability.
 
     With two classes, the regression of the label on the probability of the second; it minimises
@@ -145,8 +155,9 @@ def fit_isotonic(logits: Tensor, labels: Tensor) -> TopLabel:
     the confidence; the other classes keep their proportions.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
 
     Returns:
         The calibrator. It can change predictions, and gives probabilities of 0 and 1.
@@ -156,22 +167,25 @@ def fit_isotonic(logits: Tensor, labels: Tensor) -> TopLabel:
         ValueError: If a shape or value is wrong.
 
     Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-        >>> fit_isotonic(logits, torch.tensor([0, 0, 1, 0]))(logits[2:])
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]])
+        >>> logits = torch.tensor([[2.0, 0.0]] * 3 + [[0.0, 2.0]] * 3)
+        >>> fit_isotonic(logits, torch.tensor([0, 0, 1, 1, 1, 0]))(logits[2:4])
+        tensor([[0.6667, 0.3333],
+                [0.3333, 0.6667]])
 
     References:
         Zadrozny & Elkan, Transforming classifier scores into accurate multiclass probability
         estimates, KDD 2002.
     """
     z, y = calibration_data(logits, labels)
-    return TopLabel(z.shape[1], *_isotonic(*_one_probability(z, y)))
+    values, hits, of_class = _one_probability(z, y)
+    x, mapped = _isotonic(values, hits)
+    _warn_of_zeros(len(z), mapped, 1 - mapped)
+    return TopLabel(z.shape[1], x, mapped, of_class)
 
 
 def fit_histogram(
-    logits: Tensor,
-    labels: Tensor,
+    logits: Array,
+    labels: Array,
     *,
     n_bins: int = 15,
     binning: Literal["uniform", "quantile"] = "uniform",
@@ -184,8 +198,9 @@ def fit_histogram(
     gradient by the mapped probability is zero.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
         n_bins: The number of bins; with `"quantile"` fewer where many probabilities are equal.
         binning: `"uniform"` for bins of equal width, `"quantile"` for bins of equally many
             examples.
@@ -198,10 +213,10 @@ def fit_histogram(
         ValueError: If a shape or value is wrong.
 
     Example:
-        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-        >>> fit_histogram(logits, torch.tensor([0, 0, 1, 0]))(logits[2:])
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]])
+        >>> logits = torch.tensor([[2.0, 0.0]] * 3 + [[0.0, 2.0]] * 3)
+        >>> fit_histogram(logits, torch.tensor([0, 0, 1, 1, 1, 0]))(logits[2:4])
+        tensor([[0.6667, 0.3333],
+                [0.3333, 0.6667]])
 
     References:
         Zadrozny & Elkan, Obtaining calibrated probability estimates from decision trees and naive
@@ -209,7 +224,8 @@ def fit_histogram(
         2017, section 4.1.
     """
     z, y = calibration_data(logits, labels, n_bins=n_bins, binning=binning)
-    values, hits = (part.cpu().double().numpy() for part in _one_probability(z, y))
+    *parts, of_class = _one_probability(z, y)
+    values, hits = (part.cpu().double().numpy() for part in parts)
     edges = np.arange(n_bins + 1) / n_bins
     if binning == "quantile":
         edges = np.unique(np.concatenate([[0.0], np.quantile(values, edges[1:-1]), [1.0]]))
@@ -218,21 +234,41 @@ def fit_histogram(
     means = np.bincount(index, hits, minlength=len(counts)) / np.maximum(counts, 1)
     means = np.where(counts > 0, means, (edges[:-1] + edges[1:]) / 2)
     x = np.stack([edges[:-1], edges[1:]], axis=1).ravel()
-    return TopLabel(z.shape[1], parameter(x), parameter(means.repeat(2)))
+    mapped = parameter(means.repeat(2))
+    _warn_of_zeros(len(z), mapped, 1 - mapped)
+    return TopLabel(z.shape[1], parameter(x), mapped, of_class)
 
 
-def _mapped_class(p: Tensor) -> Tensor:
+def _mapped_class(p: Tensor, of_class: int | None) -> Tensor:
     """Return the class whose probability is mapped, shape `(n, 1)`."""
-    if p.shape[1] == 2:
-        return torch.ones(len(p), 1, dtype=torch.int64, device=p.device)
-    return p.argmax(dim=1, keepdim=True)
+    if of_class is None and p.shape[1] > 2:
+        return p.argmax(dim=1, keepdim=True)
+    always = 1 if of_class is None else of_class
+    return torch.full((len(p), 1), always, dtype=torch.int64, device=p.device)
 
 
-def _one_probability(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probability that is mapped and whether its class is the label, each `(n,)`."""
-    p = z.double().softmax(dim=1)
-    index = _mapped_class(p)
-    return p.gather(1, index)[:, 0], index[:, 0] == y
+def _one_probability(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int | None]:
+    """Return the probability that is mapped, whether its class is the label, each `(n,)`, and it.
+
+    Rows of which all classes but one are masked say nothing.
+    """
+    stay = unmasked(z, y)[2]
+    of_class = int(stay[1]) if len(stay) == 2 < z.shape[1] else None
+    there = ~z.isneginf()
+    rows = there.sum(dim=1) > 1
+    p, y = z[rows].double().softmax(dim=1), y[rows]
+    index = _mapped_class(p, of_class)
+    return p.gather(1, index)[:, 0], index[:, 0] == y, of_class
+
+
+def _warn_of_zeros(n: int, *curves: Tensor) -> None:
+    """Warn if a curve gives a class no probability."""
+    if any(float(curve.min()) == 0 for curve in curves):
+        _checks.warn(
+            f"expected examples of all labels along the curve, got {n} that leave a class without "
+            "any probability somewhere, so that the NLL of others can be infinite; fit_venn_abers "
+            "and fit_spline never do"
+        )
 
 
 def _isotonic(values: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,6 +276,8 @@ def _isotonic(values: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
 
     Values that are equal but for the rounding of a softmax are pooled.
     """
+    if not len(values):
+        return parameter([0.0, 1.0]), parameter([0.0, 1.0])
     order = torch.argsort(values, stable=True)
     x, sorted_hits = values[order].cpu().numpy(), hits[order].cpu().double().numpy()
     starts = np.flatnonzero(np.diff(x, prepend=-np.inf) > _SAME * x)

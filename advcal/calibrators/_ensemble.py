@@ -1,7 +1,6 @@
 """Ensemble temperature scaling: a mixture of the calibrated, the original and the uniform."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ from scipy import optimize
 from torch import Tensor
 
 from advcal import _probs
+from advcal._typing import Array
 from advcal.calibrators._calibrator import Calibrator, calibration_data, parameter
-from advcal.calibrators._temperature import best_temperature
+from advcal.calibrators._temperature import best_temperature, warn_if_one_sided
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,10 +30,13 @@ class Ensemble(Calibrator):
 
     def _log_probs(self, z: Tensor) -> Tensor:
         parts = torch.stack(_members(z, self.temperature), dim=-1)
-        return (parts + self.weights.to(z.device).log()).logsumexp(dim=-1)
+        masked = z.isneginf()
+        parts = parts.masked_fill(masked[:, :, None], 0.0)
+        mixed = (parts + self.weights.to(z.device).log()).logsumexp(dim=-1)
+        return mixed.masked_fill(masked, -torch.inf)
 
 
-def fit_ensemble(logits: Tensor, labels: Tensor) -> Ensemble:
+def fit_ensemble(logits: Array, labels: Array) -> Ensemble:
     r"""Fit ensemble temperature scaling.
 
     First $T$ as `fit_temperature` does, then the weights $w$ on the simplex that minimise the NLL
@@ -42,8 +45,9 @@ def fit_ensemble(logits: Tensor, labels: Tensor) -> Ensemble:
     minimises the squared error by default; their paper offers both.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
 
     Returns:
         The calibrator.
@@ -54,16 +58,17 @@ def fit_ensemble(logits: Tensor, labels: Tensor) -> Ensemble:
 
     Example:
         >>> logits = torch.tensor([[9.0, 0.0], [1.0, 0.0], [1.0, 0.0], [9.0, 0.0]])
-        >>> calibrator = fit_ensemble(logits, torch.tensor([0, 0, 1, 1]))
+        >>> calibrator = fit_ensemble(logits, torch.tensor([0, 0, 0, 1]))
         >>> calibrator(logits[:2])
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]])
+        tensor([[0.6747, 0.3253],
+                [0.5807, 0.4193]])
 
     References:
         Zhang et al., Mix-n-Match, ICML 2020, section 4.2.
     """
     z, y = calibration_data(logits, labels)
     temperature = best_temperature(z, y)
+    warn_if_one_sided(z, y, temperature)
     chosen = []
     for rows in _probs.row_chunks(z):
         parts = torch.stack(_members(z[rows].double(), temperature))
@@ -93,5 +98,7 @@ def fit_ensemble(logits: Tensor, labels: Tensor) -> Ensemble:
 def _members(z: Tensor, temperature: float) -> list[Tensor]:
     """Return the log-probabilities of the three members of the mixture."""
     gaps = z - z.detach().amax(dim=1, keepdim=True)
-    uniform = torch.full_like(z, -math.log(z.shape[1]))
+    masked = z.isneginf()
+    uniform = -(~masked).sum(dim=1, keepdim=True).to(z.dtype).log().expand_as(z)
+    uniform = uniform.masked_fill(masked, -torch.inf)
     return [(gaps / temperature).log_softmax(dim=1), gaps.log_softmax(dim=1), uniform]

@@ -10,9 +10,12 @@ from advcal.calibrators._affine import Affine
 from advcal.calibrators._calibrator import Calibrator
 from advcal.calibrators._curves import OneVsAll, TopLabel
 from advcal.calibrators._ensemble import Ensemble
+from advcal.calibrators._odds import LogOdds
 from advcal.calibrators._temperature import Temperature
+from advcal.calibrators._venn_abers import VennAbers
 
-_KINDS = {kind.__name__: kind for kind in (Affine, Ensemble, OneVsAll, Temperature, TopLabel)}
+_ALL = (Affine, Ensemble, LogOdds, OneVsAll, Temperature, TopLabel, VennAbers)
+_KINDS = {kind.__name__: kind for kind in _ALL}
 
 
 def save(calibrator: Calibrator, path: str | os.PathLike[str] | BinaryIO) -> None:

@@ -3,14 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from advcal import _checks, _probs
+from advcal._typing import Array
 from advcal.calibrators._calibrator import Calibrator, calibration_data
 
+PRIOR = 0.5  # standard deviation of the logarithm of the temperature before corrections
 _TOLERANCE = 1e-12  # of the NLL
 _MAX_STEPS = 200
 
@@ -32,7 +34,7 @@ class Temperature(Calibrator):
         return ((z - z.detach().amax(dim=1, keepdim=True)) / self.temperature).log_softmax(dim=1)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, *, prior: float | None = None) -> Temperature:
+def fit_temperature(logits: Array, labels: Array, *, prior: float | None = None) -> Temperature:
     r"""Fit temperature scaling to the optimum of the NLL.
 
     $\min_T \frac{1}{n} \sum_i -\log \mathrm{softmax}(z_i / T)_{y_i}$, which is convex in $1/T$, by
@@ -50,8 +52,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, prior: float | None = Non
     $\sigma = .5$ a hundredth of one, and at 200 examples it makes no difference.
 
     Args:
-        logits: Finite logits, shape `(n, classes)`, of examples that the model was not trained on.
-        labels: Integer labels, shape `(n,)`.
+        logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
+            infinity masks a class. A tensor or a NumPy array.
+        labels: Integer labels of the same kind, shape `(n,)`.
         prior: $\sigma$; no prior if None.
 
     Returns:
@@ -76,25 +79,37 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, prior: float | None = Non
     if prior is not None:
         return Temperature(z.shape[1], likeliest_temperature(z, y, prior))
     temperature = best_temperature(z, y)
-    if not _finite(z, y):
-        _checks.warn(
-            f"expected labels of which some contradict the logits and most do not, got a "
-            f"temperature of {temperature:g} of {len(z)} examples; pass prior=0.5 to fit fewer "
-            "or one-sided ones"
-        )
+    warn_if_one_sided(z, y, temperature)
     return Temperature(z.shape[1], temperature)
 
 
+def warn_if_one_sided(z: Tensor, y: Tensor, temperature: float) -> None:
+    """Warn if the best temperature is the end of a range."""
+    if not _finite(z, y):
+        _checks.warn(
+            f"expected labels of which some contradict the logits and most do not, got a "
+            f"temperature of {temperature:g} of {len(z)} examples; pass prior=0.5 to "
+            "fit_temperature to fit fewer or one-sided ones"
+        )
+
+
 def likeliest_temperature(z: Tensor, y: Tensor, prior: float) -> float:
-    """Return the temperature of the lowest NLL with a prior on its logarithm."""
+    """Return the temperature of the lowest NLL with a prior on its logarithm.
 
-    def slope(log_beta: float) -> float:
-        return _slopes(z, y, math.exp(log_beta))[0] + log_beta / (len(z) * prior**2)
-
-    reach = 30.0  # of log T
-    if slope(-reach) >= 0 or slope(reach) <= 0:
-        return math.exp(reach if slope(-reach) >= 0 else -reach)
-    return math.exp(-float(optimize.brentq(slope, -reach, reach, xtol=1e-12)))
+    By Newton's method on the logarithm, within a bracket that each step narrows.
+    """
+    pull = 1 / (len(z) * prior**2)
+    low, high, u = -30.0, 30.0, 0.0  # of the logarithm of 1/T
+    for _ in range(_MAX_STEPS):
+        slope, curvature = _slopes(z, y, math.exp(u))
+        slope, curvature = slope + u * pull, curvature + slope + pull
+        low, high = (u, high) if slope < 0 else (low, u)
+        step = -slope / curvature if curvature > 0 else math.inf
+        proposal = u + step if low < u + step < high else (low + high) / 2
+        if abs(proposal - u) <= _TOLERANCE:
+            break
+        u = proposal
+    return math.exp(-u)
 
 
 def _finite(z: Tensor, y: Tensor) -> bool:
@@ -144,11 +159,16 @@ def _survey(z: Tensor, y: Tensor) -> tuple[float, bool, float, float]:
     """Return the greatest gap, whether no label has one, and slope and curvature at 1/T = 0."""
     greatest, separable, slope, curvature = 0.0, True, 0.0, 0.0
     for d, own in _gaps(z, y):
-        greatest = max(greatest, -float(d.amin()))
+        least = float(d.amin())
+        count: Any = len(d)
+        if least == -math.inf:  # of the classes that are not masked
+            count = (d > -math.inf).sum(dim=0)
+            least = float(d.masked_fill_(d.isneginf(), 0.0).amin())
+        greatest = max(greatest, -least)
         separable = separable and not bool(own.any())
-        mean = d.mean(dim=0)
+        mean = d.sum(dim=0) / count
         slope += float((mean - own).sum())
-        curvature += float((d.square_().mean(dim=0) - mean.square()).sum())
+        curvature += float((d.square_().sum(dim=0) / count - mean.square()).sum())
     return greatest, separable, slope / len(z), curvature / len(z)
 
 
@@ -157,6 +177,8 @@ def _slopes(z: Tensor, y: Tensor, beta: float) -> tuple[float, float]:
     slope = curvature = 0.0
     for d, own in _gaps(z, y):
         x = d.mul_(beta)
+        if float(x.amin()) == -math.inf:
+            x = x.clamp_(min=-1e300)  # of no probability, without 0 times infinity
         p = x.exp()
         total = p.sum(dim=0)
         first = p.mul_(x).sum(dim=0).div_(total)

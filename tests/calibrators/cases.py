@@ -7,6 +7,9 @@ import torch
 
 from advcal import calibrators
 
+# What a fit says of data too few for it; what it says it of is tested in test_harm.py.
+HARMS = ("expected examples of all labels along", "expected enough examples to mend")
+
 
 def best(logits, labels):
     return calibrators.fit_best(logits, labels).calibrator
@@ -28,6 +31,14 @@ CASES = {
     "svs": Case(calibrators.fit_svs, never_worse=True),
     "sms": Case(calibrators.fit_sms, never_worse=True),
     "best": Case(best),
+    "beta": Case(calibrators.fit_beta, never_worse=True),
+    "beta, binary": Case(calibrators.fit_beta, binary=True, never_worse=True),
+    "quadratic": Case(calibrators.fit_quadratic, never_worse=True),
+    "quadratic, binary": Case(calibrators.fit_quadratic, binary=True, never_worse=True),
+    "spline": Case(calibrators.fit_spline, never_worse=True),
+    "spline, binary": Case(calibrators.fit_spline, binary=True, never_worse=True),
+    "venn_abers": Case(calibrators.fit_venn_abers, smooth=False),
+    "venn_abers, binary": Case(calibrators.fit_venn_abers, binary=True, smooth=False),
     "ensemble": Case(calibrators.fit_ensemble, keeps_order=True, never_worse=True),
     "class_temperature": Case(calibrators.fit_class_temperature, never_worse=True),
     "irm": Case(calibrators.fit_irm, keeps_order=True, smooth=False),

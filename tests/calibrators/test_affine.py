@@ -1,6 +1,7 @@
 """Vector, matrix, Dirichlet, Platt and class-wise temperature scaling are at their optima."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from sklearn.calibration import _sigmoid_calibration
 from sklearn.linear_model import LogisticRegression
 
 from advcal import calibrators
+
+pytestmark = pytest.mark.filterwarnings("ignore:expected enough examples to mend more")
 
 
 def draw(n=400, k=3, seed=0):
@@ -35,10 +38,11 @@ def objective(name, weight, bias, logits, labels, off=1e-3, intercept=1e-3):
     return nll(x @ weight.T + bias, labels) + penalty + intercept * bias.square().sum() / k
 
 
+odir = {"l2_off_diagonal": 1e-3, "l2_bias": 1e-3}
 FITS = {
-    "vector": calibrators.fit_vector,
-    "matrix": calibrators.fit_matrix,
-    "dirichlet": calibrators.fit_dirichlet,
+    "vector": partial(calibrators.fit_vector, strength=0),
+    "matrix": partial(calibrators.fit_matrix, **odir),
+    "dirichlet": partial(calibrators.fit_dirichlet, **odir),
 }
 
 
@@ -99,7 +103,7 @@ def test_great_penalties_leave_vector_and_no_bias():
 
 def test_the_parameters_are_those_of_least_penalty_of_equal_maps():
     logits, labels = draw(seed=5)
-    fitted = calibrators.fit_matrix(logits, labels)
+    fitted = FITS["matrix"](logits, labels)
     off = fitted.weight - fitted.weight.diag().diag()
     assert float(off.sum(dim=0).abs().max()) < 1e-12
     assert abs(float(fitted.bias.sum())) < 1e-12
@@ -108,8 +112,39 @@ def test_the_parameters_are_those_of_least_penalty_of_equal_maps():
 def test_a_class_without_examples_gets_little():
     logits, labels = draw(k=4, seed=6)
     labels[labels == 3] = 0
-    for fit in (calibrators.fit_vector, calibrators.fit_matrix):
+    for fit in (FITS["vector"], FITS["matrix"]):
         assert float(fit(logits, labels)(logits)[:, 3].max()) < 0.02
+
+
+@pytest.mark.parametrize("strength", [0.3, 3.0])
+def test_vector_scaling_is_held_by_a_prior_that_scales_with_n(strength):
+    logits, labels = draw(n=90)
+    found = calibrators.fit_vector(logits, labels, strength=strength)
+    temperature = calibrators.fit_temperature(logits, labels, prior=0.5).temperature
+    shift = (found.weight * temperature - 1).requires_grad_()
+    bias = found.bias.clone().requires_grad_()
+    penalty = strength * 3 / 90 * (shift.square().sum() + bias.square().sum())
+    loss = nll(logits / temperature * (1 + shift) + bias, labels) + penalty
+    for gradient in torch.autograd.grad(loss, [shift, bias]):
+        assert float(gradient.abs().max()) < 1e-7
+
+
+def test_by_default_the_penalties_of_matrices_scale_with_n():
+    logits, labels = draw(n=90)
+    wanted = calibrators.fit_sms(logits, labels)
+    torch.testing.assert_close(
+        calibrators.fit_dirichlet(logits, labels).log_probs(logits), wanted.log_probs(logits)
+    )
+    found = calibrators.fit_matrix(logits, labels)
+    temperature = calibrators.fit_temperature(logits, labels, prior=0.5).temperature
+    shift = (found.weight * temperature - torch.eye(3)).requires_grad_()
+    bias = found.bias.clone().requires_grad_()
+    off = shift.square().sum() - shift.diagonal().square().sum()
+    penalty = 3 * (shift.diagonal().square().sum() + bias.square().sum()) + 6 * off
+    x = logits / temperature
+    loss = nll(x + x @ shift.T + bias, labels) + penalty / 90
+    for gradient in torch.autograd.grad(loss, [shift, bias]):
+        assert float(gradient.abs().max()) < 1e-6
 
 
 # --- Platt -----------------------------------------------------------------------------------

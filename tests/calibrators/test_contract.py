@@ -7,6 +7,7 @@ import io
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,12 @@ spec = importlib.util.spec_from_file_location("cases", Path(__file__).with_name(
 cases = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cases)
 CASES, bits, data, nll = cases.CASES, cases.bits, cases.data, cases.nll
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{harm}") for harm in cases.HARMS]
+
+# A prior and the mean are over all rows, those that say nothing too.
+SUMS = (calibrators.fit_beta, calibrators.fit_quadratic, calibrators.fit_spline)
+# Of a probability at an edge of two bins, the right-closed one has it.
+STEPS = (calibrators.fit_histogram, CASES["histogram, quantile"].fit)
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 every_fit = pytest.mark.parametrize(
@@ -144,13 +151,24 @@ def test_one_example_and_equal_logits_are_no_trouble(case):
 
 
 BAD = {
-    "an array": (lambda z, y: (z.numpy(), y), TypeError, "expected logits as a torch.Tensor"),
+    "lists": (lambda z, y: (z.tolist(), y), TypeError, "expected logits as a torch.Tensor or a"),
+    "two kinds": (
+        lambda z, y: (z.numpy(), y),
+        TypeError,
+        "expected labels as a numpy.ndarray",
+    ),
     "integers": (lambda z, y: (z.long(), y), TypeError, "expected logits of a floating dtype"),
     "one dimension": (lambda z, y: (z[0], y), ValueError, "expected logits of shape"),
     "one class": (lambda z, y: (z[:, :1], y), ValueError, "expected logits of shape"),
     "empty": (lambda z, y: (z[:0], y[:0]), ValueError, "expected logits of shape"),
-    "NaN": (lambda z, y: (z * torch.nan, y), ValueError, "expected finite logits, got"),
-    "infinite": (lambda z, y: (z.log(), y), ValueError, "expected finite logits, got"),
+    "NaN": (lambda z, y: (z * torch.nan, y), ValueError, "expected logits that are finite, or"),
+    "infinite": (lambda z, y: (-z.log(), y), ValueError, "expected logits that are finite, or"),
+    "all masked": (lambda z, y: (z - torch.inf, y), ValueError, "expected logits that are finite"),
+    "a masked label": (
+        lambda z, y: (z.log(), 1 - y),
+        ValueError,
+        "expected labels of classes that",
+    ),
     "labels as floats": (lambda z, y: (z, y.double()), TypeError, "expected labels of an integer"),
     "a label too many": (lambda z, y: (z[1:], y), ValueError, "expected labels of shape"),
     "a label too high": (lambda z, y: (z, y + 2), ValueError, "expected labels from 0 to 1"),
@@ -167,14 +185,89 @@ def test_bad_data_are_refused(fit, spoil, error, message):
 
 
 @every_case
+@pytest.mark.parametrize("masked", [0, 2, 4])
+def test_a_masked_class_is_as_if_sliced_off(case, masked):
+    logits, labels = data(case, n=120)
+    if case.binary:
+        # A row of which one class is masked says nothing and is sure.
+        more = torch.tensor([[-torch.inf, 1.0], [2.0, -torch.inf]]).double()
+        with_them = case.fit(torch.cat([logits, more]), torch.cat([labels, torch.tensor([1, 0])]))
+        if case.fit not in SUMS:
+            torch.testing.assert_close(with_them(logits), case.fit(logits, labels)(logits))
+        assert with_them(more).tolist() == [[0, 1], [1, 0]]
+        assert with_them.log_probs(more).tolist() == [[-torch.inf, 0], [0, -torch.inf]]
+        return
+    kept = [k for k in range(5) if k != masked]
+    wide = torch.full((len(logits), 5), -torch.inf, dtype=torch.float64)
+    wide[:, kept] = logits
+    calibrator, sliced = case.fit(wide, torch.tensor(kept)[labels]), case.fit(logits, labels)
+    for call, wanted in ((calibrator, sliced), (calibrator.log_probs, sliced.log_probs)):
+        torch.testing.assert_close(call(wide)[:, kept], wanted(logits), rtol=1e-6, atol=1e-9)
+    assert (calibrator(wide)[:, masked] == 0).all()
+    leaf = wide.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(calibrator.log_probs(leaf)[:, kept[0]].sum(), leaf)
+    assert gradient.isfinite().all()
+
+
+@every_case
+def test_rows_masked_in_their_own_ways_have_probabilities(case):
+    logits, labels = data(case, n=150)
+    if case.binary:
+        return
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(logits.shape, generator=generator) < 0.3
+    drawn = drawn.scatter(1, labels[:, None], False)
+    logits = logits.masked_fill(drawn, -torch.inf)
+    calibrator = case.fit(logits, labels)
+    probs = calibrator(logits)
+    assert (probs[drawn] == 0).all()
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(150).double())
+    assert (calibrator.log_probs(logits)[drawn] == -torch.inf).all()
+    assert calibrator(logits.nan_to_num(neginf=0.0)).isfinite().all()  # none masked any more
+
+
+@every_case
+def test_two_of_three_are_as_two(case):
+    logits, labels = data(case, n=120)
+    if case.binary:
+        wide = torch.stack([logits[:, 0], torch.full((120,), -torch.inf), logits[:, 1]], dim=1)
+        if case.fit is calibrators.fit_platt:
+            return
+        found = case.fit(wide.double(), 2 * labels)(wide.double())[:, [0, 2]]
+        torch.testing.assert_close(found, case.fit(logits, labels)(logits), rtol=1e-6, atol=1e-9)
+
+
+@every_case
+def test_arrays_are_welcome_and_come_back(case, fitted):
+    logits, labels = data(case)
+    calibrator = case.fit(logits.numpy(), labels.numpy())
+    assert bits(calibrator) == bits(fitted[id(case)])
+    for call in (calibrator, calibrator.log_probs):
+        found = call(logits.numpy().astype("float32"))
+        assert isinstance(found, np.ndarray)
+        assert found.dtype == np.float32
+        assert np.array_equal(found, call(logits.float()).numpy())
+
+
+@every_case
+def test_of_two_classes_none_is_the_positive_one(case):
+    if case.binary:
+        logits, labels = data(case)
+        probs = case.fit(logits, labels)(logits)
+        exchanged = case.fit(logits.flip(1), 1 - labels)(logits.flip(1))
+        if case.fit not in STEPS:
+            torch.testing.assert_close(exchanged.flip(1), probs, rtol=1e-5, atol=1e-7)
+
+
+@every_case
 def test_bad_logits_are_refused(case, fitted):
     calibrator, logits = fitted[id(case)], data(case, n=3)[0]
     for call in (calibrator, calibrator.log_probs):
-        with pytest.raises(TypeError, match=r"expected logits as a torch\.Tensor, got list"):
+        with pytest.raises(TypeError, match=r"expected logits as a torch\.Tensor or .*, got list"):
             call(logits.tolist())
         with pytest.raises(ValueError, match=r"expected logits of \d classes, got"):
             call(torch.cat([logits, logits], dim=1))
-        with pytest.raises(ValueError, match="expected finite logits, got"):
+        with pytest.raises(ValueError, match="expected logits that are finite, or minus infinity"):
             call(logits / 0)
 
 

@@ -9,6 +9,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from advcal import calibrators, metrics
 
+pytestmark = pytest.mark.filterwarnings("ignore:expected examples of all labels along the curve")
+
 
 def draw(n, k, seed, digits=None):
     rng = np.random.default_rng(seed)

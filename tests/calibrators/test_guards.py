@@ -13,6 +13,7 @@ spec = importlib.util.spec_from_file_location("cases", Path(__file__).with_name(
 cases = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cases)
 CASES, data, draw = cases.CASES, cases.data, cases.draw
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{harm}") for harm in cases.HARMS]
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 ONE_SIDED = "expected labels of which some contradict the logits and most do not"

@@ -5,6 +5,8 @@ import torch
 
 from advcal import calibrators, metrics
 
+pytestmark = pytest.mark.filterwarnings("ignore:expected enough examples to mend more")
+
 
 def draw(n, seed=0, n_classes=6, biased=True):
     """Draw logits, and labels from another scale and offset of each class if biased."""
@@ -55,7 +57,7 @@ def test_few_examples_cost_little_and_many_gain(fit):
 
 def test_the_choice_is_the_best_where_there_is_something_to_gain():
     found = calibrators.fit_best(*draw(600))
-    assert list(found.losses) == ["none", "temperature", "svs", "sms"]
+    assert list(found.losses) == ["none", "temperature", "spline", "svs", "sms"]
     assert min(found.losses, key=found.losses.get) in found.reason
     assert isinstance(found.calibrator, calibrators.Affine)
     assert found.losses["svs"] < found.losses["temperature"] < found.losses["none"]
@@ -70,7 +72,7 @@ def test_the_choice_costs_next_to_nothing_where_there_is_nothing_to_gain(n):
         found = calibrators.fit_best(*draw(n, seed, biased=False))
         costs.append(nll(found.calibrator, *others))
         few = {9: [], 20: ["none", "temperature"]}
-        assert list(found.losses) == few.get(n, ["none", "temperature", "svs", "sms"])
+        assert list(found.losses) == few.get(n, ["none", "temperature", "spline", "svs", "sms"])
     none = nll(calibrators.Temperature(6, 1.0), *others)
     assert sum(costs) / len(costs) - none < 0.06
 
@@ -82,3 +84,23 @@ def test_a_class_without_examples_is_no_trouble():
         found = fit(logits, labels)
         calibrator = found.calibrator if fit is calibrators.fit_best else found
         assert calibrator(logits).isfinite().all()
+
+
+def test_the_strength_that_cross_validation_chooses_is_that_of_the_lowest_loss():
+    weak = calibrators.fit_svs(*draw(2000), strength=None)
+    shift = (weak.weight - 1).abs().max()
+    strengths = {c: calibrators.fit_svs(*draw(2000), strength=c) for c in (0.3, 1.0, 3.0, 10.0)}
+    assert any(torch.equal(weak.weight, each.weight) for each in strengths.values())
+    held = calibrators.fit_svs(*draw(60, biased=False), strength=None)
+    assert (held.weight - 1).abs().max() < shift / 10
+    few = calibrators.fit_svs(*draw(9), strength=None)
+    assert torch.equal(few.weight, calibrators.fit_svs(*draw(9), strength=100.0).weight)
+
+
+@pytest.mark.parametrize("n", [40, 400])
+def test_the_choice_for_two_classes(n):
+    found = calibrators.fit_best(*draw(n, n_classes=2))
+    curves = ["beta", "quadratic", "spline"] if n == 400 else []
+    assert list(found.losses) == ["none", "temperature", *curves]
+    others = draw(4000, seed=99, n_classes=2)
+    assert nll(found.calibrator, *others) < nll(calibrators.Temperature(2, 1.0), *others)

@@ -1,0 +1,111 @@
+"""What each calibrator costs a model, and whether it says so, over numbers of examples and classes.
+
+Logits are drawn, labels from their softmax at a temperature: 1 for a calibrated model, which none
+can help. Of each calibrator, the NLL of others less that without calibration, the mean of three
+seeds, with a `!` for each in which it warned. Of those in which it did not, a mean above .05 + 1/n,
+which is one nat over all examples of the fit, is a fault.
+
+    python tests/benchmarks/calibrator_harm.py --json docs/benchmarks/calibrator_harm.json
+    python tests/benchmarks/calibrator_harm.py --small
+"""
+
+import argparse
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import peers
+import torch
+from torch import Tensor
+
+from advcal import calibrators
+
+MOST, NOISE = 0.05, 1.0  # nats of the mean NLL, and of the sum over the examples of the fit
+SIZES = (20, 50, 200, 1_000, 5_000, 50_000)
+CLASSES = (2, 4, 10, 100, 1_000)
+OTHERS = 2_000
+ENTRIES = 6_000_000  # logits of one fit, at most
+SLOW = {"fit_sms", "fit_matrix", "fit_dirichlet"}  # above 100 classes
+
+
+def draw(n: int, n_classes: int, temperature: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw logits, and labels from their softmax at a temperature."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(n, n_classes, generator=generator)
+    probs = (logits / temperature).softmax(dim=1)
+    return logits, torch.multinomial(probs, 1, generator=generator)[:, 0]
+
+
+def nll(log_probs: Tensor, labels: Tensor) -> float:
+    """Compute the mean NLL."""
+    return -float(log_probs.double().gather(1, labels[:, None]).mean())
+
+
+def fits(n_classes: int) -> dict[str, Callable[..., Any]]:
+    """Return every fit that takes so many classes in seconds."""
+    names = [name for name in calibrators.__all__ if name.startswith("fit_")]
+    found = {name: getattr(calibrators, name) for name in names}
+    found["fit_temperature"] = partial(calibrators.fit_temperature, prior=0.5)
+    left_out = SLOW if n_classes > 100 else set()
+    left_out = left_out | ({"fit_platt"} if n_classes > 2 else set())
+    return {name: fit for name, fit in found.items() if name not in left_out}
+
+
+def cost(fit: Callable[..., Any], n: int, n_classes: int, temperature: float) -> dict[str, Any]:
+    """Return the mean cost to others, how many fits warned, and whether it is a fault."""
+    costs, quiet = [], []
+    for seed in range(3):
+        z, y = draw(n + OTHERS, n_classes, temperature, seed)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = fit(z[:n], y[:n])
+        calibrator = getattr(found, "calibrator", found)
+        after = nll(calibrator.log_probs(z[n:].double()), y[n:])
+        costs.append(after - nll(z[n:].double().log_softmax(dim=1), y[n:]))
+        if not any("fit_" in str(each.message) for each in said):
+            quiet.append(costs[-1])
+    allowed = MOST + NOISE / n
+    fault = bool(quiet) and sum(quiet) / len(quiet) > allowed
+    mean = sum(costs) / len(costs)
+    told = round(mean, 4) if math.isfinite(mean) else "inf"
+    return {"cost": told, "warned": len(costs) - len(quiet), "fault": fault}
+
+
+def main() -> None:
+    """Go over the grid, print and keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--small", action="store_true", help="up to 200 examples of 10 classes")
+    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    args = parser.parse_args()
+
+    record: dict[str, Any] = {}
+    for n_classes in CLASSES[: 3 if args.small else None]:
+        for n in SIZES[: 3 if args.small else None]:
+            if n * n_classes > ENTRIES:
+                continue
+            for temperature in (1.0, 1.7):
+                setting = f"{n} x {n_classes}, T = {temperature}"
+                found = {
+                    name: cost(fit, n, n_classes, temperature)
+                    for name, fit in fits(n_classes).items()
+                }
+                record[setting] = found
+                told = (f"{k[4:]} {v['cost']}{'!' * v['warned']}" for k, v in found.items())
+                print(setting, *told, sep="  ", flush=True)
+                peers.write_json(args.json, record)
+    faults = [
+        f"{setting}: {name} {each['cost']}"
+        for setting, found in record.items()
+        for name, each in found.items()
+        if each["fault"]
+    ]
+    print("without a word:", *(faults or ["none"]), sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
