@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advcal import _sums
+
 SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
 
 
@@ -267,7 +269,7 @@ def logits(value: Any, n: int) -> Tensor:
 
 def like_probabilities(value: Tensor) -> Tensor:
     """Tell which rows `(n, classes)` are not negative and sum to one, shape `(n,)`."""
-    wide = value.detach().double()
+    wide = _sums.wide(value.detach())
     tolerance = SUM_TOLERANCE.get(value.dtype, 1e-5)
     return ((wide.sum(dim=1) - 1).abs() <= tolerance) & (wide >= 0).all(dim=1)
 
@@ -412,7 +414,7 @@ def _reals(name: str, value: Tensor, points: Tensor) -> Tensor:
     if value.device != points.device:
         raise ValueError(f"expected {name} on {points.device} like the inputs, got {value.device}")
     with torch.inference_mode(False):
-        return value.detach().to(torch.float64, copy=True)
+        return value.detach().to(_sums.widest(value.device), copy=True)
 
 
 def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _sums
 from advcal._typing import Array
 
 _NARROW = 64  # classes
@@ -76,7 +76,7 @@ def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any
 def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """View a tensor or a NumPy array as a tensor; return it and the way back."""
     if isinstance(value, Tensor):
-        return value.detach(), lambda result: result
+        return _sums.home(value.detach()), lambda result: result
     found = _checks.kind(value)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"expected {name} as a torch.Tensor or a numpy.ndarray, got {found}")
@@ -113,7 +113,7 @@ def _labels_like(name: str, value: Any, labels: Any, n_classes: int) -> Tensor:
 
 def row_chunks(p: Tensor) -> list[slice]:
     """Cut `(n, classes)` into runs of rows that fit a processor's cache: 2048 or so."""
-    entries = min(max(2048 * p.shape[1], 1 << 18), 1 << 21)
+    entries = min(max(2048 * p.shape[1], 1 << 18), 1 << 21) if p.device.type == "cpu" else 1 << 28
     size = max(1, entries // p.shape[1])
     return [slice(start, start + size) for start in range(0, len(p), size)]
 
@@ -191,7 +191,7 @@ def top_label(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Of equal probabilities the first class is the prediction, as with `argmax`.
     """
-    if p.shape[1] > _NARROW or small(p):
+    if p.shape[1] > _NARROW or small(p) or p.device.type != "cpu":
         fast = in_numpy(p)
         predicted = torch.from_numpy(p.numpy().argmax(axis=1)) if fast else p.argmax(dim=1)
         return p.gather(1, predicted[:, None])[:, 0].double(), predicted == y
@@ -210,7 +210,8 @@ def top_label(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def in_numpy(p: Tensor) -> bool:
     """Tell whether NumPy reads it: argmax takes a third, a transposed copy two thirds there."""
-    return p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)
+    read = p.device.type == "cpu" and not torch.compiler.is_compiling()
+    return read and p.dtype in (torch.float32, torch.float64)
 
 
 def small(p: Tensor) -> bool:

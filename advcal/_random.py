@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from advcal import _checks
+
 
 def onward(generator: torch.Generator | None) -> torch.Generator:
     """Return the caller's generator, or a new one that the global random state seeds and moves by.
@@ -13,6 +15,19 @@ def onward(generator: torch.Generator | None) -> torch.Generator:
     to go on.
     """
     return torch.Generator().manual_seed(_seed()) if generator is None else generator
+
+
+def steady(generator: torch.Generator | None) -> torch.Generator:
+    """Return the caller's generator, or a copy of the global one, or what takes an mps's place.
+
+    For draws of float64 and of what only the CPU and CUDA draw: a CPU generator that the caller's
+    seeds, and moves it by one number.
+    """
+    source = _checks.resolve(generator, torch.device("cpu"))
+    if source.device.type != "mps":
+        return source
+    seed = torch.randint(2**62, (), generator=source, device=source.device)
+    return torch.Generator().manual_seed(int(seed))
 
 
 @contextmanager

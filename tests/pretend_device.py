@@ -270,30 +270,11 @@ UNREPEATABLE = {
 }
 
 # What takes tensors of one device only; elsewhere one number on the host may join.
-ONE_DEVICE = set(
-    [
-        "cat",
-        "dot",
-        "gather",
-        "index_add",
-        "index_add_",
-        "index_copy",
-        "index_copy_",
-        "index_select",
-        "masked_scatter",
-        "masked_select",
-        "scatter",
-        "scatter_",
-        "scatter_add",
-        "scatter_add_",
-        "scatter_reduce",
-        "searchsorted",
-        "bucketize",
-        "stack",
-        "take",
-        "take_along_dim",
-    ]
-)
+ONE_DEVICE = {
+    *("bucketize", "cat", "dot", "gather", "index_add", "index_add_", "index_copy", "index_copy_"),
+    *("index_select", "masked_scatter", "masked_select", "scatter", "scatter_", "scatter_add"),
+    *("scatter_add_", "scatter_reduce", "searchsorted", "stack", "take", "take_along_dim"),
+}
 
 
 @functools.cache

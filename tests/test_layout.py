@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "plots": {"metrics"},
 }
 # The most basic submodules take the checks and the types from the root, and no more.
-BASIC_ROOT = {"_checks", "_logits", "_probs", "_random", "_typing"}
+BASIC_ROOT = {"_checks", "_logits", "_probs", "_random", "_sums", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 
 # Where an argument may be passed by position; every other one is keyword-only.

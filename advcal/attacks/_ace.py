@@ -7,6 +7,7 @@ from torch.nn.functional import log_softmax
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked
+from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import around, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
@@ -64,7 +65,7 @@ def ace(
     region, labels = around(norm, inputs, labels, eps, bounds)
     _checks.arguments(search_steps=search_steps)
     with frozen(model, grad=True):
-        inputs, first = region.centre, torch.as_tensor(region.radius, dtype=torch.float64)
+        inputs, first = region.centre, torch.as_tensor(region.radius, dtype=widest(inputs.device))
 
         def confidence(logits: Tensor) -> Tensor:
             """Log-odds of the predicted class, turned round where it is wrong."""
@@ -158,7 +159,7 @@ def generalised_ace(
         predicted, omega = clean.argmax(dim=1), _unmasked(omega, clean)
 
         def objective(logits: Tensor, progress: float = 0) -> Tensor:
-            cross = -(omega * log_softmax(logits.double(), dim=1)).nan_to_num(0.0).sum(dim=1)
+            cross = -(omega * log_softmax(wide(logits), dim=1)).nan_to_num(0.0).sum(dim=1)
             return -eta * cross
 
         aim = Aim(objective, lambda logits: -objective(logits))
@@ -190,7 +191,7 @@ def _distribution(omega: Tensor, inputs: Tensor) -> Tensor:
     if rows.device != inputs.device:
         raise ValueError(f"expected omega on {inputs.device} like the inputs, got {rows.device}")
     with torch.inference_mode(False):
-        wide = rows.double().clone()
-    if not bool((wide >= 0).all()) or not bool(((wide.sum(dim=1) - 1).abs() <= 1e-3).all()):
+        held = wide(rows).clone()
+    if not bool((held >= 0).all()) or not bool(((held.sum(dim=1) - 1).abs() <= 1e-3).all()):
         raise ValueError("expected omega >= 0 and summing to 1, got other rows")
-    return wide
+    return held

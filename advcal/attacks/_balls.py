@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._logits import lift
+from advcal._sums import exact, running, wide, widest
 from advcal._typing import Bounds
 
 
@@ -59,7 +60,7 @@ class Ball:
         Returns:
             Lengths in the norm, float64, shape `(n,)`.
         """
-        offset = (points.double() - self.centre.double()).flatten(1)
+        offset = (wide(points) - wide(self.centre)).flatten(1)
         lengths: Tensor = torch.linalg.vector_norm(offset, self.order, dim=1)
         return lengths
 
@@ -127,8 +128,8 @@ class Ball:
         share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
         if not isinstance(self.bounds[0], Tensor):
             return share.pow(1 / self.centre[0].numel())
-        size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1).double()
-        return share.pow((1 / size).to(share.dtype))
+        size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1)
+        return share.pow((1 / wide(size)).to(share.dtype))
 
 
 class _Linf(Ball, name="linf", order=torch.inf, dual=1):
@@ -136,9 +137,9 @@ class _Linf(Ball, name="linf", order=torch.inf, dual=1):
 
     @cached_property
     def _corners(self) -> tuple[Tensor, Tensor]:
-        wide, eps = self.centre.double(), per_example(self.radius, self.centre)
-        low, high = (end.double() if isinstance(end, Tensor) else end for end in self.bounds)
-        low, high = (wide - eps).clamp(min=low), (wide + eps).clamp(max=high)
+        held = (self.centre, per_example(self.radius, self.centre), *self.bounds)
+        x, eps, low, high = map(_exactly, held)
+        low, high = (x - eps).clamp(min=low), (x + eps).clamp(max=high)
         return _rounded(low, self.centre, up=True), _rounded(high, self.centre, up=False)
 
     def project(self, points: Tensor) -> Tensor:
@@ -195,15 +196,15 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         clamped = points.clamp(*self.bounds)
         outside = (self.length(clamped) > self.radius).nonzero()[:, 0]
         if len(outside):
-            clamped[outside] = self.of(outside)._surface(points[outside].double())
+            clamped[outside] = self.of(outside)._surface(exact(points[outside])).to(points.device)
         return clamped
 
     def _surface(self, points: Tensor) -> Tensor:
         """Project points that are outside of the ball."""
-        centre, radius = self.centre.double(), per_example(self.radius, points.flatten(1))
+        held = (self.centre, per_example(self.radius, points.flatten(1)), *self.bounds)
+        centre, radius, low, high = map(_exactly, held)
         radius = radius * (1 - 2**-44)  # so that the rounding of a sum cannot lead out
         offset = (points - centre).flatten(1)
-        low, high = self.bounds
         room = torch.where(offset > 0, (high - centre).flatten(1), (centre - low).flatten(1))
         size = offset.abs()
         shrunk = (size - _threshold(size, room, radius)).clamp_min(0).minimum(room)
@@ -223,21 +224,21 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         room = torch.where(gradient > 0, high - points, points - low).flatten(1)
         room = room.masked_fill(slope == 0, 0)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        room = room.gather(1, order).double()
+        room = wide(room.gather(1, order))
         budget = torch.as_tensor(size, dtype=room.dtype, device=room.device).reshape(-1, 1)
         room = torch.where(room.isinf(), budget, room)
-        spent = (budget - (room.cumsum(dim=1) - room)).clamp_min(0).minimum(room)
+        spent = (budget - (running(room, 1) - room)).clamp_min(0).minimum(room)
         move = torch.zeros_like(spent).scatter(1, order, spent).to(points.dtype) * slope.sign()
         return points + move.reshape(points.shape)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
         sign = _draw(torch.rand, self.centre, generator).sub(0.5).sign()
-        share = -_draw(torch.rand, self.centre, generator).double().clamp_min(2**-53).log()
+        share = -wide(_draw(torch.rand, self.centre, generator)).clamp_min(2**-53).log()
         share = free(share, self.bounds)
         total = per_example(share.flatten(1).sum(dim=1), share)
         share = share / torch.where(total > 0, total, 1.0)
         length = per_example(times(self.radius, self._share(generator)), share)
-        return self.project((self.centre.double() + length * share * sign).to(self.centre.dtype))
+        return self.project((wide(self.centre) + length * share * sign).to(self.centre.dtype))
 
 
 ORDERS = {name: each.order for name, each in Ball.norms.items()}
@@ -345,7 +346,8 @@ def free(values: Tensor, bounds: tuple[Any, Any]) -> Tensor:
 
 def norm(offsets: Tensor) -> Tensor:
     """Return the L2 norm of each example, float64, shape `(n,)`."""
-    lengths: Tensor = torch.linalg.vector_norm(offsets.flatten(1), dim=1, dtype=torch.float64)
+    dtype = widest(offsets.device)
+    lengths: Tensor = torch.linalg.vector_norm(offsets.flatten(1), dim=1, dtype=dtype)
     return lengths
 
 
@@ -385,20 +387,24 @@ def _threshold(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     its cut (`size - room`) and one where it ends (`size`). Shape `(n, 1)`.
     """
     kinks, order = torch.cat([size, (size - room).clamp_min(0)], dim=1).sort(1, descending=True)
-    slope = torch.where(order < size.shape[1], 1.0, -1.0).to(size.dtype).cumsum(dim=1)
+    slope = torch.where(order < size.shape[1], 1, -1).cumsum(dim=1).to(size.dtype)
     gaps = kinks[:, :-1] - kinks[:, 1:]
-    left = torch.cat([torch.zeros_like(gaps[:, :1]), (slope[:, :-1] * gaps).cumsum(dim=1)], dim=1)
+    left = torch.cat([torch.zeros_like(gaps[:, :1]), running(slope[:, :-1] * gaps, 1)], dim=1)
     after = (left < eps).sum(dim=1, keepdim=True).clamp_max(left.shape[1] - 1)
     before = (after - 1).clamp_min(0)
     rest = (eps - left.gather(1, before)) / slope.gather(1, before).clamp_min(1)
     return (kinks.gather(1, before) - rest).clamp_min(0)
 
 
+def _exactly(value: Any) -> Any:
+    return exact(value) if isinstance(value, Tensor) else value
+
+
 def _rounded(values: Tensor, inputs: Tensor, *, up: bool) -> Tensor:
     rounded = values.to(inputs.dtype)
     wrong = rounded.double() < values if up else rounded.double() > values
     towards = torch.full_like(rounded, torch.inf if up else -torch.inf)
-    return torch.where(wrong, torch.nextafter(rounded, towards), rounded)
+    return torch.where(wrong, torch.nextafter(rounded, towards), rounded).to(inputs.device)
 
 
 def _shifted(centre: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, renyi
+from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, around
 from advcal.attacks._gradient import logits_at
@@ -254,22 +255,23 @@ def rca(
 
 
 def _lowest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+    return torch.zeros(labels.shape, dtype=widest(labels.device), device=labels.device)
 
 
 def _highest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.ones(labels.shape, dtype=torch.float64, device=labels.device)
+    return torch.ones(labels.shape, dtype=widest(labels.device), device=labels.device)
 
 
 def _wrong(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    return (clean.argmax(dim=1) != labels).double()
+    return wide(clean.argmax(dim=1) != labels)
 
 
 def _random(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    n_classes = (~masked(clean)).sum(dim=1).double()
+    n_classes = wide((~masked(clean)).sum(dim=1))
     low, high = (1 / n_classes + 0.05).clamp_max(0.99), 0.99
-    draw = torch.rand(len(low), generator=generator, device=generator.device, dtype=torch.float64)
-    return low + (high - low) * draw.to(low.device)
+    dtype = widest(generator.device)
+    draw = torch.rand(len(low), generator=generator, device=generator.device, dtype=dtype)
+    return low + (high - low) * draw.to(low.dtype).to(low.device)
 
 
 class _How(NamedTuple):
@@ -324,10 +326,10 @@ def _towards(confidence: Tensor, tol: float, labels: Tensor) -> Aim:
     def objective(logits: Tensor, progress: float) -> Tensor:
         low, high = _ORDERS
         flat = -renyi(logits, labels, low * (high / low) ** progress)
-        return torch.where(above(logits), flat, log_odds(logits, labels).double())
+        return torch.where(above(logits), flat, wide(log_odds(logits, labels)))
 
     def score(logits: Tensor) -> Tensor:
-        odds = -log_odds(logits, labels).double()
+        odds = -wide(log_odds(logits, labels))
         miss = (odds - wanted).abs()
         near = -torch.where((odds.sigmoid() - confidence).abs() <= tol, 0.0, miss)
         return torch.where(wanted.isfinite(), near, odds * wanted.sign())

@@ -12,6 +12,7 @@ from torch import Tensor
 from advcal import _checks, losses
 from advcal._frozen import logits_of
 from advcal._logits import divergence, lift, log_odds
+from advcal._sums import wide, widest
 from advcal._typing import Loss, Model
 from advcal.attacks._balls import of_rows
 
@@ -125,7 +126,7 @@ class Best:
 
     def __init__(self, points: Tensor) -> None:
         self.points = points.clone()
-        self.first = points.new_full((len(points),), -torch.inf, dtype=torch.float64)
+        self.first = points.new_full((len(points),), -torch.inf, dtype=widest(points.device))
         self.second = self.first.clone()
 
     def offer(
@@ -139,7 +140,7 @@ class Best:
             second: What breaks ties.
             rows: The indices of the examples that the points belong to; all if None.
         """
-        first, second = first.double(), second.double().nan_to_num(nan=-torch.inf, posinf=torch.inf)
+        first, second = wide(first), wide(second).nan_to_num(nan=-torch.inf, posinf=torch.inf)
         held, held_second = at(self.first, rows), at(self.second, rows)
         better = (first > held) | ((first == held) & (second > held_second))
         if rows is None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from advcal._logits import lift
+from advcal._sums import widest
 from advcal.attacks._balls import ORDERS, norm, per_example
 from advcal.attacks._gradient import select
 
@@ -27,7 +28,7 @@ class Nearest:
     ) -> None:
         self.inputs, self.labels, self.targeted, self.norm = inputs, labels, targeted, norm
         self.points = inputs.clone()
-        self.distance = torch.full_like(labels, torch.inf, dtype=torch.float64)
+        self.distance = torch.full_like(labels, torch.inf, dtype=widest(labels.device))
 
     def see(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the points that are adversarial and nearer; return which are which, both `(n,)`."""
@@ -46,7 +47,8 @@ class Nearest:
 def lengths(offsets: Tensor, name: str = "l2", orders: dict[str, float] = ORDERS) -> Tensor:
     """Return a norm of each example by its name, or by `DUAL_ORDERS` the dual one, shape `(n,)`."""
     flat = offsets.flatten(1)
-    size: Tensor = torch.linalg.vector_norm(flat, orders[name], dim=1, dtype=torch.float64)
+    order, dtype = orders[name], widest(flat.device)
+    size: Tensor = torch.linalg.vector_norm(flat, order, dim=1, dtype=dtype)
     return size
 
 

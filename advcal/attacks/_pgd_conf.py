@@ -6,6 +6,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, without_label
+from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import around, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
@@ -92,7 +93,8 @@ def pgd_conf(
             share = per_example(share.to(inputs.device), inputs)
             here = region.project((inputs + share * offset).to(inputs.dtype))
         size = first_step(step_size, region, steps, spans=steps / 6)
-        size = torch.as_tensor(size, dtype=torch.float64, device=inputs.device).expand(len(inputs))
+        size = torch.as_tensor(size, dtype=widest(inputs.device), device=inputs.device)
+        size = size.expand(len(inputs))
         _, losses, gradient = gradient_at(model, here, confidence)
         value, velocity = _comparable(losses), torch.zeros_like(here)
         for step in range(1, steps + 1):
@@ -112,4 +114,4 @@ def pgd_conf(
 
 def _comparable(losses: Tensor) -> Tensor:
     """Let NaN lose every comparison, and equal itself."""
-    return losses.double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return wide(losses).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _sums
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Calibrator:
     n_classes: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return _narrowed(self._probs(self._wide(logits)), logits.dtype)
+        return _narrowed(self._probs(self._wide(logits)), logits.dtype).to(logits.device)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Compute the logarithms of the calibrated probabilities, which are logits again.
@@ -43,10 +43,10 @@ class Calibrator:
             TypeError: If the logits are not a floating tensor.
             ValueError: If a shape is wrong or a logit is not finite.
         """
-        return _narrowed(self._log_probs(self._wide(logits)), logits.dtype)
+        return _narrowed(self._log_probs(self._wide(logits)), logits.dtype).to(logits.device)
 
     def _wide(self, logits: Tensor) -> Tensor:
-        return finite_logits(logits, self.n_classes).double()
+        return _sums.exact(finite_logits(logits, self.n_classes))
 
     # Each calibrator has one of the two, and the other follows.
     def _probs(self, z: Tensor) -> Tensor:
@@ -87,8 +87,9 @@ def calibration_data(
 ) -> tuple[Tensor, Tensor]:
     """Check options, and finite logits `(n, classes)` and labels `(n,)` to fit to."""
     _checks.arguments(**options)
-    z = finite_logits(logits, n_classes).detach()
+    z = _sums.home(finite_logits(logits, n_classes).detach())
     _checks.warn_of_probabilities(z)
+    labels = _sums.home(labels) if isinstance(labels, Tensor) else labels
     return z, _checks.labels(labels, len(z), z.shape[1], device=z.device)
 
 
