@@ -65,7 +65,10 @@ def ace(
     region, labels = around(norm, inputs, labels, eps, bounds)
     _checks.arguments(search_steps=search_steps)
     with frozen(model, grad=True):
-        inputs, first = region.centre, torch.as_tensor(region.radius, dtype=widest(inputs.device))
+        inputs, first = (
+            region.centre,
+            torch.as_tensor(region.radius, dtype=widest(inputs.device), device=inputs.device),
+        )
 
         def confidence(logits: Tensor) -> Tensor:
             """Log-odds of the predicted class, turned round where it is wrong."""

@@ -113,7 +113,9 @@ def apgd(
         else:
             goals = [goal_of(loss, model, inputs, labels, targeted)]
         generator = _checks.resolve(generator, inputs.device)
-        size = torch.as_tensor(_FIRST_STEP[norm] * region.radius, dtype=inputs.dtype)
+        size = torch.as_tensor(
+            _FIRST_STEP[norm] * region.radius, dtype=inputs.dtype, device=inputs.device
+        )
         size = size.to(inputs.device).expand(len(inputs))
         rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
         best = Best(inputs)

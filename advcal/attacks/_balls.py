@@ -415,5 +415,6 @@ def _shifted(centre: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _draw(sampler: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
-    noise = sampler(like.shape, generator=generator, device=generator.device)
+    where = generator.device
+    noise = sampler(like.shape, generator=generator, dtype=torch.float32, device=where)
     return noise.to(like.device, like.dtype)

@@ -89,7 +89,8 @@ def pgd_conf(
         if random_start:
             generator = _checks.resolve(generator, inputs.device)
             offset = region.random_point(generator) - inputs
-            share = torch.rand(len(inputs), generator=generator, device=generator.device)
+            where = generator.device
+            share = torch.rand(len(inputs), generator=generator, dtype=torch.float32, device=where)
             share = per_example(share.to(inputs.device), inputs)
             here = region.project((inputs + share * offset).to(inputs.dtype))
         size = first_step(step_size, region, steps, spans=steps / 6)

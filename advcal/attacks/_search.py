@@ -59,8 +59,9 @@ def _patch(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Te
     for axis in range(inputs.ndim - n_axes, inputs.ndim):
         length = inputs.shape[axis]
         side = max(1, round(length * share ** (1 / n_axes)))
-        draw = torch.rand(n, generator=generator, device=generator.device).to(inputs.device)
-        first = per_example((draw * (length - side + 1)).long(), inputs)
+        where = generator.device
+        draw = torch.rand(n, generator=generator, dtype=torch.float32, device=where)
+        first = per_example((draw.to(inputs.device) * (length - side + 1)).long(), inputs)
         shape = [1] * inputs.ndim
         shape[axis] = length
         place = torch.arange(length, device=inputs.device).reshape(shape)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -86,7 +86,8 @@ def square(
         generator = _checks.resolve(generator, inputs.device)
 
         def draw(rows: Tensor, *shape: int) -> Tensor:
-            sample = torch.rand(n, *shape, generator=generator, device=generator.device)
+            options: Any = {"dtype": torch.float32, "device": generator.device}
+            sample = torch.rand(n, *shape, generator=generator, **options)
             return sample.to(inputs.device)[rows]
 
         search: type[_Linf | _L2] = _Linf if norm == "linf" else _L2
@@ -224,9 +225,9 @@ def _bump(long: int, short: int) -> Tensor:
 def _peak(a: int, b: int) -> Tensor:
     r"""Return $\sum_{k \ge r} 1 / (k + 1)^2$ at the distance $r$ from the middle."""
     rings = max(a // 2, b // 2) + 1
-    heights = 1 / torch.arange(1, rings + 1).square()
+    heights = 1 / torch.arange(1, rings + 1, dtype=torch.float32, device="cpu").square()
     heights = heights.flip(0).cumsum(dim=0).flip(0)
-    row, column = (torch.arange(a) - a // 2).abs(), (torch.arange(b) - b // 2).abs()
+    row, column = (torch.arange(n, device="cpu").sub(n // 2).abs() for n in (a, b))
     return heights[torch.maximum(row[:, None], column)]
 
 

@@ -97,4 +97,4 @@ def parameter(value: Any) -> Tensor:
     """Make a float64 tensor to keep, one that autograd takes whatever mode it was fitted in."""
     array = value.cpu().numpy() if isinstance(value, Tensor) else value
     with torch.inference_mode(False):
-        return torch.tensor(np.asarray(array, dtype=np.float64))
+        return torch.tensor(np.asarray(array, dtype=np.float64), device="cpu")

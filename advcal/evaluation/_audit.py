@@ -17,6 +17,7 @@ from torch import Tensor
 
 from advcal import _checks, metrics
 from advcal._pass import Way, again, one_pass
+from advcal._sums import exact
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.attacks import apgd, worst_case
 from advcal.certify import Reach, conformal, figures, set_figures
@@ -275,7 +276,7 @@ class _Work:
             for part in parts:
                 points = None if attack is None else part.attacked(attack, self.model)
                 logits = part.logits(self.model, points)
-                probs.append(logits.double().softmax(dim=1).cpu())
+                probs.append(exact(logits).softmax(dim=1).cpu())
                 labels.append(part.labels.cpu())
         return torch.cat(probs), torch.cat(labels)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from advcal import _checks, _logits, _probs
 from advcal._frozen import Around, attacked, logits_of
 from advcal._pass import Part, Way, check_source, one_pass
+from advcal._sums import exact, wide
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.metrics import aupr, auroc, entropy, fpr95
 
@@ -17,14 +18,14 @@ Score = Callable[[Tensor], Tensor]
 
 _SCORES: dict[str, Score] = {
     "entropy": lambda logits: entropy(logits, from_logits=True),
-    "confidence": lambda logits: -logits.double().softmax(dim=1).amax(dim=1),
-    "energy": lambda logits: -logits.double().logsumexp(dim=1),
+    "confidence": lambda logits: -exact(logits).softmax(dim=1).amax(dim=1),
+    "energy": lambda logits: -exact(logits).logsumexp(dim=1),
 }
 # What an attack climbs in their place: it rises and falls with the score and does not go flat.
 _STEEP: dict[str, Score] = {
-    "entropy": lambda logits: _logits.entropy(_log_probs(logits)).clamp_min(1e-300).log(),
-    "confidence": lambda logits: _logits.log_odds(logits.double(), logits.argmax(dim=1)),
-    "energy": _SCORES["energy"],
+    "entropy": lambda logits: _log_entropy(wide(logits)),
+    "confidence": lambda logits: _logits.log_odds(wide(logits), logits.argmax(dim=1)),
+    "energy": lambda logits: -wide(logits).logsumexp(dim=1),
 }
 Side = Literal["in", "out", "both"]
 
@@ -143,7 +144,7 @@ def detection(
         parts.append(torch.cat(worst))
     scores = torch.cat(parts)
     threshold = torch.cat([clean[0], parts[1]])
-    labels = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
+    labels = torch.cat([torch.full((len(part),), i, device="cpu") for i, part in enumerate(parts)])
     return Detection(
         auroc=float(auroc(scores, labels)),
         aupr_in=float(aupr(-scores, 1 - labels)),
@@ -154,8 +155,9 @@ def detection(
     )
 
 
-def _log_probs(logits: Tensor) -> Tensor:
-    return logits.double().log_softmax(dim=1)
+def _log_entropy(logits: Tensor) -> Tensor:
+    least = max(1e-300, torch.finfo(logits.dtype).tiny)
+    return _logits.entropy(logits.log_softmax(dim=1)).clamp_min(least).log()
 
 
 def _scores(function: Score, logits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 
 from advcal import _checks
 from advcal._pass import Part, Way, one_pass
+from advcal._sums import exact
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.metrics import ReliabilityBins, brier, reliability_bins
 
@@ -176,11 +177,12 @@ def tallied(
 
 def _tally(clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int) -> Tally:
     """Count one batch, from the logits before and after an attack, which have a softmax."""
+    clean, logits = exact(clean), exact(logits)
     labels = labels.to(logits.device)
-    log_probs = logits.double().log_softmax(dim=1)
+    log_probs = logits.log_softmax(dim=1)
     probs = log_probs.exp()
     table = reliability_bins(probs, labels, n_bins=n_bins)
-    predicted = clean.double().softmax(dim=1).argmax(dim=1)
+    predicted = clean.softmax(dim=1).argmax(dim=1)
     per_example = [
         -log_probs.gather(1, labels[:, None])[:, 0],
         brier(probs, labels, reduction="none"),

@@ -84,6 +84,8 @@ def _climb(
         region = linf(inputs, eps=_EPS, bounds=bounds)
         goal = goal_of("kl", model, inputs, labels)
         source = onward(generator)
-        noise = torch.randn(inputs.shape, generator=source, device=source.device)
+        noise = torch.randn(
+            inputs.shape, generator=source, dtype=torch.float32, device=source.device
+        )
         start = region.project(inputs + _NOISE * noise.to(inputs.device, inputs.dtype))
         return climb(model, start, goal, Steepest(region, _STEP_SIZE), _STEPS)
