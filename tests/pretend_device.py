@@ -4,8 +4,7 @@
         pgd(device.module(model), device.tensor(inputs), device.tensor(labels), eps=0.1)
     print(device.waits)
 
-To PyTorch's C++ they are on `meta`, whose autograd needs no driver. What cannot be pretended (an
-operation that changes a shape in place, autocast) raises or does nothing: it is not tested so.
+To PyTorch's C++ they are on `meta`, whose autograd needs no driver. Autocast does nothing there.
 """
 
 import copy
@@ -465,8 +464,9 @@ class Pretend:
             torch.default_generator.set_state(host)
 
     def _wrapped(self, call, found):
-        if torch.Tag.inplace_view in call.func.tags:
-            raise NotImplementedError(f"{call.func} changes a shape in place")
+        if torch.Tag.inplace_view in call.func.tags:  # what C++ knows of the shape changes, too
+            with torch._C._DisableTorchDispatch():
+                call.func(*call.args, **call.kwargs)
         own = {id(each.data_inside): each for each in call.held}
 
         def wrapped(each):
@@ -499,6 +499,8 @@ class Pretend:
             return self._made(torch.tensor, args[1:], plain)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], Held):
             args = (args[0], self._index(args[1]), *map(self._number, args[2:]))
+        if func == Tensor.data.__set__ and isinstance(args[0], Held):
+            args[0].data_inside = inside(args[1])
         if func is Tensor.cuda:
             func, args, kwargs = Tensor.to, (args[0], self.device), {}
         args = tuple("meta" if self.ours(each) else each for each in args)

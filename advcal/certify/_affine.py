@@ -60,7 +60,7 @@ def _blocks(model: Any, affine: tuple[type, ...]) -> list[nn.Sequential]:
                 f"expected a Sequential of {known}, got {_checks.kind(layer)}; name further affine "
                 "layers by affine=(...)"
             )
-    return [nn.Sequential(*(copy.deepcopy(each) for each in b)).double().eval() for b in blocks]
+    return [nn.Sequential(*(copy.deepcopy(each) for each in b)).eval() for b in blocks]
 
 
 def _layers(module: Any) -> list[Any]:

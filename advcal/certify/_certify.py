@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
-from advcal._sums import exact
+from advcal._sums import exact, home
 from advcal._typing import Model, Progress
 from advcal.certify._binomial import z_lower, z_upper
 from advcal.certify._noise import noisy, pilot, seeds
@@ -179,8 +179,8 @@ def certify(
             found.append(_until(examples, looks, eps, sigma, alpha))
     guesses, draws, counts = (torch.stack(parts) for parts in zip(*found, strict=True))
     radius = sigma * _radius_shift(counts, draws, alpha / len(looks))
-    radius = radius.to(points.device)
-    guesses, draws, counts = (part.to(points.device) for part in (guesses, draws, counts))
+    where = home(points[:0]).device
+    radius, guesses, draws, counts = (part.to(where) for part in (radius, guesses, draws, counts))
     labels = guesses.where(radius > 0, -1)
     return Certificates(
         labels, radius, guesses, draws, counts, key, float(sigma), float(alpha), len(looks)

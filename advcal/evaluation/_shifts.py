@@ -204,7 +204,7 @@ def _smoothed(images: Tensor, deviation: float) -> Tensor:
 
 def _gaussian(deviation: float, device: torch.device) -> Tensor:
     reach = math.ceil(_REACH * deviation)
-    places = torch.arange(-reach, reach + 1.0, device=device)
+    places = torch.arange(-reach, reach + 1, dtype=torch.float32, device=device)
     weights = torch.exp(-(places**2) / (2 * deviation**2))
     return weights / weights.sum()
 
@@ -248,7 +248,7 @@ def _moving(images: Tensor, deviation: float, angle: Tensor) -> Tensor:
     """Blur along a line of its own angle, `(n, 1, 1)`, in each image, with Gaussian weights."""
     deviation = max(deviation * _scale(images), 0.2)  # less than a fifth of a pixel does nothing
     weights = _gaussian(2 * deviation, images.device)  # at half pixels
-    steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2) / 2
+    steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2).float() / 2
     moved = (_moved(images, step * angle.sin(), step * angle.cos()) for step in steps)
     return sum(map(torch.mul, weights, moved), start=torch.zeros_like(images))
 
@@ -259,7 +259,7 @@ def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:
     size, roughness = 1, 1.0
     while size < max(height, width):
         size *= 2
-    plasma = torch.zeros(n, 1, 1, device=images.device)
+    plasma = torch.zeros(n, 1, 1, dtype=torch.float32, device=images.device)
     while plasma.shape[1] < size:
         roughness /= decay
         across, down = plasma + plasma.roll(-1, 2), plasma + plasma.roll(-1, 1)

@@ -122,7 +122,7 @@ class AdaptiveSmoothing:
                     with part.casting():
                         points = part.floats.detach().clone()
                         found = adversarial_distance(model, points, attack=attack, bounds=bounds)
-                    distances[indices] = found.cpu()
+                    distances[indices] = found.cpu().double()
             measured.append(distances)
         self.rank_by(*measured)
 
