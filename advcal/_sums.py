@@ -35,13 +35,18 @@ def running(values: Tensor, dim: int = 0) -> Tensor:
     return sums.movedim(0, dim)
 
 
+def eager(values: Tensor) -> bool:
+    """Tell whether values are on the CPU, and not to be compiled: they can be read at no cost."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def per_cell(cells: Tensor, n: int, weights: Tensor | None = None) -> Tensor:
     """Count how often each of `n` cells comes, or sum weights by them, shape `(n,)`.
 
     That is `bincount`, the fastest on the CPU; elsewhere it waits, and with weights is not
     deterministic, and no compiler takes it.
     """
-    if cells.device.type == "cpu" and not torch.compiler.is_compiling():
+    if eager(cells):
         return torch.bincount(cells, weights, minlength=n)
     weights = torch.ones_like(cells, dtype=torch.int64) if weights is None else weights
     return weights.new_zeros(n).index_add_(0, cells, weights)

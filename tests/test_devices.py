@@ -501,3 +501,56 @@ def test_another_default_dtype_breaks_nothing_and_draws_the_same(name, on_the_cp
     finally:
         torch.set_default_dtype(torch.float32)
     assert difference(found, wanted) <= 1e-6
+
+
+# --- how often the host waits, and what compiles ---------------------------------------------
+
+ONCE = {  # whatever the number of rows and of draws
+    "reliability_bins": 3, "ece": 3, "nll": 3, "brier": 3, "mcs": 3, "accuracy": 3, "aurc": 3,
+    "ks_error": 3, "classwise_mcs": 3, "calibration_test": 8, "consistency_bands": 10,
+    "ece_interval": 8, "smooth_ece": 6, "kde_ece": 6, "classwise_ece": 6, "ece_sweep": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_metric_waits_a_few_times_however_large(name):
+    probs, labels = predictions()
+    counts = []
+    for repeats, resamples in ((1, 50), (60, 400)):
+        options = {"resamples": resamples} if ONCE[name] > 6 else {}
+        with Pretend("cuda") as device:
+            there = [device.tensor(part.repeat_interleave(repeats, 0)) for part in (probs, labels)]
+            device.reset()
+            getattr(metrics, name)(*there, **options)
+        counts.append(sum(device.waits.values()))
+    assert counts[0] == counts[1] <= ONCE[name], device.waits
+
+
+def test_evaluate_waits_little_per_batch():
+    def waits(n_batches):
+        with Pretend("cuda") as device:
+            model, batches = device.module(network()), data(There(device, True), n_batches)
+            device.reset()
+            evaluation.evaluate(model, batches)
+        return sum(device.waits.values())
+
+    assert waits(6) - waits(2) <= 4 * EVALUATE
+
+
+EVALUATE = 3
+
+COMPILED = [
+    *("accuracy", "aurc", "brier", "classwise_ece", "classwise_mcs", "confidence", "ece"),
+    *("debiased_rmsce", "ks_error", "mce", "mcs", "nll", "rmsce"),
+]
+
+
+def test_metrics_and_tables_compile_to_one_graph():
+    def all_of_them(probs, labels):
+        bins = metrics.reliability_bins(probs.log(), labels, from_logits=True)
+        table = [bins.counts, bins.confidences, bins.corrects, bins.ece, bins.gaps]
+        return table + [getattr(metrics, name)(probs, labels) for name in COMPILED]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(all_of_them, backend="aot_eager", fullgraph=True)
+    assert difference(compiled(*predictions()), all_of_them(*predictions())) == 0

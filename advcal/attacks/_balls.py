@@ -39,11 +39,11 @@ class Ball:
     def __init_subclass__(cls, name: str, order: float, dual: float) -> None:
         Ball.norms[name], cls.order, cls.dual = cls, order, dual
 
-    def of(self, rows: Tensor) -> Self:
+    def of(self, rows: Tensor | slice) -> Self:
         """Take the balls of some of the inputs.
 
         Args:
-            rows: The indices of the inputs.
+            rows: The indices of the inputs, or a slice of them.
 
         Returns:
             Their balls.
@@ -194,9 +194,10 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
 
     def project(self, points: Tensor) -> Tensor:
         clamped = points.clamp(*self.bounds)
-        outside = (self.length(clamped) > self.radius).nonzero()[:, 0]
-        if len(outside):
-            clamped[outside] = self.of(outside)._surface(exact(points[outside])).to(points.device)
+        outside = self.length(clamped) > self.radius
+        rows = outside.nonzero()[:, 0] if free_to_read(points) else slice(None)
+        surface = self.of(rows)._surface(exact(points[rows])).to(points.device)
+        clamped[rows] = torch.where(per_example(outside[rows], points), surface, clamped[rows])
         return clamped
 
     def _surface(self, points: Tensor) -> Tensor:
@@ -225,7 +226,7 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         room = room.masked_fill(slope == 0, 0)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)
         room = wide(room.gather(1, order))
-        budget = torch.as_tensor(size, dtype=room.dtype, device=room.device).reshape(-1, 1)
+        budget = each_of(size, points, room.dtype)[:, None]
         room = torch.where(room.isinf(), budget, room)
         spent = (budget - (running(room, 1) - room)).clamp_min(0).minimum(room)
         move = torch.zeros_like(spent).scatter(1, order, spent).to(points.dtype) * slope.sign()
@@ -334,8 +335,9 @@ def around(
     name: str, inputs: Tensor, labels: Tensor, eps: float | Tensor, bounds: Bounds
 ) -> tuple[Ball, Tensor]:
     """Check what attacks within a radius take; return the balls, and a copy of the labels."""
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    return ball(name, inputs, eps, bounds), labels
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
+    _checks.arguments(norm=name)
+    return Ball.norms[name](inputs, _checks.radius(eps, inputs), box), labels
 
 
 def free(values: Tensor, bounds: tuple[Any, Any]) -> Tensor:
@@ -360,10 +362,22 @@ def per_example(values: float | Tensor, like: Tensor) -> float | Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(values, Tensor) else values
 
 
-def of_rows(value: Any, rows: Tensor) -> Any:
+def each_of(value: float | Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a number, or one for each example, as a tensor `(n,)` that no device waits for."""
+    full = value if isinstance(value, Tensor) else like.new_full((), value, dtype=dtype)
+    return full.to(dtype).expand(len(like))
+
+
+def free_to_read(value: Tensor) -> bool:
+    """Tell whether reading a value waits for no device."""
+    return value.device.type == "cpu" and not _checks.recording()
+
+
+def of_rows(value: Any, rows: Tensor | slice) -> Any:
     """Take some examples out of a tensor, or of all that a tuple or a dataclass holds."""
     if isinstance(value, Tensor):
-        return value[rows]
+        part, ends = value[rows], getattr(value, "ends", None)
+        return part if ends is None else _checks.known(part, *ends)
     if isinstance(value, tuple):
         return tuple(of_rows(each, rows) for each in value)
     if is_dataclass(value):

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcal._logits import lift
 from advcal._sums import widest
 from advcal.attacks._balls import ORDERS, norm, per_example
-from advcal.attacks._gradient import select
+from advcal.attacks._gradient import pulled, select
 
 Box: TypeAlias = tuple[Any, Any]
 """Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""
@@ -57,9 +57,8 @@ def behind(
 ) -> tuple[Tensor, Tensor]:
     """Return by how much the logits of other classes are behind, and the gradient of their lead."""
     pair, logits = torch.stack([labels, others], dim=1), lift(output.detach())
-    ends = torch.tensor([-1.0, 1.0], dtype=output.dtype, device=output.device)
-    upstream = torch.zeros_like(output).scatter_(1, pair, ends.expand(len(pair), 2))
-    (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=retain)
+    upstream = torch.zeros_like(output).scatter_(1, pair[:, 1:], 1).scatter_(1, pair[:, :1], -1)
+    gradient = pulled(output, points, upstream, retain=retain)
     label, other = logits.gather(1, pair).unbind(dim=1)
     return label - other, lift(gradient.nan_to_num())
 

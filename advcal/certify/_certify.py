@@ -172,7 +172,7 @@ def certify(
     looks = _looks(n, eps)
     each: Any = range(len(points)) if progress is None else progress(range(len(points)))
     found = []
-    with frozen(model, grad=False):
+    with frozen(model, grad=False, late=False):
         for i in each:
             earlier = None if state is None else _one(state, i)
             examples = drawer.counted(points[i], int(key[i]), looks, earlier)

@@ -137,7 +137,7 @@ def _reach(
             f"expected inputs within bounds, got values from {least:g} to {most:g}; certify images "
             "before they are normalised, or pass bounds="
         )
-    with frozen(model, grad=True):
+    with frozen(model, grad=True, late=False):
         maps = affine_maps(model, points, affine)
     points, low, high = exact(points), exact(low), exact(high)
     rows, places = _pairs(len(maps[-1].offset), points.device)

@@ -18,7 +18,8 @@ def _falling_errors(
     falling, order = confidence.sort(descending=True)
     errors = (~correct)[order].double()
     group = (falling.diff(prepend=falling[:1]) < 0).cumsum(0)  # equal confidences
-    if (n := int(group[-1]) + 1) < len(group):
+    n = int(group[-1]) + 1 if _sums.eager(group) else len(group)
+    if n < len(group) or not _sums.eager(group):
         errors = (_sums.per_cell(group, n, errors) / _sums.per_cell(group, n))[group]
     return errors, own_kind
 

@@ -46,7 +46,8 @@ class ReliabilityBins(Generic[Array]):
                 f"expected reliability bins of one kind, got {_checks.kind(self.edges)} and "
                 f"{_checks.kind(other.edges)}"
             )
-        if self.edges.shape != other.edges.shape or not bool((self.edges == other.edges).all()):
+        same = self.edges.shape == other.edges.shape
+        if not same or not (_checks.recording() or bool((self.edges == other.edges).all())):
             raise ValueError(
                 f"expected reliability bins of the same edges, got {self.n_bins} bins and "
                 f"{other.n_bins} bins" + (" elsewhere" if self.n_bins == other.n_bins else "")
