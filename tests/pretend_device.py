@@ -498,7 +498,8 @@ class Pretend:
             plain = {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
             return self._made(torch.tensor, args[1:], plain)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], Held):
-            args = (args[0], self._index(args[1]), *map(self._number, args[2:]))
+            numbers = (self._number(args[0], each) for each in args[2:])
+            args = (args[0], self._index(args[1]), *numbers)
         if func == Tensor.data.__set__ and isinstance(args[0], Held):
             args[0].data_inside = inside(args[1])
         if func is Tensor.cuda:
@@ -524,8 +525,8 @@ class Pretend:
         return torch.tensor(index) if isinstance(index, list) else index
 
     @staticmethod
-    def _number(value):
-        return value if isinstance(value, Tensor) else torch.tensor(value)
+    def _number(like, value):
+        return value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
 
 
 class Tape:
