@@ -90,7 +90,7 @@ def test_what_waits_is_counted_once_and_by_line(cuda, name):
     WAITING[name](x)
     assert sum(cuda.waits.values()) == 1
     ((_, line),) = cuda.waits
-    assert line.startswith("test_devices.py:")
+    assert line.startswith("test_pretend_device.py:")
 
 
 @pytest.mark.parametrize("name", STREAMING)

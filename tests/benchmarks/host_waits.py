@@ -117,7 +117,6 @@ def theirs() -> dict[str, Callable[[int], Attack]]:
 
         found["torchattacks PGD"] = of("PGD", eps=EPS)
         found["torchattacks APGD"] = of("APGD", eps=EPS)
-        found["torchattacks CW"] = of("CW")
     if peers.installed("adv_lib.attacks"):
         from adv_lib.attacks import apgd, carlini_wagner_l2, ddn, fmn, pgd_linf
 
