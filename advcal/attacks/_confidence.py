@@ -9,6 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import Apart, log_odds, masked, slope_of_log_odds, slope_of_renyi
+from advcal._random import draw
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, around, each_of
 from advcal.attacks._gradient import logits_at, predicted
@@ -268,8 +269,7 @@ def _wrong(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
 def _random(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
     n_classes = (~masked(clean)).sum(dim=1).double()
     low, high = (1 / n_classes + 0.05).clamp_max(0.99), 0.99
-    draw = torch.rand(len(low), generator=generator, device=generator.device, dtype=torch.float64)
-    return low + (high - low) * draw.to(low.device)
+    return low + (high - low) * draw(torch.rand, low, generator, dtype=torch.float64)
 
 
 class _How(NamedTuple):
