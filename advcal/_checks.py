@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -436,7 +436,10 @@ def _ends(bounds: Any, points: Tensor) -> tuple[Any, Any]:
     """Check bounds but for the values of tensors."""
     ends = _pair(bounds)
     if not any(isinstance(end, Tensor) for end in ends):
-        return tuple(torch.tensor(bounds_pair(ends), dtype=points.dtype, device="cpu").tolist())
+        pair = bounds_pair(ends)
+        if torch.compiler.is_compiling():
+            return pair
+        return tuple(torch.tensor(pair, dtype=points.dtype, device="cpu").tolist())
     low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
     return low, high
 
@@ -503,11 +506,12 @@ def resolve(value: torch.Generator | None, device: torch.device) -> torch.Genera
     """Check a generator; None stands for a copy of the global one.
 
     The copy starts where the global generator of the device stands, so that `torch.manual_seed`
-    governs it, and leaves the original where it was: a second call draws the same numbers.
+    governs it, and leaves the original where it was: a second call draws the same numbers. Where no
+    state can be read, None stands for the global one itself.
     """
-    if value is not None:
-        generator("generator", value)
-        return value
+    generator("generator", value)
+    if value is not None or recording():
+        return cast(torch.Generator, value)
     if device.type == "cuda":
         return torch.Generator(device).set_state(torch.cuda.get_rng_state(device))
     return torch.Generator().set_state(torch.get_rng_state())

@@ -1,6 +1,5 @@
 """The sets that attacks stay in: a ball around each input, cut with the box of valid inputs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, overload
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._logits import lift
+from advcal._random import draw
 from advcal._sums import exact, running, wide, widest
 from advcal._typing import Bounds
 
@@ -125,7 +125,7 @@ class Ball:
 
     def _share(self, generator: torch.Generator) -> Tensor:
         """Draw the share of the radius that a uniform point of a ball is off, shape `(n,)`."""
-        share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
+        share = draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
         if not isinstance(self.bounds[0], Tensor):
             return share.pow(1 / self.centre[0].numel())
         size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1)
@@ -135,21 +135,24 @@ class Ball:
 class _Linf(Ball, name="linf", order=torch.inf, dual=1):
     """Cubes, whose corners are rounded inwards once, so that a projection is one clamp."""
 
-    @cached_property
     def _corners(self) -> tuple[Tensor, Tensor]:
         held = (self.centre, per_example(self.radius, self.centre), *self.bounds)
         x, eps, low, high = map(_exactly, held)
         low, high = (x - eps).clamp(min=low), (x + eps).clamp(max=high)
         return _rounded(low, self.centre, up=True), _rounded(high, self.centre, up=False)
 
+    _kept = cached_property(_corners)
+
     def project(self, points: Tensor) -> Tensor:
-        return torch.clamp(points, *self._corners)
+        # torch.compile knows no lock, which a cached property has.
+        corners = self._corners() if torch.compiler.is_compiling() else self._kept
+        return torch.clamp(points, *corners)
 
     def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         return torch.sign(gradient)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        noise = _draw(torch.rand, self.centre, generator) * 2 - 1
+        noise = draw(torch.rand, self.centre, generator) * 2 - 1
         return self.project(self.centre + times(self.radius, noise))
 
 
@@ -178,7 +181,7 @@ class _L2(Ball, name="l2", order=2, dual=2):
         return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        noise = free(_draw(torch.randn, self.centre, generator), self.bounds)
+        noise = free(draw(torch.randn, self.centre, generator), self.bounds)
         length = per_example(times(self.radius, self._share(generator)), self.centre)
         return self.project((self.centre + length * self.steepest(noise)).to(self.centre.dtype))
 
@@ -233,8 +236,8 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         return points + move.reshape(points.shape)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        sign = _draw(torch.rand, self.centre, generator).sub(0.5).sign()
-        share = -wide(_draw(torch.rand, self.centre, generator)).clamp_min(2**-53).log()
+        sign = draw(torch.rand, self.centre, generator).sub(0.5).sign()
+        share = -wide(draw(torch.rand, self.centre, generator)).clamp_min(2**-53).log()
         share = free(share, self.bounds)
         total = per_example(share.flatten(1).sum(dim=1), share)
         share = share / torch.where(total > 0, total, 1.0)
@@ -426,9 +429,3 @@ def _shifted(centre: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = (centre + offset).to(dtype)
     further = (rounded.double() - centre).abs() > offset.abs()
     return torch.where(further, torch.nextafter(rounded, centre.to(dtype)), rounded)
-
-
-def _draw(sampler: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
-    where = generator.device
-    noise = sampler(like.shape, generator=generator, dtype=torch.float32, device=where)
-    return noise.to(like.device, like.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import Apart, log_odds, masked, slope_of_log_odds, slope_of_renyi
+from advcal._random import draw
 from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, around, each_of
@@ -269,9 +270,8 @@ def _wrong(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
 def _random(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
     n_classes = wide((~masked(clean)).sum(dim=1))
     low, high = (1 / n_classes + 0.05).clamp_max(0.99), 0.99
-    dtype = widest(generator.device)
-    draw = torch.rand(len(low), generator=generator, device=generator.device, dtype=dtype)
-    return low + (high - low) * draw.to(low.dtype).to(low.device)
+    share = draw(torch.rand, low, generator, dtype=widest(generator.device))
+    return low + (high - low) * share
 
 
 class _How(NamedTuple):

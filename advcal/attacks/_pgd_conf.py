@@ -6,6 +6,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, without_label
+from advcal._random import draw
 from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import around, each_of, per_example
@@ -86,15 +87,13 @@ def pgd_conf(
 
     with frozen(model, grad=True):
         inputs = here = region.centre
+        size = first_step(step_size, region, steps, spans=steps / 6)
+        size = each_of(size, inputs, widest(inputs.device))
         if random_start:
             generator = _checks.resolve(generator, inputs.device)
             offset = region.random_point(generator) - inputs
-            where = generator.device
-            share = torch.rand(len(inputs), generator=generator, dtype=torch.float32, device=where)
-            share = per_example(share.to(inputs.device), inputs)
+            share = per_example(draw(torch.rand, size.float(), generator), inputs)
             here = region.project((inputs + share * offset).to(inputs.dtype))
-        size = first_step(step_size, region, steps, spans=steps / 6)
-        size = each_of(size, inputs, widest(inputs.device))
         _, losses, gradient = gradient_at(model, here, slope_of(confidence))
         value, velocity = _comparable(losses), torch.zeros_like(here)
         for step in range(1, steps + 1):
