@@ -1,17 +1,21 @@
 """Every check of what users pass, worded `expected X, got Y`. NaN never passes."""
 
+import contextlib
 import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from advcal import _sums
 
 SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 2e-2}
 
@@ -175,6 +179,39 @@ def path(name: str, value: Any) -> None:
 # --- tensors ---------------------------------------------------------------------------------
 
 
+def recording() -> bool:
+    """Tell whether torch.compile or a CUDA graph records what is done: no value can be read then.
+
+    The one exception of all checks, besides `trusted`: kinds and shapes are checked as ever, values
+    are not.
+    """
+    if torch.compiler.is_compiling() or _trusted.get():
+        return True
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+@contextlib.contextmanager
+def trusted() -> Iterator[None]:
+    """Read no values inside, where they are our own: reading makes the host wait for a device."""
+    before = _trusted.set(True)
+    try:
+        yield
+    finally:
+        _trusted.reset(before)
+
+
+_trusted = ContextVar("_trusted", default=False)
+
+
+def read(*values: Tensor) -> list[float]:
+    """Read several numbers, for which the host waits once if they are on one device."""
+    devices = {value.device for value in values}
+    if len(devices) != 1 or devices == {torch.device("cpu")}:
+        return [value.item() for value in values]
+    wide = _sums.widest(values[0].device)
+    return torch.stack([value.to(wide) for value in values]).tolist()
+
+
 def tensor(
     name: str, value: Any, *, integer: bool = False, given: Any = None, hint: str = ""
 ) -> Tensor:
@@ -206,7 +243,7 @@ def labels(
         raise ValueError(f"expected {name} of shape ({n or 'n >= 1'},), got {kind(value)}")
     if device is not None and value.device != device:
         raise ValueError(f"expected {name} on {device} like the rest, got {value.device}")
-    whole: Tensor = value.detach().to(torch.int64)
+    whole: Tensor = value.to(torch.int64)
     if n_classes is not None:
         label_range(whole, n_classes, name)
     return whole
@@ -214,10 +251,18 @@ def labels(
 
 def label_range(value: Tensor, n_classes: int, name: str = "labels") -> None:
     """Check that int64 labels lie in `[0, n_classes)`."""
-    low, high = (int(end) for end in value.aminmax())
+    if recording():
+        return
+    low, high = map(int, getattr(value, "ends", None) or read(*value.aminmax()))
     if low < 0 or high >= n_classes:
         worst = low if low < 0 else high
         raise ValueError(f"expected {name} from 0 to {n_classes - 1}, got {worst}")
+
+
+def known(value: Tensor, low: float, high: float) -> Tensor:
+    """Note of labels that they lie in `[low, high]`, so that no check waits for a device."""
+    value.ends = low, high  # type: ignore[attr-defined]
+    return value
 
 
 def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -> None:
@@ -253,37 +298,46 @@ def with_softmax(value: Tensor) -> Tensor:
 
 
 def logits(value: Any, n: int) -> Tensor:
-    """Check that a model returned logits `(n, classes)` without NaN."""
+    """Check that a model returned logits `(n, classes)`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}")
     class_rows("logits", value, n)
-    bad = value.detach().isnan().any(dim=1)
+    return value
+
+
+def not_nan(highest: Tensor) -> None:
+    """Check the highest logits of each example `(n,)`, which are NaN if one of the logits is."""
+    bad = highest.isnan()
     if bad.any():
         raise ValueError(
             "expected logits without NaN, got NaN at example "
-            f"{int(bad.nonzero()[0])} of the {n} that the model was called with"
+            f"{int(bad.nonzero()[0])} of the {len(bad)} that the model was called with"
         )
-    return value
 
 
 def like_probabilities(value: Tensor) -> Tensor:
     """Tell which rows `(n, classes)` are not negative and sum to one, shape `(n,)`."""
-    wide = value.detach().double()
+    wide = _sums.wide(value.detach())
     tolerance = SUM_TOLERANCE.get(value.dtype, 1e-5)
     return ((wide.sum(dim=1) - 1).abs() <= tolerance) & (wide >= 0).all(dim=1)
 
 
+def all_like_probabilities(rows: Tensor) -> Tensor:
+    """Tell whether logits look like probabilities, all of them, but not like zeros and ones."""
+    return like_probabilities(rows).all() & (rows != rows.round()).any()
+
+
 def warn_of_probabilities(rows: Tensor) -> None:
     """Warn of what is passed as logits and looks like probabilities, but for zeros and ones."""
-    some = rows[:1000].detach()
-    if bool(like_probabilities(some).all()) and not bool((some == some.round()).all()):
+    if bool(all_like_probabilities(rows[:1000].detach())):
         warn("expected logits, got rows that are not negative and sum to one; pass probs.log()")
 
 
 def warn(message: str) -> None:
     """Warn at the line that called into the package."""
-    frame, level, package = sys._getframe(1), 3, os.path.dirname(__file__)
-    while frame.f_back is not None and frame.f_back.f_code.co_filename.startswith(package):
+    frame, level = sys._getframe(1), 3
+    within = os.path.dirname(__file__), contextlib.__file__  # what exits our context managers
+    while frame.f_back is not None and frame.f_back.f_code.co_filename.startswith(within):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 
@@ -317,11 +371,7 @@ def inputs(value: Any) -> Tensor:
 
 def examples(inputs_: Any, labels_: Any) -> tuple[Tensor, Tensor]:
     """Check finite inputs `(n, ...)` and integer labels `(n,)` on one device, and copy them."""
-    checked = inputs(inputs_)
-    least, most = (float(end) for end in checked.detach().aminmax())
-    if not -inf < least <= most < inf:
-        raise ValueError(f"expected finite inputs, got values from {least:g} to {most:g}")
-    return copied(checked), copied(labels(labels_, len(checked), device=checked.device))
+    return attack_inputs(inputs_, labels_, None)[:2]
 
 
 def copied(value: Tensor) -> Tensor:
@@ -342,18 +392,32 @@ def attacked(value: Any, inputs_: Tensor) -> Tensor:
 def attack_inputs(
     inputs_: Any, labels_: Any, bounds: Any
 ) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
-    """Check what every attack takes, inputs within `bounds`, and copy it; bounds become a `box`."""
+    """Check what every attack takes, inputs within `bounds`, and copy it; bounds become a `box`.
+
+    The values are read all at once. The copied labels know their `ends`, for `label_range`.
+    """
     points = inputs(inputs_)
-    targets = labels(labels_, len(points), device=points.device)
-    low, high = box(bounds, points)
-    if not bool(((low <= points) & (points <= high) & points.isfinite()).all()):
-        least, most = (float(end) for end in points.detach().aminmax())
-        told = "of tensors" if isinstance(low, Tensor) else f"({low:g}, {high:g})"
+    targets = copied(labels(labels_, len(points), device=points.device))
+    low, high = _ends(bounds, points)
+    points = copied(points)
+    if recording():
+        return points, targets, (low, high)
+    values, within = [*points.aminmax(), *targets.aminmax()], isinstance(low, Tensor)
+    if within:
+        values.append(((low <= points) & (points <= high)).all())
+    least, most, first, last, *inside = read(*values)
+    inside = inside or [low <= least and most <= high]
+    if not (inside[0] and -inf < least <= most < inf):
+        box(bounds, points)
+        told = f"got values from {least:g} to {most:g}"
+        if bounds is None:
+            raise ValueError(f"expected finite inputs, {told}")
+        ends = "of tensors" if within else f"({low:g}, {high:g})"
         raise ValueError(
-            f"expected finite inputs within bounds {told}, got values from {least:g} to {most:g}; "
+            f"expected finite inputs within bounds {ends}, {told}; "
             "attack images before they are normalised, or pass bounds="
         )
-    return copied(points), copied(targets), (low, high)
+    return points, known(targets, first, last), (low, high)
 
 
 def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
@@ -363,12 +427,21 @@ def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
         Two floats, or two tensors of the shape of the points, to be given to `torch.clamp`. They
         have the precision of the points: a pixel of 0.7 is not above a bound of 0.7.
     """
+    low, high = _ends(bounds, points)
+    if isinstance(low, Tensor) and not recording() and not bool((low <= high).all()):
+        raise ValueError("expected bounds with low <= high everywhere, got others")
+    return low, high
+
+
+def _ends(bounds: Any, points: Tensor) -> tuple[Any, Any]:
+    """Check bounds but for the values of tensors."""
     ends = _pair(bounds)
     if not any(isinstance(end, Tensor) for end in ends):
-        return tuple(torch.tensor(bounds_pair(ends), dtype=points.dtype, device="cpu").tolist())
+        pair = bounds_pair(ends)
+        if torch.compiler.is_compiling():
+            return pair
+        return tuple(torch.tensor(pair, dtype=points.dtype, device="cpu").tolist())
     low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
-    if not bool((low <= high).all()):
-        raise ValueError("expected bounds with low <= high everywhere, got others")
     return low, high
 
 
@@ -413,7 +486,7 @@ def _reals(name: str, value: Tensor, points: Tensor) -> Tensor:
     if value.device != points.device:
         raise ValueError(f"expected {name} on {points.device} like the inputs, got {value.device}")
     with torch.inference_mode(False):
-        return value.detach().to(torch.float64, copy=True)
+        return value.detach().to(_sums.widest(value.device), copy=True)
 
 
 def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
@@ -423,8 +496,10 @@ def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
     radii = _reals(name, value, points)
     if radii.shape != (len(points),):
         raise ValueError(f"expected {name} of shape ({len(points)},), got {kind(value)}")
-    for bad in radii[~((radii >= 0) & (radii < inf))]:
-        raise ValueError(f"expected {name} >= 0, got {float(bad)}")
+    if not recording():
+        for bad in read(*radii.aminmax()):
+            if not 0 <= bad < inf:
+                raise ValueError(f"expected {name} >= 0, got {bad}")
     return radii
 
 
@@ -432,11 +507,12 @@ def resolve(value: torch.Generator | None, device: torch.device) -> torch.Genera
     """Check a generator; None stands for a copy of the global one.
 
     The copy starts where the global generator of the device stands, so that `torch.manual_seed`
-    governs it, and leaves the original where it was: a second call draws the same numbers.
+    governs it, and leaves the original where it was: a second call draws the same numbers. Where no
+    state can be read, None stands for the global one itself.
     """
-    if value is not None:
-        generator("generator", value)
-        return value
+    generator("generator", value)
+    if value is not None or recording():
+        return cast(torch.Generator, value)
     if device.type == "cuda":
         return torch.Generator(device).set_state(torch.cuda.get_rng_state(device))
     return torch.Generator().set_state(torch.get_rng_state())

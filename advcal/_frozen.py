@@ -21,35 +21,70 @@ def logits_of(model: Model, inputs: Tensor) -> Tensor:
     Warns if the first ones within `frozen` look like probabilities.
     """
     logits = _checks.logits(model(inputs), len(inputs))
-    if _unseen.get():
-        _unseen.set(False)
-        rows = _checks.like_probabilities(logits)
-        if bool(rows.all()) and not bool((logits == logits.round()).all()):
+    if not _checks.recording():
+        (_watch.get() or _Watch(late=False, unseen=[False])).see(logits)
+    return logits
+
+
+class _Watch:
+    """What is to be said of logits, at once or late: then a device is waited for once."""
+
+    def __init__(self, *, late: bool, unseen: list[bool]) -> None:
+        self.late, self.unseen = late, unseen
+        self.highest: dict[tuple[int, torch.device], Tensor] = {}  # logit of each example
+        self.alike: list[Tensor] = []  # whether all of them look like probabilities
+
+    def see(self, logits: Tensor) -> None:
+        """Take in logits `(n, classes)`."""
+        with torch.no_grad():
+            highest, key = logits.amax(dim=1), (len(logits), logits.device)
+            held = self.highest.get(key)
+            self.highest[key] = highest if held is None else torch.maximum(highest, held)
+            if self.unseen[0]:
+                self.unseen[0] = False
+                self.alike.append(_checks.all_like_probabilities(logits))
+        if not self.late:
+            self.say()
+
+    def say(self) -> None:
+        """Raise of NaN, which every maximum has kept, and warn of probabilities."""
+        seen, alike = list(self.highest.values()), self.alike
+        self.highest, self.alike = {}, []
+        told = _checks.read(*(highest.isnan().any() for highest in seen), *alike)
+        for highest, bad in zip(seen, told, strict=False):
+            if bad:
+                _checks.not_nan(highest)
+        if any(told[len(seen) :]):
             _checks.warn(
                 "expected logits, got rows that are >= 0 and sum to 1, which look like "
                 "probabilities; return logits, or pass lambda x: model(x).log()"
             )
-    return logits
 
 
-_unseen: ContextVar[bool | None] = ContextVar("_unseen", default=None)  # None: nobody watches
+_watch: ContextVar[_Watch | None] = ContextVar("_watch", default=None)
 
 
 @contextmanager
-def watching(*, warn: bool = True) -> Iterator[None]:
-    """Warn of probabilities inside, once, unless told not to; nested uses do nothing."""
-    outer = _unseen.get() is None
+def watching(*, warn: bool = True, late: bool = False) -> Iterator[None]:
+    """Watch logits inside; of probabilities the outermost use says whether to warn, and once."""
+    outer = _watch.get()
+    inside = _Watch(late=late, unseen=[warn] if outer is None else outer.unseen)
     try:
-        if outer:
-            _unseen.set(warn)
-        yield
+        try:
+            _watch.set(inside)
+            yield
+            inside.say()
+        except Exception:
+            inside.say()  # NaN, if that is what is behind it
+            raise
+        finally:
+            _watch.set(outer)
     finally:
-        if outer:
-            _unseen.set(None)
+        _watch.set(outer)  # if Ctrl-C came into the first
 
 
 @contextmanager
-def frozen(model: object, *, grad: bool) -> Iterator[None]:
+def frozen(model: object, *, grad: bool, late: bool = True) -> Iterator[None]:
     """Keep a model from changing, and leave it exactly as it was found.
 
     A model that trains at its root is put in eval mode. One whose root is in eval mode runs as it
@@ -63,9 +98,14 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
     Args:
         model: The model.
         grad: Whether gradients flow inside, whatever the caller's grad mode is.
+        late: Whether NaN among its logits is an error on the way out, not at once.
     """
     _checks.function("model", model)
-    with torch.inference_mode(False), watching(), torch.set_grad_enabled(grad):
+    if torch.compiler.is_compiling():
+        with _frozen_in_a_graph(model, grad):
+            yield
+        return
+    with torch.inference_mode(False), watching(late=late), torch.set_grad_enabled(grad):
         stay = object()
         try:
             try:
@@ -77,10 +117,32 @@ def frozen(model: object, *, grad: bool) -> Iterator[None]:
             _alone(_leave, stay)  # what is left to do, if Ctrl-C came into the first
 
 
+@contextmanager
+def _frozen_in_a_graph(model: Any, grad: bool) -> Iterator[None]:
+    """Do of it what torch.compile can record: the modes, and no lock, comparison or flag."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        if modes and modes[0]:
+            model.eval()
+        with torch.set_grad_enabled(grad):
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+class _Buffer(NamedTuple):
+    module: nn.Module
+    name: str
+    tensor: Tensor
+    value: Tensor  # a copy
+
+
 class _Part(NamedTuple):
     """What can change of a model: models can share parts, as an ensemble and its members do."""
 
-    restore: Callable[[], object]
+    restore: Callable[[], object] | _Buffer
     stays: set[object]  # the uses of `frozen` that hold it; the last one out restores
 
 
@@ -108,6 +170,11 @@ def _enter(stay: object, model: Any, grad: bool) -> None:
         _parts[key].stays.add(stay)
         if inside is not None:
             put(inside)
+    for module, name, tensor in _buffers(model):
+        key = id(module), name, "buffer"
+        if key not in _parts:
+            _parts[key] = _Part(_Buffer(module, name, tensor, tensor.clone()), set())
+        _parts[key].stays.add(stay)
     if getattr(bare(model), "training", False):
         _switched[id(model), "training"] = model
         try:
@@ -125,8 +192,10 @@ def _leave(stay: object) -> None:
     for key in _switched.keys() & free.keys():
         if held.isdisjoint((id(module), "training") for module in _switched[key].modules()):
             _switched[key].train()  # which may do more than set the flags
+    _write_back([part.restore for part in free.values() if isinstance(part.restore, _Buffer)])
     for part in free.values():
-        part.restore()
+        if not isinstance(part.restore, _Buffer):
+            part.restore()
     for part in _parts.values():
         part.stays.discard(stay)
     for key in free:
@@ -151,8 +220,6 @@ def _state(model: nn.Module, grad: bool) -> Iterator[_Found]:
     for parameter in model.parameters() if grad else ():
         if (parameter.requires_grad or id(parameter) in _parts) and not parameter.is_inference():
             yield id(parameter), parameter.requires_grad_, lambda: True, False
-    for module, name, tensor in _buffers(model):
-        yield (id(module), name), partial(_write_back, module, name, tensor), tensor.clone, None
 
 
 def _buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
@@ -162,13 +229,18 @@ def _buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
                 yield module, name, tensor
 
 
-def _write_back(module: nn.Module, name: str, tensor: Tensor, value: Tensor) -> None:
+def _write_back(buffers: list[_Buffer]) -> None:
     # By value: batch_norm writes its statistics without a new version of the tensor.
     # And only then: a copy would spoil a graph of the caller's that has the buffer.
-    if not (tensor.is_inference() or torch.equal(tensor, value)):
-        with torch.no_grad():
-            tensor.copy_(value)
-    module._buffers[name] = tensor
+    held = [each for each in buffers if not each.tensor.is_inference()]
+    held = [] if _checks.recording() else held
+    differ = _checks.read(*((each.tensor != each.value).any() for each in held))
+    for each, changed in zip(held, differ, strict=True):
+        if changed:
+            with torch.no_grad():
+                each.tensor.copy_(each.value)
+    for each in buffers:
+        each.module._buffers[each.name] = each.tensor
 
 
 def unwrapped(model: Any) -> Any:
@@ -208,12 +280,11 @@ def bare(model: nn.Module) -> nn.Module:
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Undo on the way out what forward passes do to the buffers of a model."""
-    held = [(*found, found[-1].clone()) for found in _buffers(model)]
+    held = [_Buffer(*found, found[-1].clone()) for found in _buffers(model)]
     try:
         yield
     finally:
-        for module, name, tensor, value in held:
-            _write_back(module, name, tensor, value)
+        _write_back(held)
 
 
 class Around(nn.Module):

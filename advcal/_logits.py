@@ -7,10 +7,13 @@ same as with the class sliced off.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from advcal._sums import wide
 
 
 def lift(values: Tensor) -> Tensor:
@@ -54,6 +57,20 @@ def without_label(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf)
 
 
+class Apart(NamedTuple):
+    """Logits with the label's taken out, each with a row per example."""
+
+    column: Tensor  # the labels, shape `(n, 1)`
+    label: Tensor  # their logits, shape `(n, 1)`
+    others: Tensor  # the logits, minus infinity at the label
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> Self:
+        """Take labels `(n,)` out of logits `(n, classes)`."""
+        column = labels[:, None]
+        return cls(column, logits.gather(1, column), logits.scatter(1, column, -torch.inf))
+
+
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Return $\log\sum_{k \ne y} e^{z_k} - z_y$, of which cross-entropy is the softplus.
 
@@ -61,6 +78,13 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """
     label = logits.gather(1, labels[:, None])[:, 0]
     return without_label(logits, labels).logsumexp(dim=1) - label
+
+
+def slope_of_log_odds(apart: Apart) -> tuple[Tensor, Tensor]:
+    """Return `log_odds` and their gradient, -1 at the label and 1 in all at the other classes."""
+    total = apart.others.logsumexp(dim=1, keepdim=True)
+    slope = (apart.others - total).exp_().scatter_(1, apart.column, -1)
+    return (total - apart.label)[:, 0], slope
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -74,17 +98,37 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
-    r"""Compute the Rényi entropy $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$ in float64.
+    r"""Compute the Rényi entropy $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$, wide.
 
     Written in the distances of the logits to the label's, so that the gradient is exact if the
-    label has all the probability. If not even float64 tells it from 0, log-odds stand in.
+    label has all the probability. If not even that tells it from 0, log-odds stand in.
     """
     order = order if abs(order - 1) > 0.01 else 1.01
-    logits = logits.double()
+    logits = wide(logits)
     others = without_label(logits, labels) - logits.gather(1, labels[:, None])
     odds = others.logsumexp(dim=1)
     value = (softplus((order * others).logsumexp(dim=1)) - order * softplus(odds)) / (1 - order)
-    return torch.where(odds > _SURE, value, odds)
+    return torch.where(odds > _sure(odds), value, odds)
+
+
+def _sure(odds: Tensor) -> float:
+    return _SURE if odds.dtype == torch.float64 else _SURE / 6  # where no exponential is 0 yet
+
+
+def slope_of_renyi(apart: Apart, order: float) -> Tensor:
+    r"""Return the gradient of `renyi`, in the dtype of the logits.
+
+    In the distances $s_k$ of the others to the label it is $\frac{\beta}{1 - \beta}
+    (e^{\beta s_k} / \sum_j e^{\beta s_j} - e^{s_k} / \sum_j e^{s_j})$, sums over the label too.
+    """
+    order = order if abs(order - 1) > 0.01 else 1.01
+    others = wide(apart.others) - apart.label
+    odds, bent = others.logsumexp(dim=1, keepdim=True), order * others
+    more = (bent - softplus(bent.logsumexp(dim=1, keepdim=True))).exp_()
+    slope = (more - (others - softplus(odds)).exp_()) * (order / (1 - order))
+    slope = torch.where(odds > _sure(odds), slope, (others - odds).exp_())
+    label = slope.sum(dim=1, keepdim=True).neg_()
+    return slope.scatter_(1, apart.column, label).to(apart.label.dtype)
 
 
 def log_mean_probs(logits: Sequence[Tensor]) -> Tensor:

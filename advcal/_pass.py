@@ -51,7 +51,7 @@ def one_pass(
     check_source(batches, way.progress)
     with ExitStack() as guards:
         for model in models:
-            guards.enter_context(frozen(model, grad=False))
+            guards.enter_context(frozen(model, grad=False, late=False))
         yield _parts(batches, way, way.place(models[0]), labelled, empty)
 
 

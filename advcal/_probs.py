@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _sums
 from advcal._typing import Array
 
 _NARROW = 64  # classes
@@ -81,7 +81,7 @@ def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any
 def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """View a tensor or a NumPy array as a tensor; return it and the way back."""
     if isinstance(value, Tensor):
-        return value.detach(), lambda result: result
+        return _sums.home(value.detach()), lambda result: result
     found = _checks.kind(value)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"expected {name} as a torch.Tensor or a numpy.ndarray, got {found}")
@@ -118,7 +118,7 @@ def labels_like(name: str, value: Any, labels: Any, n_classes: int) -> Tensor:
 
 def row_chunks(p: Tensor) -> list[slice]:
     """Cut `(n, classes)` into runs of rows that fit a processor's cache: 2048 or so."""
-    entries = min(max(2048 * p.shape[1], 1 << 18), 1 << 21)
+    entries = min(max(2048 * p.shape[1], 1 << 18), 1 << 21) if _sums.eager(p) else 1 << 28
     size = max(1, entries // p.shape[1])
     return [slice(start, start + size) for start in range(0, len(p), size)]
 
@@ -137,10 +137,12 @@ def checked_rows(
 
 def checked_logits(z: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield runs of logits and labels: no NaN, no infinity but -inf beside a number."""
-    _checks.warn_of_probabilities(z)
+    recording = _checks.recording()
+    if not recording:
+        _checks.warn_of_probabilities(z)
     for rows in row_chunks(z):
         highest = z[rows].amax(dim=1)
-        if not bool(highest.isfinite().all()):
+        if not recording and not bool(highest.isfinite().all()):
             row = int((~highest.isfinite()).nonzero()[0])
             raise ValueError(
                 f"expected a finite highest logit in each row, got {float(highest[row]):g} in row "
@@ -156,17 +158,17 @@ def sound(rows: Any, first: int = 0) -> Any:
         rows: Probabilities, shape `(n, classes)`, checked not to be negative and to sum to one.
         first: The number of the first row, for the message.
     """
+    if _checks.recording():
+        return rows.clip(0, None)
     half = _checks.SUM_TOLERANCE.get(rows.dtype)
     wide, slack = (rows, _SLACK) if half is None else (rows.float(), half)
-    least = float(wide.min())  # reads the rows into the cache
-    if least >= -_BELOW:
-        sums = (
-            wide @ _ones(*wide.shape[1:], wide.dtype)
-            if isinstance(wide, np.ndarray)
-            else wide.sum(1)
-        )
-        if 1 - slack <= float(sums.min()) <= float(sums.max()) <= 1 + slack:
-            return rows if least >= 0 else rows.clip(0, 1)
+    sums = (
+        wide @ _ones(*wide.shape[1:], wide.dtype) if isinstance(wide, np.ndarray) else wide.sum(1)
+    )
+    ends = (wide.min(), sums.min(), sums.max())
+    least, low, high = _checks.read(*ends) if isinstance(wide, Tensor) else map(float, ends)
+    if least >= -_BELOW and 1 - slack <= low <= high <= 1 + slack:
+        return rows if least >= 0 else rows.clip(0, 1)
     wide = torch.as_tensor(wide)
     sums = wide.sum(dim=1)
     bad = ~(((sums - 1).abs() <= slack) & (wide >= -_BELOW).all(dim=1))
@@ -207,8 +209,8 @@ def top_label(p: Tensor, y: Tensor, positive: int | None = None) -> tuple[Tensor
     the probability of this class, and whether it is the label.
     """
     if positive is not None:
-        return p[:, positive].double(), y == positive
-    if p.shape[1] > _NARROW or small(p):
+        return _sums.exact(p[:, positive]), y == positive
+    if p.shape[1] > _NARROW or small(p) or not _sums.eager(p):
         fast = in_numpy(p)
         predicted = torch.from_numpy(p.numpy().argmax(axis=1)) if fast else p.argmax(dim=1)
         return p.gather(1, predicted[:, None])[:, 0].double(), predicted == y
@@ -227,7 +229,7 @@ def top_label(p: Tensor, y: Tensor, positive: int | None = None) -> tuple[Tensor
 
 def in_numpy(p: Tensor) -> bool:
     """Tell whether NumPy reads it: argmax takes a third, a transposed copy two thirds there."""
-    return p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)
+    return _sums.eager(p) and p.dtype in (torch.float32, torch.float64)
 
 
 def small(p: Tensor) -> bool:

@@ -1,9 +1,13 @@
 """Random numbers that leave the global random state as it was, or move it by one number."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
+from torch import Tensor
+
+from advcal import _checks
 
 
 def onward(generator: torch.Generator | None) -> torch.Generator:
@@ -12,7 +16,33 @@ def onward(generator: torch.Generator | None) -> torch.Generator:
     For what trains: each call draws anew, and a checkpoint, which has the global state, knows where
     to go on.
     """
-    return torch.Generator().manual_seed(_seed()) if generator is None else generator
+    if generator is not None or _checks.recording():
+        return cast(torch.Generator, generator)
+    return torch.Generator().manual_seed(_seed())
+
+
+def draw(
+    sampler: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None, **options: Any
+) -> Tensor:
+    """Draw numbers of the shape, dtype and device of a tensor; None is the global state itself."""
+    device = like.device if generator is None else generator.device
+    if sampler in (torch.rand, torch.randn):  # whatever torch's default dtype is
+        options = {"dtype": torch.float32, **options}
+    noise = sampler(like.shape, generator=generator, device=device, **options)
+    return noise.to(like.device, like.dtype)
+
+
+def steady(generator: torch.Generator | None) -> torch.Generator:
+    """Return the caller's generator, or a copy of the global one, or what takes an mps's place.
+
+    For draws of float64 and of what only the CPU and CUDA draw: a CPU generator that the caller's
+    seeds, and moves it by one number.
+    """
+    source = _checks.resolve(generator, torch.device("cpu"))
+    if source.device.type != "mps":
+        return source
+    seed = torch.randint(2**62, (), generator=source, device=source.device)
+    return torch.Generator().manual_seed(int(seed))
 
 
 @contextmanager
@@ -22,6 +52,9 @@ def anew(device: torch.device) -> Iterator[None]:
     Afterwards it is moved by the one number that seeded the new one, whatever was drawn. Two copies
     of a state that only moved by a number or two would be all but the same draws.
     """
+    if _checks.recording():  # what is drawn then comes of the global state itself
+        yield
+        return
     seed, cuda = _seed(), [device] if device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
         torch.default_generator.manual_seed(seed)

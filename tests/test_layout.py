@@ -36,6 +36,7 @@ MAY_IMPORT = {
 # The most basic submodules take the checks and the types from the root, and no more.
 # The most basic submodules take these from the root, and no more.
 BASIC_ROOT = {"_checks", "_files", "_logits", "_probs", "_processes", "_random", "_typing"}
+BASIC_ROOT = {"_checks", "_logits", "_probs", "_random", "_sums", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 OPTIONAL = {  # imported as they are used
     "matplotlib": {"plots"}, "PIL": {"evaluation"}, "torchmetrics": {"metrics"},

@@ -7,10 +7,18 @@ from torch.nn.functional import log_softmax
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked
+from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import around, per_example
-from advcal.attacks._gradient import gradient_at, logits_at, select
-from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
+from advcal.attacks._balls import around, each_of, per_example
+from advcal.attacks._gradient import (
+    gradient_at,
+    logits_at,
+    predicted,
+    select,
+    slope_of,
+    to_be_sorted_out,
+)
+from advcal.attacks._keeping import Lower, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
 from advcal.attacks._search import Method, search_keeping
 
@@ -64,7 +72,8 @@ def ace(
     region, labels = around(norm, inputs, labels, eps, bounds)
     _checks.arguments(search_steps=search_steps)
     with frozen(model, grad=True):
-        inputs, first = region.centre, torch.as_tensor(region.radius, dtype=torch.float64)
+        inputs = region.centre
+        first = each_of(region.radius, inputs, widest(inputs.device))
 
         def confidence(logits: Tensor) -> Tensor:
             """Log-odds of the predicted class, turned round where it is wrong."""
@@ -72,16 +81,16 @@ def ace(
             predicted = logits.detach().argmax(dim=1)
             return log_odds(logits, predicted) * torch.where(predicted == labels, -1.0, 1.0)
 
-        logits, _, gradient = gradient_at(model, inputs, confidence)
+        logits, _, gradient = gradient_at(model, inputs, slope_of(confidence))
         predicted, direction = logits.argmax(dim=1), region.steepest(-gradient, inputs)
         found, open_ = inputs, torch.ones_like(predicted, dtype=torch.bool)
         for halvings in range(search_steps):
-            radius = torch.where(open_, (first.to(open_.device) * 0.5**halvings).float(), 0.0)
+            radius = torch.where(open_, (first * 0.5**halvings).float(), 0.0)
             step = (per_example(radius, inputs) * direction).to(inputs.dtype)
             tried = select(open_, region.project(inputs + step), found)
             kept = logits_at(model, tried).argmax(dim=1) == predicted
             found, open_ = select(kept, tried, inputs), open_ & ~kept
-            if not open_.any():
+            if to_be_sorted_out(halvings + 1, inputs) and not open_.any():
                 break
         return found
 
@@ -155,20 +164,22 @@ def generalised_ace(
             raise ValueError(
                 f"expected omega of {clean.shape[1]} classes, got {_checks.kind(omega)}"
             )
-        predicted, omega = clean.argmax(dim=1), _unmasked(omega, clean)
+        kept, omega = predicted(clean), _unmasked(omega, clean)
 
-        def objective(logits: Tensor, progress: float = 0) -> Tensor:
-            cross = -(omega * log_softmax(logits.double(), dim=1)).nan_to_num(0.0).sum(dim=1)
+        def objective(logits: Tensor) -> Tensor:
+            cross = -(omega * log_softmax(wide(logits), dim=1)).nan_to_num(0.0).sum(dim=1)
             return -eta * cross
 
-        aim = Aim(objective, lambda logits: -objective(logits))
         if method == "random_search":
-            source, score = _checks.resolve(generator, inputs.device), aim.score
-            points = search_keeping(model, inputs, predicted, score, region, steps, source)
+            source = _checks.resolve(generator, inputs.device)
+            points = search_keeping(
+                model, inputs, kept, lambda logits: -objective(logits), region, steps, source
+            )
         else:
             size = first_step(step_size, region, steps, spans=2.5)
-            points = descend_keeping(model, inputs, predicted, aim, region, steps, size)
-        return unchanged_or(model, points, predicted, inputs)
+            aim = Lower(objective)
+            points = descend_keeping(model, inputs, kept, aim, region, steps, size)
+        return unchanged_or(model, points, kept, inputs)
 
 
 def _unmasked(omega: Tensor, logits: Tensor) -> Tensor:
@@ -190,7 +201,7 @@ def _distribution(omega: Tensor, inputs: Tensor) -> Tensor:
     if rows.device != inputs.device:
         raise ValueError(f"expected omega on {inputs.device} like the inputs, got {rows.device}")
     with torch.inference_mode(False):
-        wide = rows.double().clone()
-    if not bool((wide >= 0).all()) or not bool(((wide.sum(dim=1) - 1).abs() <= 1e-3).all()):
+        held = wide(rows).clone()
+    if not bool((held >= 0).all()) or not bool(((held.sum(dim=1) - 1).abs() <= 1e-3).all()):
         raise ValueError("expected omega >= 0 and summing to 1, got other rows")
-    return wide
+    return held

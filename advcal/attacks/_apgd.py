@@ -10,7 +10,7 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, rivals
 from advcal._typing import Bounds, Loss, Model, Norm
-from advcal.attacks._balls import Ball, around
+from advcal.attacks._balls import Ball, around, each_of
 from advcal.attacks._gradient import (
     LOSSES,
     Best,
@@ -113,10 +113,9 @@ def apgd(
         else:
             goals = [goal_of(loss, model, inputs, labels, targeted)]
         generator = _checks.resolve(generator, inputs.device)
-        size = torch.as_tensor(_FIRST_STEP[norm] * region.radius, dtype=inputs.dtype)
-        size = size.to(inputs.device).expand(len(inputs))
+        size = each_of(_FIRST_STEP[norm] * region.radius, inputs, inputs.dtype)
         rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
-        best = Best(inputs)
+        best = Best(inputs, stop=stop_early)
         for goal in goals:
             for _ in range(restarts):
                 start = region.random_point(generator) if random_start else inputs
@@ -227,9 +226,10 @@ def _aims(
     logits = logits_at(model, inputs)
     _checks.label_range(labels, logits.shape[1])
     n_classes = int((~masked(logits)).sum(dim=1).max())
-    others = rivals(logits, labels, min(n_targets, n_classes - 1))
+    others = rivals(logits, labels, min(n_targets, n_classes - 1)).unbind(dim=1)
+    targets = [_checks.known(each, 0, logits.shape[1] - 1) for each in others]
     towards = {"cross_entropy": _to_class, "dlr": _to_class_by_dlr, "margin": _to_class_by_margin}
-    return [Goal(towards[loss], labels, (labels, target)) for target in others.unbind(dim=1)]
+    return [Goal(towards[loss], labels, (labels, target)) for target in targets]
 
 
 def _to_class(logits: Tensor, given: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,6 +1,5 @@
 """The sets that attacks stay in: a ball around each input, cut with the box of valid inputs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, overload
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._logits import lift
+from advcal._random import draw
+from advcal._sums import exact, running, wide, widest
 from advcal._typing import Bounds
 
 
@@ -38,11 +39,11 @@ class Ball:
     def __init_subclass__(cls, name: str, order: float, dual: float) -> None:
         Ball.norms[name], cls.order, cls.dual = cls, order, dual
 
-    def of(self, rows: Tensor) -> Self:
+    def of(self, rows: Tensor | slice) -> Self:
         """Take the balls of some of the inputs.
 
         Args:
-            rows: The indices of the inputs.
+            rows: The indices of the inputs, or a slice of them.
 
         Returns:
             Their balls.
@@ -59,7 +60,7 @@ class Ball:
         Returns:
             Lengths in the norm, float64, shape `(n,)`.
         """
-        offset = (points.double() - self.centre.double()).flatten(1)
+        offset = (wide(points) - wide(self.centre)).flatten(1)
         lengths: Tensor = torch.linalg.vector_norm(offset, self.order, dim=1)
         return lengths
 
@@ -124,31 +125,34 @@ class Ball:
 
     def _share(self, generator: torch.Generator) -> Tensor:
         """Draw the share of the radius that a uniform point of a ball is off, shape `(n,)`."""
-        share = _draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
+        share = draw(torch.rand, self.centre.flatten(1)[:, 0], generator)
         if not isinstance(self.bounds[0], Tensor):
             return share.pow(1 / self.centre[0].numel())
-        size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1).double()
-        return share.pow((1 / size).to(share.dtype))
+        size = (self.bounds[0] < self.bounds[1]).flatten(1).sum(dim=1).clamp_min(1)
+        return share.pow((1 / wide(size)).to(share.dtype))
 
 
 class _Linf(Ball, name="linf", order=torch.inf, dual=1):
     """Cubes, whose corners are rounded inwards once, so that a projection is one clamp."""
 
-    @cached_property
     def _corners(self) -> tuple[Tensor, Tensor]:
-        wide, eps = self.centre.double(), per_example(self.radius, self.centre)
-        low, high = (end.double() if isinstance(end, Tensor) else end for end in self.bounds)
-        low, high = (wide - eps).clamp(min=low), (wide + eps).clamp(max=high)
+        held = (self.centre, per_example(self.radius, self.centre), *self.bounds)
+        x, eps, low, high = map(_exactly, held)
+        low, high = (x - eps).clamp(min=low), (x + eps).clamp(max=high)
         return _rounded(low, self.centre, up=True), _rounded(high, self.centre, up=False)
 
+    _kept = cached_property(_corners)
+
     def project(self, points: Tensor) -> Tensor:
-        return torch.clamp(points, *self._corners)
+        # torch.compile knows no lock, which a cached property has.
+        corners = self._corners() if torch.compiler.is_compiling() else self._kept
+        return torch.clamp(points, *corners)
 
     def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         return torch.sign(gradient)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        noise = _draw(torch.rand, self.centre, generator) * 2 - 1
+        noise = draw(torch.rand, self.centre, generator) * 2 - 1
         return self.project(self.centre + times(self.radius, noise))
 
 
@@ -177,7 +181,7 @@ class _L2(Ball, name="l2", order=2, dual=2):
         return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        noise = free(_draw(torch.randn, self.centre, generator), self.bounds)
+        noise = free(draw(torch.randn, self.centre, generator), self.bounds)
         length = per_example(times(self.radius, self._share(generator)), self.centre)
         return self.project((self.centre + length * self.steepest(noise)).to(self.centre.dtype))
 
@@ -193,17 +197,18 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
 
     def project(self, points: Tensor) -> Tensor:
         clamped = points.clamp(*self.bounds)
-        outside = (self.length(clamped) > self.radius).nonzero()[:, 0]
-        if len(outside):
-            clamped[outside] = self.of(outside)._surface(points[outside].double())
+        outside = self.length(clamped) > self.radius
+        rows = outside.nonzero()[:, 0] if free_to_read(points) else slice(None)
+        surface = self.of(rows)._surface(exact(points[rows])).to(points.device)
+        clamped[rows] = torch.where(per_example(outside[rows], points), surface, clamped[rows])
         return clamped
 
     def _surface(self, points: Tensor) -> Tensor:
         """Project points that are outside of the ball."""
-        centre, radius = self.centre.double(), per_example(self.radius, points.flatten(1))
+        held = (self.centre, per_example(self.radius, points.flatten(1)), *self.bounds)
+        centre, radius, low, high = map(_exactly, held)
         radius = radius * (1 - 2**-44)  # so that the rounding of a sum cannot lead out
         offset = (points - centre).flatten(1)
-        low, high = self.bounds
         room = torch.where(offset > 0, (high - centre).flatten(1), (centre - low).flatten(1))
         size = offset.abs()
         shrunk = (size - _threshold(size, room, radius)).clamp_min(0).minimum(room)
@@ -223,21 +228,21 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         room = torch.where(gradient > 0, high - points, points - low).flatten(1)
         room = room.masked_fill(slope == 0, 0)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        room = room.gather(1, order).double()
-        budget = torch.as_tensor(size, dtype=room.dtype, device=room.device).reshape(-1, 1)
+        room = wide(room.gather(1, order))
+        budget = each_of(size, points, room.dtype)[:, None]
         room = torch.where(room.isinf(), budget, room)
-        spent = (budget - (room.cumsum(dim=1) - room)).clamp_min(0).minimum(room)
+        spent = (budget - (running(room, 1) - room)).clamp_min(0).minimum(room)
         move = torch.zeros_like(spent).scatter(1, order, spent).to(points.dtype) * slope.sign()
         return points + move.reshape(points.shape)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        sign = _draw(torch.rand, self.centre, generator).sub(0.5).sign()
-        share = -_draw(torch.rand, self.centre, generator).double().clamp_min(2**-53).log()
+        sign = draw(torch.rand, self.centre, generator).sub(0.5).sign()
+        share = -wide(draw(torch.rand, self.centre, generator)).clamp_min(2**-53).log()
         share = free(share, self.bounds)
         total = per_example(share.flatten(1).sum(dim=1), share)
         share = share / torch.where(total > 0, total, 1.0)
         length = per_example(times(self.radius, self._share(generator)), share)
-        return self.project((self.centre.double() + length * share * sign).to(self.centre.dtype))
+        return self.project((wide(self.centre) + length * share * sign).to(self.centre.dtype))
 
 
 ORDERS = {name: each.order for name, each in Ball.norms.items()}
@@ -333,8 +338,9 @@ def around(
     name: str, inputs: Tensor, labels: Tensor, eps: float | Tensor, bounds: Bounds
 ) -> tuple[Ball, Tensor]:
     """Check what attacks within a radius take; return the balls, and a copy of the labels."""
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    return ball(name, inputs, eps, bounds), labels
+    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
+    _checks.arguments(norm=name)
+    return Ball.norms[name](inputs, _checks.radius(eps, inputs), box), labels
 
 
 def free(values: Tensor, bounds: tuple[Any, Any]) -> Tensor:
@@ -345,7 +351,8 @@ def free(values: Tensor, bounds: tuple[Any, Any]) -> Tensor:
 
 def norm(offsets: Tensor) -> Tensor:
     """Return the L2 norm of each example, float64, shape `(n,)`."""
-    lengths: Tensor = torch.linalg.vector_norm(offsets.flatten(1), dim=1, dtype=torch.float64)
+    dtype = widest(offsets.device)
+    lengths: Tensor = torch.linalg.vector_norm(offsets.flatten(1), dim=1, dtype=dtype)
     return lengths
 
 
@@ -358,10 +365,22 @@ def per_example(values: float | Tensor, like: Tensor) -> float | Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(values, Tensor) else values
 
 
-def of_rows(value: Any, rows: Tensor) -> Any:
+def each_of(value: float | Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a number, or one for each example, as a tensor `(n,)` that no device waits for."""
+    full = value if isinstance(value, Tensor) else like.new_full((), value, dtype=dtype)
+    return full.to(dtype).expand(len(like))
+
+
+def free_to_read(value: Tensor) -> bool:
+    """Tell whether reading a value waits for no device."""
+    return value.device.type == "cpu" and not _checks.recording()
+
+
+def of_rows(value: Any, rows: Tensor | slice) -> Any:
     """Take some examples out of a tensor, or of all that a tuple or a dataclass holds."""
     if isinstance(value, Tensor):
-        return value[rows]
+        part, ends = value[rows], getattr(value, "ends", None)
+        return part if ends is None else _checks.known(part, *ends)
     if isinstance(value, tuple):
         return tuple(of_rows(each, rows) for each in value)
     if is_dataclass(value):
@@ -385,20 +404,24 @@ def _threshold(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     its cut (`size - room`) and one where it ends (`size`). Shape `(n, 1)`.
     """
     kinks, order = torch.cat([size, (size - room).clamp_min(0)], dim=1).sort(1, descending=True)
-    slope = torch.where(order < size.shape[1], 1.0, -1.0).to(size.dtype).cumsum(dim=1)
+    slope = torch.where(order < size.shape[1], 1, -1).cumsum(dim=1).to(size.dtype)
     gaps = kinks[:, :-1] - kinks[:, 1:]
-    left = torch.cat([torch.zeros_like(gaps[:, :1]), (slope[:, :-1] * gaps).cumsum(dim=1)], dim=1)
+    left = torch.cat([torch.zeros_like(gaps[:, :1]), running(slope[:, :-1] * gaps, 1)], dim=1)
     after = (left < eps).sum(dim=1, keepdim=True).clamp_max(left.shape[1] - 1)
     before = (after - 1).clamp_min(0)
     rest = (eps - left.gather(1, before)) / slope.gather(1, before).clamp_min(1)
     return (kinks.gather(1, before) - rest).clamp_min(0)
 
 
+def _exactly(value: Any) -> Any:
+    return exact(value) if isinstance(value, Tensor) else value
+
+
 def _rounded(values: Tensor, inputs: Tensor, *, up: bool) -> Tensor:
     rounded = values.to(inputs.dtype)
     wrong = rounded.double() < values if up else rounded.double() > values
     towards = torch.full_like(rounded, torch.inf if up else -torch.inf)
-    return torch.where(wrong, torch.nextafter(rounded, towards), rounded)
+    return torch.where(wrong, torch.nextafter(rounded, towards), rounded).to(inputs.device)
 
 
 def _shifted(centre: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
@@ -406,8 +429,3 @@ def _shifted(centre: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = (centre + offset).to(dtype)
     further = (rounded.double() - centre).abs() > offset.abs()
     return torch.where(further, torch.nextafter(rounded, centre.to(dtype)), rounded)
-
-
-def _draw(sampler: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
-    noise = sampler(like.shape, generator=generator, device=generator.device)
-    return noise.to(like.device, like.dtype)

@@ -12,7 +12,8 @@ from advcal._frozen import attacked, frozen
 from advcal._logits import log_odds
 from advcal._typing import Attack, Model
 from advcal._values import Value
-from advcal.attacks._gradient import Best, at, logits_at
+from advcal.attacks._balls import of_rows
+from advcal.attacks._gradient import Best, logits_at
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -98,20 +99,20 @@ def one_by_one(
     """
     inputs, labels = _checks.examples(inputs, labels)
     with frozen(model, grad=False):
-        best = Best(inputs)
+        best, points, given = Best(inputs), inputs, labels
         rows = torch.arange(len(inputs), device=inputs.device) if drop else None
         for each in (None, *attacks):
-            attack = of(each, rows) if each else lambda _, inputs, __: inputs
-            given = at(labels, rows)
-            points = attacked(attack, model, at(inputs, rows), given)
+            if each is not None:
+                points = attacked(of(each, rows), model, inputs, given)
             logits = logits_at(model, points)
             _checks.label_range(given, logits.shape[1])
-            fooled = logits.argmax(dim=1) != given
-            best.offer(points, fooled, log_odds(logits, given), rows)
+            best.offer(points, logits.argmax(dim=1) != given, log_odds(logits, given), rows)
             if rows is not None:
-                rows = rows[~fooled]
-                if not len(rows):
+                left = best.left(rows)
+                if not len(left):
                     break
+                if len(left) < len(rows):
+                    rows, inputs, given = of_rows((rows, inputs, given), left)
         return best.points
 
 

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
-from advcal._logits import log_odds, masked, renyi
+from advcal._logits import Apart, log_odds, masked, slope_of_log_odds, slope_of_renyi
+from advcal._random import draw
+from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import Ball, around
-from advcal.attacks._gradient import logits_at
-from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
+from advcal.attacks._balls import Ball, around, each_of
+from advcal.attacks._gradient import logits_at, predicted
+from advcal.attacks._keeping import Look, descend_keeping, unchanged_or
 from advcal.attacks._search import Method, search_keeping
 
 _ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
@@ -254,22 +256,22 @@ def rca(
 
 
 def _lowest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+    return torch.zeros(labels.shape, dtype=widest(labels.device), device=labels.device)
 
 
 def _highest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.ones(labels.shape, dtype=torch.float64, device=labels.device)
+    return torch.ones(labels.shape, dtype=widest(labels.device), device=labels.device)
 
 
 def _wrong(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    return (clean.argmax(dim=1) != labels).double()
+    return wide(clean.argmax(dim=1) != labels)
 
 
 def _random(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    n_classes = (~masked(clean)).sum(dim=1).double()
+    n_classes = wide((~masked(clean)).sum(dim=1))
     low, high = (1 / n_classes + 0.05).clamp_max(0.99), 0.99
-    draw = torch.rand(len(low), generator=generator, device=generator.device, dtype=torch.float64)
-    return low + (high - low) * draw.to(low.device)
+    share = draw(torch.rand, low, generator, dtype=widest(generator.device))
+    return low + (high - low) * share
 
 
 class _How(NamedTuple):
@@ -279,7 +281,7 @@ class _How(NamedTuple):
     step_size: float | None
     random_start: bool
     method: Method
-    tol: float = 0.0
+    tol: float | None = None  # how near to a confidence between 0 and 1
 
 
 def _steer(
@@ -293,43 +295,56 @@ def _steer(
 
     What is wanted comes of the clean logits, the labels and the generator.
     """
-    _checks.arguments(**how._asdict(), generator=generator)
+    options = {name: value for name, value in how._asdict().items() if name != "tol"}
+    _checks.arguments(**options, generator=generator)
     (region, labels), steps = examples, how.steps
     inputs = region.centre
     with frozen(model, grad=True):
         generator = _checks.resolve(generator, inputs.device)
         clean = logits_at(model, inputs)
         _checks.label_range(labels, clean.shape[1])
-        predicted, wanted = clean.argmax(dim=1), wanted_of(clean, labels, generator)
-        aim = _towards(wanted, how.tol, predicted)
+        kept, wanted = predicted(clean), wanted_of(clean, labels, generator)
+        aim = _Towards(wanted, how.tol, kept)
         start = region.random_point(generator) if how.random_start else inputs
         if how.method == "random_search":
-            points = search_keeping(model, start, predicted, aim.score, region, steps, generator)
+            points = search_keeping(model, start, kept, aim.score, region, steps, generator)
         else:
             down = clean.softmax(dim=1).amax(dim=1) > wanted
             spans = torch.where(down, _SPANS_DOWN if steps >= _FEW else 1.0, _SPANS_UP)
-            eps = torch.as_tensor(region.radius, dtype=spans.dtype, device=spans.device)
-            size = spans * eps / steps if how.step_size is None else how.step_size
-            points = descend_keeping(model, start, predicted, aim, region, steps, size)
-        return unchanged_or(model, points, predicted, inputs)
+            size = spans * each_of(region.radius, inputs, spans.dtype) / steps
+            first = size if how.step_size is None else how.step_size
+            points = descend_keeping(model, start, kept, aim, region, steps, first)
+        return unchanged_or(model, points, kept, inputs)
 
 
-def _towards(confidence: Tensor, tol: float, labels: Tensor) -> Aim:
-    """Aim at a confidence of the label per example, 0 and 1 being as low and as high as it goes."""
-    wanted = confidence.logit()
+class _Towards:
+    """Aim at a confidence of the label per example.
 
-    def above(logits: Tensor) -> Tensor:
-        return -log_odds(logits, labels) > wanted
+    If `tol` is None they are 0 and 1, as low and as high as it goes.
+    """
 
-    def objective(logits: Tensor, progress: float) -> Tensor:
+    def __init__(self, confidence: Tensor, tol: float | None, labels: Tensor) -> None:
+        self.confidence, self.tol, self.labels = confidence, tol, labels
+        self.wanted = confidence.logit()
+        self.sign = self.wanted.sign()
+
+    def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
+        """Lower the log-odds of the other classes, or raise the entropy where they are too low."""
         low, high = _ORDERS
-        flat = -renyi(logits, labels, low * (high / low) ** progress)
-        return torch.where(above(logits), flat, log_odds(logits, labels).double())
+        odds, lower = slope_of_log_odds(apart)
+        flat = slope_of_renyi(apart, low * (high / low) ** progress)
+        odds = -odds
+        above = odds > self.wanted
+        return Look(self._score(odds), torch.where(above[:, None], -flat, lower), above)
 
-    def score(logits: Tensor) -> Tensor:
-        odds = -log_odds(logits, labels).double()
-        miss = (odds - wanted).abs()
-        near = -torch.where((odds.sigmoid() - confidence).abs() <= tol, 0.0, miss)
-        return torch.where(wanted.isfinite(), near, odds * wanted.sign())
+    def score(self, logits: Tensor) -> Tensor:
+        """Return how good logits are."""
+        return self._score(-log_odds(logits, self.labels))
 
-    return Aim(objective, score, above)
+    def _score(self, odds: Tensor) -> Tensor:
+        odds = wide(odds)
+        if self.tol is None:
+            return odds * self.sign
+        miss = (odds - self.wanted).abs()
+        near = (odds.sigmoid() - self.confidence).abs() <= self.tol
+        return -miss.masked_fill(near, 0)

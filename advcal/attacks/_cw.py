@@ -1,8 +1,5 @@
 """The Carlini-Wagner attack: the smallest perturbation, by penalty and bisection."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -10,8 +7,8 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import of_rows, per_example
-from advcal.attacks._gradient import goal_of, gradient_at, logits_at
+from advcal.attacks._balls import free_to_read, of_rows, per_example
+from advcal.attacks._gradient import Goal, goal_of, gradient_at, logits_at
 from advcal.attacks._nearest import Box, Nearest
 
 _STEEPEST = 1e15  # keeps Adam's squares finite if a model's gradient is not
@@ -92,15 +89,15 @@ def cw_l2(
         if len(left) == 0:
             return found
         nearest = Nearest(found[left], labels[left], targeted=targeted)
-        lead, box = partial(goal, rows=left), of_rows(box, left)
-        search = _Search(model, nearest, lead, kappa, box, _REACH + steps * step_size / 4)
+        goal, box = of_rows((goal, box), left)
+        search = _Search(model, nearest, goal, kappa, box, _REACH + steps * step_size / 4)
         c = torch.full_like(nearest.distance, initial_c)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
         for _ in range(search_steps):
             before = nearest.distance
             fooled = search.minimise(c, steps, step_size)
             nearer = nearest.distance < before
-            if bool(nearer.any()):
+            if not free_to_read(nearer) or bool(nearer.any()):
                 search.lead_back(nearer)
             low, high = torch.where(fooled, low, c), torch.where(fooled, c, high)
             c = torch.where(high.isfinite(), (low + high) / 2, c * 10)
@@ -115,12 +112,12 @@ class _Search:
         self,
         model: Model,
         nearest: Nearest,
-        lead: Callable[[Tensor], Tensor],
+        goal: Goal,
         kappa: float,
         bounds: Box,
         reach: float,
     ) -> None:
-        self.model, self.nearest, self.lead, self.kappa = model, nearest, lead, kappa
+        self.model, self.nearest, self.goal, self.kappa = model, nearest, goal, kappa
         self.bounds, self.origin = bounds, lift(nearest.inputs)
         low, high = (lift(end) if isinstance(end, Tensor) else end for end in bounds)
         self.middle, self.half = (low + high) / 2, (high - low) / 2
@@ -150,7 +147,7 @@ class _Search:
         """Look at the points of a variable; return which succeed, and the slope for Adam."""
         points, rate = self.place(w)
         there = points.to(self.nearest.inputs.dtype)
-        logits, lead, gradient = gradient_at(self.model, there, self.lead)
+        logits, lead, gradient = gradient_at(self.model, there, self.goal.slope)
         # c stays out of the model's own backward pass, which half precision may run.
         pull = per_example(torch.where(lead < self.kappa, c, 0), points) * lift(gradient)
         slope = (rate * (2 * (points - self.origin) - pull)).nan_to_num()
@@ -160,7 +157,7 @@ class _Search:
         """Call the model, keep the points that succeed, in some rows, and return which do."""
         there = points.to(self.nearest.inputs.dtype)
         logits = logits_at(self.model, there)
-        return self.keep(there, logits, self.lead(logits), rows)
+        return self.keep(there, logits, self.goal(logits), rows)
 
     def keep(
         self, points: Tensor, logits: Tensor, lead: Tensor, rows: Tensor | bool = True

@@ -63,14 +63,14 @@ def ddn(
     _checks.arguments(steps=steps, initial_eps=initial_eps, targeted=targeted)
     _checks.number("gamma", gamma, above=0, most=1)
     with frozen(model, grad=True):
-        objective = goal_of("cross_entropy", model, inputs, labels, targeted)
+        goal = goal_of("cross_entropy", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, targeted=targeted)
         origin = lift(inputs)
         furthest = norm(corner(origin, box))
         eps = torch.full_like(furthest, initial_eps)
         points = inputs
         for step in range(steps):
-            logits, _, gradient = gradient_at(model, points, objective)
+            logits, _, gradient = gradient_at(model, points, goal.slope)
             fooled, _ = nearest.see(points, logits)
             move = cosine(1.0, 0.01, step / steps) * unit(free(gradient, box))
             eps = torch.minimum(eps * torch.where(fooled, 1 - gamma, 1 + gamma), furthest)

@@ -9,6 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
+from advcal._sums import widest
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import DUAL_ORDERS, free, of_rows, per_example
 from advcal.attacks._gradient import logits_at, select
@@ -106,7 +107,7 @@ def _boundary(
     points: Tensor, output: Tensor, labels: Tensor, others: Tensor, norm: str, bounds: Box
 ) -> tuple[Tensor, Tensor]:
     """Return how far the nearest boundary of the linearised model is, and the direction there."""
-    least = torch.full_like(labels, torch.inf, dtype=torch.float64)
+    least = torch.full_like(labels, torch.inf, dtype=widest(labels.device))
     nearest = torch.zeros_like(lift(points.detach()))
     off, last = masked(output).gather(1, others), others.shape[1] - 1
     for i in range(last + 1):

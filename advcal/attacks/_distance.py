@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import attacked, frozen
+from advcal._sums import wide
 from advcal._typing import Attack, Bounds, Model
 from advcal.attacks._balls import norm
 from advcal.attacks._foot import foot
@@ -87,4 +88,4 @@ def adversarial_distance(
         predicted = logits_at(model, inputs).argmax(dim=1)
         points = attacked(attack, model, inputs, predicted)
         changed = logits_at(model, points).argmax(dim=1) != predicted
-        return torch.where(changed, norm(points.double() - inputs.double()), torch.inf)
+        return torch.where(changed, norm(wide(points) - wide(inputs)), torch.inf)

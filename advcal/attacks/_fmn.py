@@ -74,14 +74,14 @@ def fmn(
     _checks.number("step_size", step_size, above=0)
     _checks.number("gamma", gamma, above=0, most=1)
     with frozen(model, grad=True):
-        objective = goal_of("margin", model, inputs, labels, targeted)
+        goal = goal_of("margin", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
         origin = lift(inputs)
         furthest = lengths(corner(origin, box), norm)
         eps = torch.zeros_like(furthest)
         points = inputs
         for step in range(steps):
-            logits, leads, gradient = gradient_at(model, points, objective)
+            logits, leads, gradient = gradient_at(model, points, goal.slope)
             gradient = free(gradient, box)
             fooled, _ = nearest.see(points, logits)
             offset = lift(points) - origin

@@ -10,7 +10,7 @@ from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import free, norm, per_example
-from advcal.attacks._gradient import gradient_at, logits_at, select
+from advcal.attacks._gradient import gradient_at, logits_at, select, slope_of
 from advcal.attacks._nearest import Box, Nearest, corner, dot, unit
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
@@ -151,7 +151,7 @@ class _Search:
 
     def step(self) -> None:
         """Look at the points, turn towards the normal there and go to the boundary."""
-        logits, lead, gradient = gradient_at(self.model, self.points, self._lead)
+        logits, lead, gradient = gradient_at(self.model, self.points, slope_of(self._lead))
         if self.most_others == sys.maxsize:
             self.most_others = logits.shape[1] - 1
             others = ~masked(logits).scatter(1, self.labels[:, None], True)

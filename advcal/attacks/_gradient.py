@@ -4,18 +4,21 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 from advcal import _checks, losses
 from advcal._frozen import logits_of
-from advcal._logits import divergence, lift, log_odds
+from advcal._logits import Apart, divergence, lift, log_odds, slope_of_log_odds
 from advcal._typing import Loss, Model
-from advcal.attacks._balls import of_rows
+from advcal.attacks._balls import free_to_read, of_rows, per_example
 
 LOSSES = ("cross_entropy", "margin", "dlr")
+
+Slope: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Logits to one value per example, and its gradient, scaled to a largest entry of 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +37,24 @@ class Goal:
     given: Any
     targeted: bool = False
 
-    def __call__(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return what to raise of logits `(m, classes)` of the examples `rows`; of all if None."""
-        _checks.label_range(at(self.labels, rows), logits.shape[1])
-        values = self.loss(logits, self.given if rows is None else of_rows(self.given, rows))
-        values = _checks.losses(values, len(logits))
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return what to raise of logits `(n, classes)`."""
+        _checks.label_range(self.labels, logits.shape[1])
+        values = _checks.losses(self.loss(logits, self.given), len(logits))
         return -values if self.targeted else values
 
-    def reached(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+    def slope(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what to raise and its gradient, as a `Slope` does."""
+        if self.loss is not log_odds:
+            return slope_of(self)(logits)
+        _checks.label_range(self.labels, logits.shape[1])
+        values, gradient = slope_of_log_odds(Apart.of(logits, self.labels))
+        return (-values, -gradient) if self.targeted else (values, gradient)
+
+    def reached(self, logits: Tensor) -> Tensor:
         """Tell which of the examples are fooled."""
-        return (logits.argmax(dim=1) == at(self.labels, rows)) == self.targeted
+        top = logits.argmax(dim=1)
+        return top == self.labels if self.targeted else top != self.labels
 
 
 def goal_of(
@@ -85,30 +96,76 @@ class Point(NamedTuple):
     gradient: Tensor
 
 
-def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tensor]) -> Point:
-    """Run the model forward and the gradient of each example's objective back to the inputs.
+def gradient_at(model: Model, inputs: Tensor, slope: Slope) -> Point:
+    """Run the model forward and the gradient of each example's loss back to the inputs.
 
-    The gradient with respect to the logits is scaled to a largest entry of 1 per example before it
-    runs back through the model. That changes no direction, and keeps a confident model's gradient
-    from underflowing in half precision on its way. Where the gradient is NaN it is taken as 0.
+    The gradient with respect to the logits has a largest entry of 1 per example before it runs back
+    through the model. That changes no direction, and keeps a confident model's gradient from
+    underflowing in half precision on its way. Where the gradient is NaN it is taken as 0.
 
     Args:
         model: The model, frozen.
         inputs: The points, shape `(n, ...)`.
-        objective: Logits to one value per example, shape `(n,)`.
+        slope: What is raised of the logits.
     """
+    logits, back = look_at(model, inputs)
+    values, upstream = slope(logits)
+    return Point(logits, values, back(upstream))
+
+
+def look_at(model: Model, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Run the model forward; return the logits, and what takes a gradient back to the inputs."""
+    output, back = linearised(partial(logits_of, model), inputs, "logits", "the inputs")
+    return lift(output.detach()), lambda slope: back(slope.to(output.dtype)).nan_to_num()
+
+
+def slope_of(objective: Callable[[Tensor], Tensor]) -> Slope:
+    """Make a slope of logits to one value per example, shape `(n,)`."""
+
+    def slope(logits: Tensor) -> tuple[Tensor, Tensor]:
+        values, back = linearised(objective, logits)
+        return values.detach(), scaled(back(torch.ones_like(_checks.losses(values, len(logits)))))
+
+    return slope
+
+
+def scaled(gradient: Tensor) -> Tensor:
+    """Scale a gradient to logits to a largest entry of 1 per example."""
+    largest = gradient.abs().amax(dim=1, keepdim=True)
+    return gradient / torch.where(largest > 0, largest, 1.0)
+
+
+def linearised(
+    function: Callable[[Tensor], Tensor], at: Tensor, name: str = "losses", of: str = "the logits"
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the value of a function, and what takes a gradient back through it."""
+    if torch.compiler.is_compiling():  # which knows this way, and autograd.grad only by a flag
+        value, pull, *_ = torch.func.vjp(function, at)
+        return value, lambda upstream: pull(upstream)[0]
     with torch.enable_grad():
-        inputs = inputs.detach().requires_grad_()
-        output = logits_of(model, inputs)
-        _checks.differentiable("logits", output, "the inputs")
-        logits = lift(output.detach()).requires_grad_()
-        values = _checks.losses(objective(logits), len(inputs))
-        _checks.differentiable("losses", values, "the logits")
-        (upstream,) = torch.autograd.grad(values.sum(), logits)
-        largest = upstream.abs().amax(dim=1, keepdim=True)
-        upstream = upstream / torch.where(largest > 0, largest, 1.0)
-        (gradient,) = torch.autograd.grad(output, inputs, upstream.to(output.dtype))
-    return Point(logits.detach(), values.detach(), gradient.nan_to_num())
+        point = at.detach().requires_grad_()
+        value = function(point)
+    if isinstance(value, Tensor):
+        _checks.differentiable(name, value, of)
+    return value, partial(pulled, value, point)
+
+
+def pulled(value: Tensor, to: Tensor, upstream: Tensor, *, retain: bool = False) -> Tensor:
+    """Take a gradient of a value back to what it was computed from."""
+    try:
+        return torch.autograd.grad(value, to, upstream, retain_graph=retain)[0]
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ValueError(
+            "expected a model that can be differentiated to its inputs, got one of reentrant "
+            "checkpoints; pass use_reentrant=False to torch.utils.checkpoint"
+        ) from error
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """Return the predictions of logits `(n, classes)`, which need no check as labels."""
+    return _checks.known(logits.argmax(dim=1), 0, logits.shape[1] - 1)
 
 
 def logits_at(model: Model, inputs: Tensor) -> Tensor:
@@ -123,34 +180,44 @@ class Best:
     A score is a pair: `first` decides and `second` breaks ties. NaN never wins.
     """
 
-    def __init__(self, points: Tensor) -> None:
-        self.points = points.clone()
-        self.first = points.new_full((len(points),), -torch.inf, dtype=torch.float64)
-        self.second = self.first.clone()
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, points: Tensor, *, stop: bool = False) -> None:
+        self.points, self.stop, self.n = points, stop, 0
 
     def offer(
         self, points: Tensor, first: Tensor, second: Tensor, rows: Tensor | None = None
-    ) -> Tensor:
-        """Take the points that score higher and return which did, shape `(n,)`.
+    ) -> None:
+        """Take the points that score higher; to stop, none after the first of a `first` that holds.
 
         Args:
-            points: One point for each example, or for each of `rows`.
+            points: One point for each example, or for each of `rows`; at first for each example.
             first: What decides, one value per point.
             second: What breaks ties.
             rows: The indices of the examples that the points belong to; all if None.
         """
-        first, second = first.double(), second.double().nan_to_num(nan=-torch.inf, posinf=torch.inf)
-        held, held_second = at(self.first, rows), at(self.second, rows)
-        better = (first > held) | ((first == held) & (second > held_second))
+        second = second.nan_to_num(nan=-torch.inf, posinf=torch.inf)
+        if self.n == 0:
+            self.n, self.first, self.second, self.points = len(points), first, second, points
+            if rows is not None:  # of which some will be written to
+                self.first, self.points = first.clone(), points.clone()
+            return
+        held = self.first, self.second, self.points
+        held = held if rows is None else of_rows(held, rows)
+        better = torch.where(first == held[0], second > held[1], first.bool())
+        if self.stop:
+            better = better & ~held[0]
+        offered = zip((first, second, points), held, strict=True)
+        found = [select(better, new, old) for new, old in offered]
         if rows is None:
-            self.first = torch.where(better, first, self.first)
-            self.second = torch.where(better, second, self.second)
-            self.points = select(better, points, self.points)
+            self.first, self.second, self.points = found
         else:
-            won = rows[better]
-            self.first[won], self.second[won] = first[better], second[better]
-            self.points[won] = points[better]
-        return better
+            self.first[rows], self.second[rows], self.points[rows] = found
+
+    def left(self, rows: Tensor) -> Tensor:
+        """Return which of the rows have no point whose `first` holds: this waits for a device."""
+        return (~self.first[rows]).nonzero()[:, 0]
 
 
 class Rule(Protocol):
@@ -178,31 +245,37 @@ def climb(
     """
     rows = None
     if best is not None and stop_early:
-        rows = (best.first < 1).nonzero()[:, 0]
-        points, rule = points[rows], of_rows(rule, rows)
-    for _ in range(steps if len(points) else 0):
-        seen = gradient_at(model, points, partial(goal, rows=rows))
+        rows = torch.arange(len(points), device=points.device)
+        rows = best.left(rows) if best.n else rows
+        points, goal, rule = of_rows((points, goal, rule), rows)
+    for step in range(1, steps + 1 if len(points) else 1):
+        seen = gradient_at(model, points, goal.slope)
         reached, rule = rule.step(points, seen)
         if best is not None:
-            fooled = goal.reached(seen.logits, rows)
-            best.offer(points, fooled, seen.losses, rows)
-            if rows is not None and fooled.any():
-                left = (~fooled).nonzero()[:, 0]
-                rows, reached, rule = rows[left], reached[left], of_rows(rule, left)
+            best.offer(points, goal.reached(seen.logits), seen.losses, rows)
         points = reached
-        if not len(points):
-            return points
+        if best is not None and rows is not None and to_be_sorted_out(step, points):
+            left = best.left(rows)
+            if len(left) < len(rows):
+                rows, points, goal, rule = of_rows((rows, points, goal, rule), left)
+            if not len(left):
+                return points
     if best is not None and len(points):
         logits = logits_at(model, points)
-        best.offer(points, goal.reached(logits, rows), goal(logits, rows), rows)
+        best.offer(points, goal.reached(logits), goal(logits), rows)
     return points
+
+
+def to_be_sorted_out(step: int, points: Tensor) -> bool:
+    """Tell whether to look after a step, from 1, which examples are done, to leave them out.
+
+    On a device, which is waited for, after 1, 2, 4, 8, … steps: within 13 % of the time of the best
+    rule on average, and 50 % at worst, over rates of success from .005 to .6 a step and waits from
+    .02 to 1 pass.
+    """
+    return free_to_read(points) or step & (step - 1) == 0
 
 
 def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Choose per example: `condition` has shape `(n,)`, the rest `(n, ...)`."""
-    return torch.where(condition.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
-
-
-def at(values: Tensor, rows: Tensor | None) -> Tensor:
-    """Take the values of some examples; all of them if `rows` is None."""
-    return values if rows is None else values[rows]
+    return torch.where(per_example(condition, yes) if yes.ndim > 1 else condition, yes, no)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._logits import Apart, finite, masked
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import Ball, ball
-from advcal.attacks._gradient import Goal, Point, climb, logits_at
-from advcal.attacks._keeping import Aim, descend_keeping, unchanged_or
+from advcal.attacks._balls import Ball, around
+from advcal.attacks._gradient import Goal, Point, climb, logits_at, predicted
+from advcal.attacks._keeping import Look, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
 from advcal.attacks._search import Method, search_keeping
 from advcal.losses import inverse_adversarial, margin
@@ -88,18 +89,19 @@ def iaa(
         Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack,
         arXiv 2504.06358, eq. 3 and algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
+    region, labels = around(norm, inputs, labels, eps, bounds)
     _checks.arguments(norm=norm, lam=lam, steps=steps, step_size=step_size, label=label)
     _checks.arguments(random_start=random_start, method=method, generator=generator)
     _checks.choice("variant", variant, ("accept", "published"))
     if method == "random_search" and variant == "published":
         raise ValueError("expected method 'gradient' with the published variant, got another")
     with frozen(model, grad=True):
+        inputs = region.centre
         if label == "predicted":
             clean = logits_at(model, inputs)
             _checks.label_range(labels, clean.shape[1])
-            labels = clean.argmax(dim=1)
-        region, source = ball(norm, inputs, eps, bounds), _checks.resolve(generator, inputs.device)
+            labels = predicted(clean)
+        source = _checks.resolve(generator, inputs.device)
         loss = partial(inverse_adversarial, lam=lam, reduction="none")
         goal = Goal(loss, labels, labels, targeted=True)
         start = inputs
@@ -115,10 +117,32 @@ def iaa(
 
             points = search_keeping(model, start, labels, score, region, steps, source)
         else:
-            aim = Aim(lambda logits, _: -goal(logits), goal)
             size = first_step(step_size, region, steps, spans=1)
-            points = descend_keeping(model, start, labels, aim, region, steps, size)
+            points = descend_keeping(model, start, labels, _Down(lam), region, steps, size)
         return unchanged_or(model, points, labels, inputs) if label == "predicted" else points
+
+
+class _Down:
+    """Lower the loss, a weighted sum of log-probabilities whose gradient is written out."""
+
+    slope: Tensor  # of what is lowered, to the log-probabilities
+
+    def __init__(self, lam: float) -> None:
+        self.lam = lam
+        self.weights: Tensor | None = None  # of the log-probabilities, in what is raised
+
+    def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
+        """Look at logits; the first tell which classes are masked."""
+        log_p = logits.log_softmax(dim=1)
+        if self.weights is None:
+            off, n_classes = masked(logits), logits.shape[1]
+            share = self.lam * (n_classes / (~off).sum(dim=1, keepdim=True)).to(logits.dtype)
+            weights = (share / n_classes).expand_as(logits).masked_fill(off, 0)
+            self.weights = weights.scatter_add(1, apart.column, torch.ones_like(share))
+            self.slope = -self.weights
+        score = (finite(log_p) * self.weights).sum(dim=1)
+        back = torch.ops.aten._log_softmax_backward_data
+        return Look(score, back(self.slope, log_p, 1, log_p.dtype))
 
 
 @dataclass(frozen=True, eq=False)

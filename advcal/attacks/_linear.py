@@ -6,6 +6,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
+from advcal._sums import widest
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import select
@@ -34,7 +35,7 @@ def linear_distance(
         ranked = rivals(logits, predicted, candidates)
         off = masked(logits).gather(1, ranked)
         ahead, move = ranked[:, 0], torch.zeros_like(origin)
-        distance = torch.full_like(predicted, torch.inf, dtype=torch.float64)
+        distance = torch.full_like(predicted, torch.inf, dtype=widest(inputs.device))
         for rank, rival in enumerate(ranked.unbind(dim=1)):
             last = rank == ranked.shape[1] - 1
             gap, gradient = behind(points, output, rival, predicted, retain=not last)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from advcal._logits import lift
+from advcal._sums import widest
 from advcal.attacks._balls import ORDERS, norm, per_example
-from advcal.attacks._gradient import select
+from advcal.attacks._gradient import pulled, select
 
 Box: TypeAlias = tuple[Any, Any]
 """Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""
@@ -27,7 +28,7 @@ class Nearest:
     ) -> None:
         self.inputs, self.labels, self.targeted, self.norm = inputs, labels, targeted, norm
         self.points = inputs.clone()
-        self.distance = torch.full_like(labels, torch.inf, dtype=torch.float64)
+        self.distance = torch.full_like(labels, torch.inf, dtype=widest(labels.device))
 
     def see(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the points that are adversarial and nearer; return which are which, both `(n,)`."""
@@ -46,7 +47,8 @@ class Nearest:
 def lengths(offsets: Tensor, name: str = "l2", orders: dict[str, float] = ORDERS) -> Tensor:
     """Return a norm of each example by its name, or by `DUAL_ORDERS` the dual one, shape `(n,)`."""
     flat = offsets.flatten(1)
-    size: Tensor = torch.linalg.vector_norm(flat, orders[name], dim=1, dtype=torch.float64)
+    order, dtype = orders[name], widest(flat.device)
+    size: Tensor = torch.linalg.vector_norm(flat, order, dim=1, dtype=dtype)
     return size
 
 
@@ -55,9 +57,8 @@ def behind(
 ) -> tuple[Tensor, Tensor]:
     """Return by how much the logits of other classes are behind, and the gradient of their lead."""
     pair, logits = torch.stack([labels, others], dim=1), lift(output.detach())
-    ends = torch.tensor([-1.0, 1.0], dtype=output.dtype, device=output.device)
-    upstream = torch.zeros_like(output).scatter_(1, pair, ends.expand(len(pair), 2))
-    (gradient,) = torch.autograd.grad(output, points, upstream, retain_graph=retain)
+    upstream = torch.zeros_like(output).scatter_(1, pair[:, 1:], 1).scatter_(1, pair[:, :1], -1)
+    gradient = pulled(output, points, upstream, retain=retain)
     label, other = logits.gather(1, pair).unbind(dim=1)
     return label - other, lift(gradient.nan_to_num())
 

@@ -90,7 +90,7 @@ def pgd(
         goal = goal_of(loss, model, inputs, labels, targeted)
         rule = Steepest(region, first_step(step_size, region, steps, spans=2.5), momentum)
         generator = _checks.resolve(generator, inputs.device)
-        best = Best(inputs)
+        best = Best(inputs, stop=stop_early)
         for _ in range(restarts):
             start = region.random_point(generator) if random_start else inputs
             climb(model, start, goal, rule, steps, best, stop_early=stop_early)

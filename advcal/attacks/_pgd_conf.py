@@ -6,9 +6,11 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, without_label
+from advcal._random import draw
+from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import around, per_example
-from advcal.attacks._gradient import gradient_at, logits_at, select
+from advcal.attacks._balls import around, each_of, per_example
+from advcal.attacks._gradient import gradient_at, logits_at, select, slope_of
 from advcal.attacks._pgd import first_step
 
 _LR_FACTOR = 1.5
@@ -85,21 +87,20 @@ def pgd_conf(
 
     with frozen(model, grad=True):
         inputs = here = region.centre
+        size = first_step(step_size, region, steps, spans=steps / 6)
+        size = each_of(size, inputs, widest(inputs.device))
         if random_start:
             generator = _checks.resolve(generator, inputs.device)
             offset = region.random_point(generator) - inputs
-            share = torch.rand(len(inputs), generator=generator, device=generator.device)
-            share = per_example(share.to(inputs.device), inputs)
+            share = per_example(draw(torch.rand, size.float(), generator), inputs)
             here = region.project((inputs + share * offset).to(inputs.dtype))
-        size = first_step(step_size, region, steps, spans=steps / 6)
-        size = torch.as_tensor(size, dtype=torch.float64, device=inputs.device).expand(len(inputs))
-        _, losses, gradient = gradient_at(model, here, confidence)
+        _, losses, gradient = gradient_at(model, here, slope_of(confidence))
         value, velocity = _comparable(losses), torch.zeros_like(here)
         for step in range(1, steps + 1):
             velocity = momentum * velocity + (1 - momentum) * region.steepest(gradient, here)
             tried = region.project((here + per_example(size, here) * velocity).to(here.dtype))
             if step < steps:
-                _, losses, slope = gradient_at(model, tried, confidence)
+                _, losses, slope = gradient_at(model, tried, slope_of(confidence))
             else:
                 losses, slope = confidence(logits_at(model, tried)), gradient
             reached = _comparable(losses)
@@ -112,4 +113,4 @@ def pgd_conf(
 
 def _comparable(losses: Tensor) -> Tensor:
     """Let NaN lose every comparison, and equal itself."""
-    return losses.double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return wide(losses).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from advcal._sums import wide
 from advcal._typing import Model
 from advcal.attacks._balls import Ball, free, per_example, times
 from advcal.attacks._gradient import Best, logits_at
@@ -43,7 +44,7 @@ def search_keeping(
         if region.order == torch.inf:
             moved = torch.where(inside, inputs + times(region.radius, signs), best.points)
         else:
-            area = inside.flatten(1).sum(dim=1).clamp_min(1).double() ** (1 / region.order)
+            area = wide(inside.flatten(1).sum(dim=1).clamp_min(1)) ** (1 / region.order)
             moved = best.points + inside * signs * per_example(
                 area.reciprocal() * region.radius, inputs
             )
@@ -58,8 +59,9 @@ def _patch(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Te
     for axis in range(inputs.ndim - n_axes, inputs.ndim):
         length = inputs.shape[axis]
         side = max(1, round(length * share ** (1 / n_axes)))
-        draw = torch.rand(n, generator=generator, device=generator.device).to(inputs.device)
-        first = per_example((draw * (length - side + 1)).long(), inputs)
+        where = generator.device
+        draw = torch.rand(n, generator=generator, dtype=torch.float32, device=where)
+        first = per_example((draw.to(inputs.device) * (length - side + 1)).long(), inputs)
         shape = [1] * inputs.ndim
         shape[axis] = length
         place = torch.arange(length, device=inputs.device).reshape(shape)

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._sums import running
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import Ball, ball, free, per_example
+from advcal.attacks._balls import Ball, ball, each_of, free, of_rows, per_example
 from advcal.attacks._balls import norm as length_of
-from advcal.attacks._gradient import Best, goal_of, logits_at
+from advcal.attacks._gradient import Best, goal_of, logits_at, to_be_sorted_out
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 
@@ -86,11 +87,13 @@ def square(
         generator = _checks.resolve(generator, inputs.device)
 
         def draw(rows: Tensor, *shape: int) -> Tensor:
-            sample = torch.rand(n, *shape, generator=generator, device=generator.device)
+            options: Any = {"dtype": torch.float32, "device": generator.device}
+            sample = torch.rand(n, *shape, generator=generator, **options)
             return sample.to(inputs.device)[rows]
 
         search: type[_Linf | _L2] = _Linf if norm == "linf" else _L2
-        best, here, rows = Best(whole.centre), search(whole), torch.arange(n, device=inputs.device)
+        best, here = Best(whole.centre, stop=True), search(whole)
+        rows = torch.arange(n, device=inputs.device)
         points = here.start(partial(draw, rows))
         for step in range(steps):
             if step:
@@ -98,13 +101,14 @@ def square(
                 share = initial_p / 2**halvings
                 points = here.proposal(best.points[rows], share, partial(draw, rows))
             logits = logits_at(model, points.reshape(len(rows), *inputs.shape[1:]))
-            lead, fooled = goal(logits, rows), goal.reached(logits, rows)
-            best.offer(points, fooled, lead, rows)
-            if fooled.any():
-                rows = rows[~fooled]
-                if not len(rows):
+            best.offer(points, goal.reached(logits), goal(logits), rows)
+            if to_be_sorted_out(step + 1, points):
+                left = best.left(rows)
+                if not len(left):
                     break
-                here = search(whole.of(rows))
+                if len(left) < len(rows):
+                    rows, goal = of_rows((rows, goal), left)
+                    here = search(whole.of(rows))
         return best.points.reshape(inputs.shape)
 
 
@@ -163,7 +167,7 @@ class _L2:
         emptied = offset.scatter(2, to, 0.0).scatter(2, other, 0.0)
         squared = offset.square().sum(dim=2, keepdim=True)
         freed = squared - emptied.square().sum(dim=2, keepdim=True)
-        whole = torch.as_tensor(self.region.radius**2, dtype=squared.dtype, device=squared.device)
+        whole = each_of(self.region.radius**2, squared, squared.dtype)
         unused = per_example(whole, squared) - squared.sum(dim=1, keepdim=True)
         unused = unused.clamp_min(0) / channels
         signs = draw(channels, 1).sub(0.5).sign()
@@ -173,7 +177,7 @@ class _L2:
 
     def _bumps(self, a: int, b: int, turn: Tensor) -> Tensor:
         """Two halves of opposite sign, split across the longer side; a square's side by chance."""
-        bump = _bump(max(a, b), min(a, b)).to(self.images.device)
+        bump = _bump(max(a, b), min(a, b), self.images.device)
         if a == b:
             return torch.where(turn < 0.5, bump, bump.T)
         return (bump if a > b else bump.T) * torch.ones_like(turn)
@@ -214,19 +218,19 @@ def _cells(where: Tensor, a: int, b: int, height: int, width: int) -> Tensor:
     return (rows[:, :, None] * width + columns[:, None]).flatten(1)
 
 
-def _bump(long: int, short: int) -> Tensor:
+def _bump(long: int, short: int, device: torch.device) -> Tensor:
     """Return the published update of unit length, shape `(long, short)`."""
-    half = torch.cat([_peak(long // 2, short), -_peak(long - long // 2, short)])
+    half = torch.cat([_peak(long // 2, short, device), -_peak(long - long // 2, short, device)])
     bump: Tensor = half / half.norm()
     return bump
 
 
-def _peak(a: int, b: int) -> Tensor:
+def _peak(a: int, b: int, device: torch.device) -> Tensor:
     r"""Return $\sum_{k \ge r} 1 / (k + 1)^2$ at the distance $r$ from the middle."""
     rings = max(a // 2, b // 2) + 1
-    heights = 1 / torch.arange(1, rings + 1).square()
-    heights = heights.flip(0).cumsum(dim=0).flip(0)
-    row, column = (torch.arange(a) - a // 2).abs(), (torch.arange(b) - b // 2).abs()
+    heights = 1 / torch.arange(1, rings + 1, dtype=torch.float32, device=device).square()
+    heights = running(heights.flip(0)).flip(0)
+    row, column = ((torch.arange(side, device=device) - side // 2).abs() for side in (a, b))
     return heights[torch.maximum(row[:, None], column)]
 
 

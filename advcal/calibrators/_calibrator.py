@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _sums
 from advcal._typing import Array
 
 # Nats of the mean NLL, and of the sum: what one parameter gains by chance in one case of twenty.
@@ -38,7 +38,7 @@ class Calibrator:
 
     def __call__(self, logits: Array) -> Array:
         z, own_kind = sound_logits(logits, self.n_classes)
-        return own_kind(_narrowed(self._probs(z.double()), z.dtype))
+        return own_kind(_narrowed(self._probs(_sums.exact(z)), z.dtype).to(z.device))
 
     def log_probs(self, logits: Array) -> Array:
         """Compute the logarithms of the calibrated probabilities, which are logits again.
@@ -55,7 +55,7 @@ class Calibrator:
             ValueError: If a shape is wrong, a logit is NaN or infinity, or all of a row are masked.
         """
         z, own_kind = sound_logits(logits, self.n_classes)
-        return own_kind(_narrowed(self._log_probs(z.double()), z.dtype))
+        return own_kind(_narrowed(self._log_probs(_sums.exact(z)), z.dtype).to(z.device))
 
     # Each calibrator has one of the two, and the other follows.
     def _probs(self, z: Tensor) -> Tensor:
@@ -104,10 +104,10 @@ def calibration_data(
 ) -> tuple[Tensor, Tensor]:
     """Check options, and logits `(n, classes)` and labels `(n,)` of one kind to fit to."""
     _checks.arguments(**options)
-    z = sound_logits(logits, n_classes)[0].detach()
+    z = _sums.home(sound_logits(logits, n_classes)[0].detach())
     _checks.warn_of_probabilities(z)
     y = _probs.labels_like("logits", logits, labels, z.shape[1])
-    y = _checks.labels(y, len(z), z.shape[1], device=z.device)
+    y = _checks.labels(_sums.home(y), len(z), z.shape[1], device=z.device)
     if bool(z.gather(1, y[:, None]).isneginf().any()):
         row = int(z.gather(1, y[:, None])[:, 0].isneginf().nonzero()[0])
         raise ValueError(
@@ -156,4 +156,4 @@ def parameter(value: Any) -> Tensor:
     """Make a float64 tensor to keep, one that autograd takes whatever mode it was fitted in."""
     array = value.cpu().numpy() if isinstance(value, Tensor) else value
     with torch.inference_mode(False):
-        return torch.tensor(np.asarray(array, dtype=np.float64))
+        return torch.tensor(np.asarray(array, dtype=np.float64), device="cpu")

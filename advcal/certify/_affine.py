@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._frozen import bare
+from advcal._sums import exact
 
 KNOWN = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Flatten, nn.Identity, nn.AvgPool1d, nn.AvgPool2d),
@@ -30,10 +31,10 @@ class Affine(NamedTuple):
 
 def affine_maps(model: Any, inputs: Tensor, affine: tuple[type, ...]) -> list[Affine]:
     """Read the affine maps of a network and check them on the inputs."""
-    shape, rows = inputs.shape[1:], inputs.double().flatten(1)
+    shape, rows = inputs.shape[1:], exact(inputs).flatten(1)
     maps: list[Affine] = []
     for block in _blocks(model, affine):
-        found, shape_out = _matrix(block, shape, inputs.device)
+        found, shape_out = _matrix(block.to(rows), shape, rows.device)
         value, expected = found(rows), block(rows.view(-1, *shape)).flatten(1)
         if not torch.allclose(value, expected, rtol=1e-6, atol=1e-6 * float(value.abs().amax())):
             names = ", ".join(type(layer).__name__ for layer in block)
@@ -59,7 +60,7 @@ def _blocks(model: Any, affine: tuple[type, ...]) -> list[nn.Sequential]:
                 f"expected a Sequential of {known}, got {_checks.kind(layer)}; name further affine "
                 "layers by affine=(...)"
             )
-    return [nn.Sequential(*(copy.deepcopy(each) for each in b)).double().eval() for b in blocks]
+    return [nn.Sequential(*(copy.deepcopy(each) for each in b)).eval() for b in blocks]
 
 
 def _layers(module: Any) -> list[Any]:
@@ -79,7 +80,7 @@ def _matrix(block: nn.Sequential, shape: Any, device: torch.device) -> tuple[Aff
     for rows in torch.arange(n, device=device).split(_ROWS):
         points = zero.expand(len(rows), *shape).clone().requires_grad_()
         weights = torch.zeros(len(rows), n, dtype=torch.float64, device=device)
-        weights[torch.arange(len(rows)), rows] = 1
+        weights.scatter_(1, rows[:, None], 1)
         (part,) = torch.autograd.grad(block(points).flatten(1), points, weights)
         parts.append(part.flatten(1))
     return Affine(torch.cat(parts), at_zero.flatten()), at_zero.shape[1:]

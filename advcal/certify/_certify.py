@@ -12,6 +12,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
+from advcal._sums import exact, home
 from advcal._typing import Model, Progress
 from advcal.certify._binomial import z_lower, z_upper
 from advcal.certify._noise import noisy, pilot, seeds
@@ -171,15 +172,15 @@ def certify(
     looks = _looks(n, eps)
     each: Any = range(len(points)) if progress is None else progress(range(len(points)))
     found = []
-    with frozen(model, grad=False):
+    with frozen(model, grad=False, late=False):
         for i in each:
             earlier = None if state is None else _one(state, i)
             examples = drawer.counted(points[i], int(key[i]), looks, earlier)
             found.append(_until(examples, looks, eps, sigma, alpha))
     guesses, draws, counts = (torch.stack(parts) for parts in zip(*found, strict=True))
     radius = sigma * _radius_shift(counts, draws, alpha / len(looks))
-    radius = radius.to(points.device)
-    guesses, draws, counts = (part.to(points.device) for part in (guesses, draws, counts))
+    where = home(points[:0]).device
+    radius, guesses, draws, counts = (part.to(where) for part in (radius, guesses, draws, counts))
     labels = guesses.where(radius > 0, -1)
     return Certificates(
         labels, radius, guesses, draws, counts, key, float(sigma), float(alpha), len(looks)
@@ -212,7 +213,7 @@ class _Drawer:
                 counts = part if counts is None else counts + part
             done = look
             assert counts is not None
-            yield guess, torch.tensor(look), counts
+            yield guess, torch.tensor(look, device="cpu"), counts
 
     def _guess(self, point: Tensor, seed: int) -> Tensor:
         points = pilot(point, seed, sigma=self.sigma, n=self.n_pilot)
@@ -222,8 +223,8 @@ class _Drawer:
     def _scores(self, logits: Tensor) -> Tensor:
         """Return what the smoothed classifier is the mean of, `(draws, classes)`."""
         if self.votes:
-            return torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).double()
-        return _checks.with_softmax(logits).double().softmax(dim=1)
+            return exact(torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]))
+        return exact(_checks.with_softmax(logits)).softmax(dim=1)
 
     def _counts(self, logits: Tensor, guess: Tensor) -> Tensor:
         if self.votes:  # a vote for the guess is a lead, and no other is
@@ -236,7 +237,7 @@ class _Drawer:
         t = torch.from_numpy(FINE.thresholds)
         bucket = torch.bucketize(scores, t, right=True)  # how many thresholds it reaches
         kinds, cells = scores.shape[1], len(t) + 1
-        bucket += torch.arange(kinds) * cells
+        bucket += torch.arange(kinds, device="cpu") * cells
         histogram = torch.bincount(bucket.flatten(), minlength=kinds * cells).view(kinds, cells)
         return histogram.flip(1).cumsum(1).flip(1)[:, 1:]
 

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from advcal import _checks
+from advcal._sums import wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,5 +67,5 @@ def set_figures(sets: Tensor, labels: Tensor) -> SetFigures:
     n, sizes = len(sets), sets.sum(dim=1)
     held = int(sets.gather(1, y[:, None]).sum())
     interval = stats.binomtest(held, n).proportion_ci(0.95, method="exact")
-    shares = [float(each.double().mean()) for each in (sizes, sizes == 1, sizes == 0)]
+    shares = [float(wide(each).mean()) for each in (sizes, sizes == 1, sizes == 0)]
     return SetFigures(n, held / n, float(interval.low), float(interval.high), *shares)

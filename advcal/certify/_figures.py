@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
+from advcal._sums import running
 from advcal.certify._binomial import Floats, most_failures
 from advcal.certify._ece import MOST_BINS, Outcomes, greatest_ece
 from advcal.certify._reach import Reach
@@ -169,6 +170,6 @@ def _brier(reach: Reach, labels: Tensor) -> Tensor:
     gain, order = (l + u).sort(dim=1, descending=True)
     room = (u - l).gather(1, order)
     mass = (1 - label - l.sum(dim=1)).clamp_min(0)
-    before = room.cumsum(dim=1) - room
+    before = running(room, 1) - room
     filled = torch.minimum((mass[:, None] - before).clamp_min(0), room)
     return (1 - label) ** 2 + l.square().sum(dim=1) + (gain * filled).sum(dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._sums import exact
 from advcal._typing import Bounds
 from advcal.certify._affine import Affine, affine_maps
 from advcal.certify._reach import Reach, tightened
@@ -136,12 +137,13 @@ def _reach(
             f"expected inputs within bounds, got values from {least:g} to {most:g}; certify images "
             "before they are normalised, or pass bounds="
         )
-    with frozen(model, grad=True):
+    with frozen(model, grad=True, late=False):
         maps = affine_maps(model, points, affine)
+    points, low, high = exact(points), exact(low), exact(high)
     rows, places = _pairs(len(maps[-1].offset), points.device)
     ends = [
-        torch.clamp(points.double() - eps, min=low.double()).flatten(1),
-        torch.clamp(points.double() + eps, max=high.double()).flatten(1),
+        torch.clamp(points - eps, min=low).flatten(1),
+        torch.clamp(points + eps, max=high).flatten(1),
     ]
     widest = max(max(each.matrix.shape) for each in maps)
     size = max(1, _ENTRIES // (2 * widest * widest))

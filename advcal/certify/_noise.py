@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advcal._sums import exact
+
 BLOCK = 1000  # draws from one seed
 _FINENESS = 16  # bits after which a unit of noise is cut off
 
@@ -47,13 +49,13 @@ def pilot(point: Tensor, seed: int, *, sigma: float, n: int) -> Tensor:
 
 def _sums(point: Tensor, key: tuple[int, int], sigma: float) -> Callable[[int], Tensor]:
     """Return what draws an example with noise, `(rows, ...)`, of its dtype and on its device."""
-    wide = point.double() if point.device.type != "mps" else point.cpu().double()
+    wide = exact(point)
     step = 2.0 ** (math.floor(math.log2(sigma)) - _FINENESS)
     normals, centre = _normals(wide, key), wide / step  # a power of two: nothing is lost
 
     def draw(rows: int) -> Tensor:
         steps = normals(rows).mul_(sigma / step).add_(centre).round_()
-        return steps.mul_(step).to(point)
+        return steps.mul_(step).to(point.dtype).to(point.device)
 
     return draw
 

@@ -11,6 +11,7 @@ from scipy import special
 from torch import Tensor
 
 from advcal import _checks, _probs
+from advcal._sums import exact, home, running
 from advcal.certify._reach import Reach
 
 Score = Literal["lac", "aps", "raps"]
@@ -141,7 +142,8 @@ def conformal(
     shift = 0.0 if sigma is None else eps / _checks.number("sigma", sigma, above=0)
 
     p, passes = _calibration(probs, score)
-    y = _checks.labels(labels, p.shape[-2], p.shape[-1], p.device)
+    y = home(labels) if isinstance(labels, Tensor) else labels
+    y = _checks.labels(y, p.shape[-2], p.shape[-1], p.device)
     own = _scores(p, score, penalty, n_free).gather(1, y[:, None])[:, 0]
     if not passes:
         level = 1 - alpha if not shift else float(special.ndtr(special.ndtri(1 - alpha) + shift))
@@ -166,7 +168,7 @@ def _probabilities(value: Any) -> Tensor:
     if value.ndim not in (2, 3) or value.numel() == 0:
         raise ValueError(f"expected probs of shape (n >= 1, classes), got {_checks.kind(value)}")
     rows: Tensor = _probs.sound(value.detach().flatten(0, -2))
-    return rows.reshape(value.shape).double()
+    return exact(rows).reshape(value.shape)
 
 
 def _calibration(probs: Any, score: str) -> tuple[Tensor, int]:
@@ -186,7 +188,7 @@ def _scores(p: Tensor, score: str, penalty: float, n_free: int) -> Tensor:
     if score == "lac":
         return 1 - p
     falling, order = p.sort(dim=1, descending=True, stable=True)
-    sums = falling.cumsum(dim=1).clamp_max(1)
+    sums = running(falling, 1).clamp_max(1)
     if score == "raps":
         ranks = torch.arange(1, p.shape[1] + 1, device=p.device)
         sums = sums + penalty * (ranks - n_free).clamp_min(0)

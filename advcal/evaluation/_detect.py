@@ -10,6 +10,7 @@ from torch import Tensor
 from advcal import _checks, _logits, _probs
 from advcal._frozen import Around, attacked, logits_of
 from advcal._pass import Part, Way, check_source, one_pass
+from advcal._sums import exact, wide
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.metrics import detection_interval, entropy
 
@@ -17,18 +18,18 @@ Score = Callable[[Tensor], Tensor]
 
 _SCORES: dict[str, Score] = {
     "entropy": lambda logits: entropy(logits, from_logits=True),
-    "confidence": lambda logits: _logits.log_odds(logits.double(), logits.argmax(dim=1)).clamp(
+    "confidence": lambda logits: _logits.log_odds(exact(logits), logits.argmax(dim=1)).clamp(
         -1e300, 1e300
     ),
-    "energy": lambda logits: -logits.double().logsumexp(dim=1),
+    "energy": lambda logits: -exact(logits).logsumexp(dim=1),
 }
 # What has another name than what is ranked: rounding takes confidences to 1 and log-odds nowhere.
 _SHOWN: dict[str, Score] = {"confidence": lambda log_odds: -(-log_odds).sigmoid()}
 # What an attack climbs in their place: it rises and falls with the score and does not go flat.
 _STEEP: dict[str, Score] = {
-    "entropy": lambda logits: _logits.entropy(_log_probs(logits)).clamp_min(1e-300).log(),
-    "confidence": lambda logits: _logits.log_odds(logits.double(), logits.argmax(dim=1)),
-    "energy": _SCORES["energy"],
+    "entropy": lambda logits: _log_entropy(wide(logits)),
+    "confidence": lambda logits: _logits.log_odds(wide(logits), logits.argmax(dim=1)),
+    "energy": lambda logits: -wide(logits).logsumexp(dim=1),
 }
 Side = Literal["in", "out", "both"]
 
@@ -162,7 +163,7 @@ def detection(
         parts.append(torch.cat(worst))
     scores = torch.cat(parts)
     threshold = torch.cat([clean[0], parts[1]])
-    labels = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
+    labels = torch.cat([torch.full((len(part),), i, device="cpu") for i, part in enumerate(parts)])
     found = {
         "auroc": _interval(scores, labels, "auroc"),
         "aupr_in": _interval(-scores, 1 - labels, "aupr"),
@@ -177,7 +178,7 @@ def detection(
 
 def _interval(scores: Tensor, labels: Tensor, figure: Any) -> tuple[float, float, float]:
     """Return a figure and the ends of its interval, from the same draws each time."""
-    source = torch.Generator().manual_seed(0)
+    source = torch.Generator("cpu").manual_seed(0)
     found = detection_interval(scores, labels, figure=figure, generator=source)
     return float(found.value), float(found.low), float(found.high)
 
@@ -190,8 +191,9 @@ def _score(name: str, score: str | Score) -> tuple[Score, Score]:
     return _SCORES[score], _STEEP[score]
 
 
-def _log_probs(logits: Tensor) -> Tensor:
-    return logits.double().log_softmax(dim=1)
+def _log_entropy(logits: Tensor) -> Tensor:
+    least = max(1e-300, torch.finfo(logits.dtype).tiny)
+    return _logits.entropy(logits.log_softmax(dim=1)).clamp_min(least).log()
 
 
 def _scores(function: Score, logits: Tensor) -> Tensor:

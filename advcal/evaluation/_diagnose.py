@@ -188,7 +188,7 @@ def diagnose(
 
 def _input_bounds(seen: Seen, bounds: tuple[float, float]) -> Finding:
     low, high = float(seen["low"].min()), float(seen["high"].max())
-    ends = torch.tensor(bounds, dtype=seen["low"].dtype)
+    ends = torch.tensor(bounds, dtype=seen["low"].dtype, device="cpu")
     outside = (seen["low"] < ends[0]) | (seen["high"] > ends[1])
     return Finding(
         "input bounds",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._pass import Part, Way, one_pass
+from advcal._sums import exact
 from advcal._typing import Batch, Forward, Model, Norm, Progress
 from advcal.attacks import ace, iaa, oca, uca
 from advcal.certify import Reach
@@ -132,7 +133,7 @@ def confidence_envelope(
     if certified is not None:
         _checks.function("certified", certified)
     ours = _attacks({"norm": norm, "bounds": bounds}, steps, generator)
-    n, sums = 0, torch.zeros(2 + 4 * len(radii), dtype=torch.float64)
+    n, sums = 0, torch.zeros(2 + 4 * len(radii), dtype=torch.float64, device="cpu")
     with one_pass([model], batches, way) as parts:
         for part in parts:
             columns = torch.stack(_columns(part, model, radii, [*ours, *attacks], certified))
@@ -166,16 +167,16 @@ def _columns(
     certified: Callable[..., Reach] | None,
 ) -> list[Tensor]:
     """Return what is to be summed over the examples of a batch, float64 `(n,)` each."""
-    logits = part.logits(model)
+    logits = exact(part.logits(model))
     labels = part.labels.to(logits.device)
     _checks.label_range(labels, logits.shape[1])
     clean, predicted = _confidence(logits)
     lowest = highest = clean
-    columns = [(predicted == labels).double(), clean]
+    columns = [(predicted == labels).to(clean.dtype), clean]
     for radius in radii:
         for attack in attacks:
             points = part.attacked(partial(attack, eps=radius), model, predicted)
-            confidence, answer = _confidence(part.logits(model, points))
+            confidence, answer = _confidence(exact(part.logits(model, points)))
             confidence = torch.where(answer == predicted, confidence, clean)
             lowest = torch.minimum(lowest, confidence)
             highest = torch.maximum(highest, confidence)
@@ -200,5 +201,5 @@ def _ace_up(model: Model, inputs: Tensor, predicted: Tensor, **options: Any) -> 
 
 
 def _confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the confidence, float64, and the predicted class, each `(n,)`."""
-    return logits.double().softmax(dim=1).amax(dim=1), logits.argmax(dim=1)
+    """Return the confidence and the predicted class, each `(n,)`."""
+    return logits.softmax(dim=1).amax(dim=1), logits.argmax(dim=1)

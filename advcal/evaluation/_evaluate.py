@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 
 from advcal import _checks, _processes
 from advcal._pass import Part, Way, one_pass
+from advcal._sums import exact
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.evaluation import _targets
 from advcal.evaluation._targets import InOrder, Targets
@@ -170,7 +171,8 @@ class Tally(NamedTuple):
 
     def plus(self, other: "Tally") -> "Tally":
         """Count two sets of examples together."""
-        return Tally(self.summary + other.summary, self.counts + other.counts)
+        with _checks.trusted():  # that the edges are the same
+            return Tally(self.summary + other.summary, self.counts + other.counts)
 
     def evaluation(self, *, aimed: bool = False) -> Evaluation:
         """Return every figure and its interval, which is a function of what was counted alone.
@@ -245,16 +247,17 @@ def _tally(
     clean: Tensor, logits: Tensor, labels: Tensor, n_bins: int, aims: Tensor | None = None
 ) -> Tally:
     """Count one batch, from the logits before and after an attack, which have a softmax."""
+    clean, logits = exact(clean), exact(logits)
     labels = labels.to(logits.device)
-    log_probs = logits.double().log_softmax(dim=1)
+    log_probs = logits.log_softmax(dim=1)
     probs = log_probs.exp()
-    table = reliability_bins(probs, labels, n_bins=n_bins)
-    predicted, now = clean.double().softmax(dim=1).argmax(dim=1), probs.argmax(dim=1)
+    _checks.label_range(labels, probs.shape[1])
+    with _checks.trusted():
+        table = reliability_bins(probs, labels, n_bins=n_bins)
+        squares = brier(probs, labels, reduction="none")
+    predicted, now = clean.softmax(dim=1).argmax(dim=1), probs.argmax(dim=1)
     summary = Summary.of_scores(
-        table,
-        probs.amax(dim=1),
-        -log_probs.gather(1, labels[:, None])[:, 0],
-        brier(probs, labels, reduction="none"),
+        table, probs.amax(dim=1), -log_probs.gather(1, labels[:, None])[:, 0], squares
     )
     reached = now == (-1 if aims is None else aims.to(now.device))
     shares = [predicted == labels, predicted == now, reached]

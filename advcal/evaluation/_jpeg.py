@@ -31,7 +31,9 @@ def compressed(images: Tensor, quality: int) -> Tensor:
     if images.shape[1] == 1:
         return (_quantised(pixels - 128, luminance) + 128).round() / 255
     chrominance = _steps(_CHROMINANCE, quality, images.device)
-    matrix = torch.tensor(_COLOURS, dtype=torch.float64).to(images.dtype).to(images.device)
+    matrix = (
+        torch.tensor(_COLOURS, dtype=torch.float64, device="cpu").to(images.dtype).to(images.device)
+    )
     y, *colours = torch.einsum("ij,njhw->nihw", matrix, pixels).split(1, dim=1)
     height, width = images.shape[2:]
     planes = [_quantised(y - 128, luminance) + 128]
@@ -40,14 +42,14 @@ def compressed(images: Tensor, quality: int) -> Tensor:
         half = _quantised(functional.avg_pool2d(even, 2), chrominance)
         planes.append(functional.interpolate(half, scale_factor=2, mode="bilinear"))
     whole = torch.cat([plane[:, :, :height, :width] for plane in planes], dim=1)
-    inverse = torch.tensor(_COLOURS, dtype=torch.float64).inverse().to(images.dtype)
+    inverse = torch.tensor(_COLOURS, dtype=torch.float64, device="cpu").inverse().to(images.dtype)
     return torch.einsum("ij,njhw->nihw", inverse.to(images.device), whole).round() / 255
 
 
 def _steps(table: str, quality: int, device: torch.device) -> Tensor:
     """Scale a table to a quality as the Independent JPEG Group's library does."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    steps = torch.tensor([int(word) for word in table.split()])
+    steps = torch.tensor([int(word) for word in table.split()], device="cpu")
     return ((steps * percent + 50) // 100).clamp(1, 255).view(8, 8).float().to(device)
 
 
@@ -57,7 +59,7 @@ def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
     padded = functional.pad(planes, (0, -width % 8, 0, -height % 8), mode="replicate")
     down, across = padded.shape[2] // 8, padded.shape[3] // 8
     blocks = padded.view(n, down, 8, across, 8).transpose(2, 3)
-    waves = torch.arange(8, dtype=torch.float64)
+    waves = torch.arange(8, dtype=torch.float64, device="cpu")
     cosines = torch.cos(math.pi / 8 * waves[:, None] * (waves[None, :] + 0.5)) / 2
     cosines[0] /= math.sqrt(2)
     cosines = cosines.to(planes.dtype).to(planes.device)

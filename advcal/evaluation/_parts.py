@@ -12,6 +12,7 @@ from torch import Tensor
 
 from advcal import metrics
 from advcal._pass import Way, one_pass
+from advcal._sums import exact
 from advcal._typing import Attack, Batch, Model
 from advcal.certify import Reach, conformal, figures, set_figures
 from advcal.evaluation._detect import detection
@@ -106,6 +107,6 @@ class Parts:
             for part in parts:
                 points = None if attack is None else part.attacked(attack, self.model)
                 logits = part.logits(self.model, points)
-                probs.append(logits.double().softmax(dim=1).cpu())
+                probs.append(exact(logits).softmax(dim=1).cpu())
                 labels.append(part.labels.cpu())
         return torch.cat(probs), torch.cat(labels)

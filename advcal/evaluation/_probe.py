@@ -13,6 +13,7 @@ from advcal import _checks
 from advcal._frozen import attacked, logits_of
 from advcal._logits import lift, log_odds
 from advcal._pass import rows_of
+from advcal._sums import wide
 from advcal._typing import Attack, Model
 from advcal.attacks import Ball, fgsm, l2, linf, pgd, square
 
@@ -67,31 +68,31 @@ class Probe:
         """
         model, inputs, labels = self.model, self.inputs, self.labels
         logits = _logits(model, inputs)
-        losses = log_odds(logits, labels).double()
-        logits = logits.double()
+        losses, logits = wide(log_odds(logits, labels)), wide(logits)
         found = _gradient(model, inputs, lambda logits: log_odds(logits, labels))
         gradient = torch.zeros_like(inputs) if found is None else found
         finite = gradient.flatten(1).isfinite().all(dim=1)
         gradient = gradient.nan_to_num(0, 0, 0)
-        total = gradient.flatten(1).double().abs().sum(dim=1)
-        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+        total = wide(gradient.flatten(1)).abs().sum(dim=1)
+        length = torch.linalg.vector_norm(wide(gradient.flatten(1)), dim=1)
         slope = total if self.norm == "linf" else length
         rounding = torch.finfo(torch.float32).eps * logits.abs().amax(dim=1)
         shares = []
         for part in (SMALL, LARGE):
             region = self._ball(inputs, part)
             moved = region.project(inputs + part * self.eps * region.steepest(gradient))
-            promise = (gradient.double() * (moved.double() - inputs.double())).flatten(1).sum(dim=1)
-            rise = log_odds(_logits(model, moved), labels).double() - losses
-            share = rise / promise.clamp_min(1e-300)
+            promise = (wide(gradient) * (wide(moved) - wide(inputs))).flatten(1).sum(dim=1)
+            rise = wide(log_odds(_logits(model, moved), labels)) - losses
+            share = rise / promise.clamp_min(max(1e-300, torch.finfo(promise.dtype).tiny))
             shares.append(torch.where(promise > 10 * rounding, share, torch.nan))
         kept = torch.stack(shares)
         there = self._ball(inputs, 1).random_point(self.generator)
         beside = self._ball(there, SMALL / 10).random_point(self.generator)
-        drawn = torch.rand(inputs.shape, generator=self.generator, device=self.generator.device)
+        source, where = self.generator, self.generator.device
+        drawn = torch.rand(inputs.shape, generator=source, dtype=torch.float32, device=where)
         chosen = drawn.to(inputs.device) < COORDINATES / inputs[0].numel()
-        away = _logits(model, there).double()
-        near = _logits(model, torch.where(chosen, beside, there)).double()
+        away = wide(_logits(model, there))
+        near = wide(_logits(model, torch.where(chosen, beside, there)))
         return {
             "finite": finite,
             "slope": slope,

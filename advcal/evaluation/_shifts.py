@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from advcal._random import steady
+
 _SIDE = 32  # the side of an image that lengths are given for
 _REACH = 4  # standard deviations after which a Gaussian is cut off
 _LIQUIDS = {  # colour in RGB, opacity, and how far the light on it goes
@@ -29,15 +31,18 @@ class Source(NamedTuple):
     device: torch.device
 
     def normal(self, *shape: int) -> Tensor:
-        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device)
-        return drawn.to(self.device)
+        return self._drawn(torch.randn, shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        drawn = torch.rand(shape, generator=self.generator, device=self.generator.device)
-        return drawn.to(self.device)
+        return self._drawn(torch.rand, shape)
 
     def poisson(self, rates: Tensor) -> Tensor:
-        drawn = torch.poisson(rates.to(self.generator.device), generator=self.generator)
+        source = steady(self.generator)
+        return torch.poisson(rates.to(source.device), generator=source).to(self.device)
+
+    def _drawn(self, sampler: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        where = self.generator.device
+        drawn = sampler(shape, generator=self.generator, dtype=torch.float32, device=where)
         return drawn.to(self.device)
 
 
@@ -74,7 +79,15 @@ def gaussian_blur(images: Tensor, deviation: float, source: Source) -> Tensor:
 def defocus_blur(images: Tensor, radius: float, source: Source) -> Tensor:
     radius = radius * _scale(images, least=1)
     reach, fine = math.ceil(radius), 9  # a pixel weighs what the disc covers of its 9 x 9 parts
-    parts = torch.arange(-reach * fine - fine // 2, reach * fine + fine // 2 + 1.0) / fine
+    parts = (
+        torch.arange(
+            -reach * fine - fine // 2,
+            reach * fine + fine // 2 + 1,
+            dtype=torch.float32,
+            device="cpu",
+        )
+        / fine
+    )
     disc = (parts[:, None] ** 2 + parts[None, :] ** 2 <= radius**2).float()
     kernel = functional.avg_pool2d(disc[None, None], fine)[0, 0].to(images.device)
     kernel = kernel / kernel.sum()
@@ -95,7 +108,7 @@ def zoom_blur(images: Tensor, largest: float, source: Source) -> Tensor:
     _, _, height, width = images.shape
     rows, columns = _coordinates(images)
     rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
-    zooms = torch.linspace(1, largest, 12).tolist()
+    zooms = torch.linspace(1, largest, 12, dtype=torch.float32, device="cpu").tolist()
     moved = (_moved(images, rows / zoom - rows, columns / zoom - columns) for zoom in zooms)
     return sum(moved, start=torch.zeros_like(images)) / len(zooms)
 
@@ -130,9 +143,9 @@ def spatter(images: Tensor, setting: tuple[str, float, float], source: Source) -
     least = layer.sort(dim=1).values[:, math.floor((1 - share) * height * width) - 1, None]
     depth = (layer - least) / layer.std(dim=1, keepdim=True)
     drops = (3 * depth).clamp(0, 1).view(n, 1, height, width)
-    aside = torch.tensor(0.5 * length * _scale(images), device=images.device)
+    aside = images.new_full((), 0.5 * length * _scale(images))
     relief = _moved(drops, aside, aside) - _moved(drops, -aside, -aside)  # lit from the upper left
-    tint = torch.tensor(colour, device=images.device)[:, None, None]
+    tint = images.new_tensor(colour)[:, None, None]
     tint = tint if channels == 3 else tint.mean()
     return torch.lerp(images, tint + gloss * relief, opacity * drops)
 
@@ -192,15 +205,15 @@ def _smoothed(images: Tensor, deviation: float) -> Tensor:
 
 def _gaussian(deviation: float, device: torch.device) -> Tensor:
     reach = math.ceil(_REACH * deviation)
-    places = torch.arange(-reach, reach + 1.0, device=device)
+    places = torch.arange(-reach, reach + 1, dtype=torch.float32, device=device)
     weights = torch.exp(-(places**2) / (2 * deviation**2))
     return weights / weights.sum()
 
 
 def _shares(n: int, parts: int) -> Tensor:
     """Return how much of each of `n` pixels in a row lies in each of equal parts, `(parts, n)`."""
-    ends = torch.arange(parts + 1, dtype=torch.float64) * n / parts
-    pixels = torch.arange(n, dtype=torch.float64)
+    ends = torch.arange(parts + 1, dtype=torch.float64, device="cpu") * n / parts
+    pixels = torch.arange(n, dtype=torch.float64, device="cpu")
     upper = torch.minimum(ends[1:, None], pixels + 1)
     return (upper - torch.maximum(ends[:-1, None], pixels)).clamp_min(0).float()
 
@@ -260,9 +273,9 @@ def _moving(images: Tensor, deviation: float, angle: Tensor) -> Tensor:
     """Blur along a line of its own angle, `(n, 1, 1)`, in each image, with Gaussian weights."""
     deviation = max(deviation * _scale(images), 0.2)  # less than a fifth of a pixel does nothing
     weights = _gaussian(2 * deviation, images.device)  # at half pixels
-    steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2) / 2
+    steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2).float() / 2
     reach = math.ceil(len(weights) // 2 / 2)
-    pixels = torch.arange(-reach, reach + 1.0, device=images.device)[:, None]
+    pixels = torch.arange(-reach, reach + 1, device=images.device).float()[:, None]
     # A point between pixels has its weight on the four around it, by how near they are.
     down, across = (
         (1 - (pixels - steps * part).abs()).clamp_min(0) for part in (angle.sin(), angle.cos())
@@ -276,7 +289,7 @@ def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:
     size, roughness = 1, 1.0
     while size < max(height, width):
         size *= 2
-    plasma = torch.zeros(n, 1, 1, device=images.device)
+    plasma = torch.zeros(n, 1, 1, dtype=torch.float32, device=images.device)
     while plasma.shape[1] < size:
         roughness /= decay
         across, down = plasma + plasma.roll(-1, 2), plasma + plasma.roll(-1, 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
+from advcal._sums import wide
 from advcal.losses._smoothing import checked, mixed
 
 
@@ -112,9 +113,9 @@ class SmoothingState:
                 raise ValueError(f"expected levels, one of {self.n_levels} per example, got None")
             levels = torch.zeros_like(labels)
         levels = _checks.labels(levels, len(labels), self.n_levels, labels.device, name="levels")
-        left = (~off).sum(dim=1).double()
+        left = wide((~off).sum(dim=1))
         # The label is never less than an equal of the classes that are left.
-        probs = torch.maximum(self.label_probs.to(labels.device)[levels], 1 / left)
+        probs = torch.maximum(self.label_probs.to(left)[levels], 1 / left)
         smoothing = (1 - probs) * (left / (left - 1).clamp_min(1))
         return mixed(labels, smoothing[:, None], off).float()
 
@@ -126,7 +127,7 @@ class SmoothingState:
 
     def _share(self, name: str, value: float | Tensor) -> Tensor:
         if not isinstance(value, Tensor):
-            value = torch.tensor(_checks.number(name, value), dtype=torch.float64)
+            value = torch.tensor(_checks.number(name, value), dtype=torch.float64, device="cpu")
         if _checks.tensor(name, value).ndim == 0 and self.n_levels == 1:
             value = value[None]
         if value.shape != (self.n_levels,):
@@ -173,4 +174,6 @@ def adaptive_smoothing(
     """
     _checks.arguments(n_classes=n_classes, n_levels=n_levels)
     _checks.number("step_size", step_size, above=0)
-    return SmoothingState(n_classes, step_size, torch.ones(n_levels, dtype=torch.float64))
+    return SmoothingState(
+        n_classes, step_size, torch.ones(n_levels, dtype=torch.float64, device="cpu")
+    )

@@ -7,7 +7,7 @@ from scipy.fft import dct, idct
 from scipy.optimize import brentq
 from torch import Tensor
 
-from advcal import _probs
+from advcal import _probs, _sums
 from advcal._typing import Array
 
 GRID = 1 << 15
@@ -44,10 +44,10 @@ def ks_error(probs: Array, labels: Array, *, from_logits: bool = False) -> Array
     """
     confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
     ascending, order = confidence.sort()
-    sums = (ascending - correct[order].double()).cumsum(0)
+    sums = _sums.running(ascending - correct[order].double())
     last = torch.ones_like(correct)
     last[:-1] = ascending[1:] > ascending[:-1]
-    return own_kind(sums[last].abs().max() / len(sums))
+    return own_kind(torch.where(last, sums.abs(), 0.0).max() / len(sums))
 
 
 def smooth_ece(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
@@ -87,7 +87,7 @@ def smooth_ece(probs: Array, labels: Array, *, from_logits: bool = False) -> Arr
     residuals = torch.zeros(GRID, dtype=torch.float64, device=p.device)
     for rows in _probs.checked_rows(p, y, from_logits):
         residuals += spread_residuals(*_probs.top_label(*rows))
-    return own_kind(residuals.new_tensor(fixed_point(residuals.cpu().numpy() / len(p))))
+    return own_kind(residuals.new_full((), fixed_point(residuals.cpu().numpy() / len(p))))
 
 
 def kde_ece(
@@ -147,7 +147,7 @@ def kde_ece(
         bandwidth = max(1.06 * spread * len(p) ** -0.2, _LEAST_BANDWIDTH)
     density, right = _smooth(dct(shares.cpu().numpy()), bandwidth)
     middles = (np.arange(GRID) + 0.5) / GRID
-    return own_kind(shares.new_tensor(np.abs(middles * density - right).sum()))
+    return own_kind(shares.new_full((), float(np.abs(middles * density - right).sum())))
 
 
 def spread_residuals(confidence: Tensor, correct: Tensor) -> Tensor:
@@ -160,8 +160,8 @@ def _spread(confidence: Tensor, weight: Tensor) -> Tensor:
     left = place.floor().clamp_(max=GRID - 2)
     above = weight * (place - left)
     index = left.to(torch.int64)
-    sums = torch.bincount(index, weights=weight - above, minlength=GRID)
-    return sums + torch.bincount(index + 1, weights=above, minlength=GRID)
+    sums = _sums.per_cell(index, GRID, weight - above)
+    return sums + _sums.per_cell(index + 1, GRID, above)
 
 
 def _smooth(spectrum: npt.NDArray[np.float64], width: float) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _sums
 from advcal._typing import Array
 
 Binning = Literal["uniform", "quantile"]
@@ -102,8 +102,8 @@ def summed(
             index = uniform_bin(confidence, n_bins)
         else:
             index = torch.bucketize(confidence, edges[1:-1])
-        cells += torch.bincount(2 * index + correct, minlength=2 * n_bins)
-        confidences += torch.bincount(index, weights=confidence, minlength=n_bins)
+        cells += _sums.per_cell(2 * index + correct, 2 * n_bins)
+        confidences += _sums.per_cell(index, n_bins, confidence)
     return cells[::2] + cells[1::2], confidences, cells[1::2].clone()
 
 
@@ -126,7 +126,10 @@ def _numbers(n: int) -> Any:
 
 def uniform_edges(n_bins: int, device: torch.device) -> Tensor:
     """Return the `n_bins + 1` edges of equal-width bins, each rounded once, in float64."""
-    return torch.from_numpy(_edges(n_bins).copy()).to(device)
+    if _sums.eager_device(device):
+        return torch.from_numpy(_edges(n_bins).copy())
+    whole = torch.arange(n_bins + 1, dtype=torch.float64, device=device)
+    return whole / torch.full_like(whole, n_bins)  # a number would become its reciprocal on CUDA
 
 
 @functools.cache
@@ -136,7 +139,7 @@ def _edges(n_bins: int) -> Any:
 
 def uniform_bin(confidence: Tensor, n_bins: int) -> Tensor:
     """Return the equal-width bin of each float64 confidence, as a search of the edges would."""
-    n = torch.tensor(float(n_bins), dtype=torch.float64, device=confidence.device)
+    n = confidence.new_full((), n_bins)  # on the device: see `uniform_edges`
     edge = (confidence * (n * (1 - 2**-50))).ceil_()  # its right edge or, by rounding, its left one
     edge += confidence > edge / n
     return edge.sub_(1).clamp_(0, n_bins - 1).to(torch.int32)

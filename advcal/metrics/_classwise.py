@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from advcal import _probs
+from advcal import _probs, _sums
 from advcal._typing import Array
 from advcal.metrics._bins import Binning, summed, uniform_bin, uniform_edges
 from advcal.metrics._table import ReliabilityBins, excess
@@ -65,13 +65,13 @@ def classwise_ece(
         large = (rows > 0.99 / n_bins).nonzero(as_tuple=True)
         values = rows[large].double()
         first = rows.sum(dim=0, dtype=torch.float64)
-        first -= torch.bincount(large[1], weights=values, minlength=n_classes)
+        first -= _sums.per_cell(large[1], n_classes, values)
         gaps.view(n_classes, n_bins)[:, 0] += first
         cells = large[1] * n_bins + uniform_bin(values, n_bins)
-        gaps += torch.bincount(cells, weights=values, minlength=len(gaps))
+        gaps += _sums.per_cell(cells, len(gaps), values)
         own = rows.gather(1, row_labels[:, None])[:, 0].double()
         cells = row_labels * n_bins + uniform_bin(own, n_bins)
-        gaps -= torch.bincount(cells, minlength=len(gaps))
+        gaps -= _sums.per_cell(cells, len(gaps))
     return own_kind(gaps.abs().sum() / (len(p) * n_classes))
 
 
@@ -196,4 +196,4 @@ def classwise_mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> 
     sums = torch.zeros(p.shape[1], dtype=torch.float64, device=p.device)
     for rows, _ in _probs.checked_rows(p, y, from_logits):
         sums += rows.sum(dim=0, dtype=torch.float64)
-    return own_kind((sums - torch.bincount(y, minlength=p.shape[1])) / len(p))
+    return own_kind((sums - _sums.per_cell(y, p.shape[1])) / len(p))

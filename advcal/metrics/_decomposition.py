@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from advcal import _probs
+from advcal import _probs, _sums
 from advcal._typing import Array
 from advcal.metrics._scores import brier, nll
 
@@ -123,9 +123,9 @@ def decompose_brier(
 
 def _isotonic(confidence: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Return the rising function of the confidence that is nearest to the targets, in `[0, 1]`."""
-    _, group = confidence.unique(return_inverse=True)
-    weights = torch.bincount(group, weights=weight)
-    targets = torch.bincount(group, weights=weight * target) / weights
+    values, group = confidence.unique(return_inverse=True)
+    weights = _sums.per_cell(group, len(values), weight)
+    targets = _sums.per_cell(group, len(values), weight * target) / weights
     best = isotonic_regression(targets.cpu().numpy(), weights=weights.cpu().numpy()).x
     return torch.from_numpy(best).to(group.device).clamp(0, 1)[group]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _sums
 from advcal._typing import Array
 
 
@@ -39,9 +39,9 @@ def _curve(scores: Array, labels: Array) -> tuple[Tensor, Tensor, Callable[[Tens
     """Count positives and negatives at or above each distinct score, from the highest down."""
     s, y, own_kind = _probs.scores(scores, labels)
     ascending, group = s.unique(return_inverse=True)
-    positives = torch.bincount(group, weights=y.double(), minlength=len(ascending))
-    negatives = torch.bincount(group, weights=1 - y.double(), minlength=len(ascending))
-    return positives.flip(0).cumsum(0), negatives.flip(0).cumsum(0), own_kind
+    counts = _sums.per_cell(2 * group + y, 2 * len(ascending)).view(-1, 2)
+    negatives, positives = counts.flip(0).cumsum(0).double().unbind(dim=1)
+    return positives, negatives, own_kind
 
 
 def aupr(scores: Array, labels: Array) -> Array:
@@ -135,5 +135,5 @@ def fpr95(scores: Array, labels: Array) -> Array:
         Liang, Li & Srikant, Reliability of Out-of-distribution Detection, ICLR 2018.
     """
     positives, negatives, own_kind = _curve(scores, labels)
-    reached = (20 * positives >= 19 * positives[-1]).nonzero()[0]
-    return own_kind((negatives[reached] / negatives[-1])[0])
+    reached = 20 * positives >= 19 * positives[-1]
+    return own_kind(torch.where(reached, negatives, torch.inf).min() / negatives[-1])

@@ -162,9 +162,9 @@ def ece_sweep(probs: Array, labels: Array, *, from_logits: bool = False) -> Arra
         Roelofs et al., Mitigating Bias in Calibration Error Estimation, AISTATS 2022.
     """
     confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
-    ascending, order = confidence.sort()
+    ascending, order = confidence.cpu().sort()  # where it does not matter how often one waits
     zero = ascending.new_zeros(1)
-    rights = torch.cat([zero, correct[order].double().cumsum(0)])
+    rights = torch.cat([zero, correct.cpu()[order].double().cumsum(0)])
     confidences = torch.cat([zero, ascending.cumsum(0)])
     n = len(ascending)
 
@@ -180,4 +180,4 @@ def ece_sweep(probs: Array, labels: Array, *, from_logits: bool = False) -> Arra
     if not monotone:  # else no coarser bins would fall either
         rising = itertools.takewhile(lambda found: found[1], map(at, range(1, n + 1)))
         error, _ = list(rising)[-1]
-    return own_kind(error)
+    return own_kind(error.to(confidence.device))

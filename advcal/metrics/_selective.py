@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _sums
 from advcal._typing import Array
 
 
@@ -18,8 +18,9 @@ def _falling_errors(
     falling, order = confidence.sort(descending=True)
     errors = (~correct)[order].double()
     group = (falling.diff(prepend=falling[:1]) < 0).cumsum(0)  # equal confidences
-    if int(group[-1]) + 1 < len(group):
-        errors = (torch.bincount(group, weights=errors) / torch.bincount(group))[group]
+    n = int(group[-1]) + 1 if _sums.eager(group) else len(group)
+    if n < len(group) or not _sums.eager(group):
+        errors = (_sums.per_cell(group, n, errors) / _sums.per_cell(group, n))[group]
     return errors, own_kind
 
 
@@ -30,7 +31,7 @@ def _share(share: float, n: int) -> int:
 
 def _area(errors: Tensor) -> Tensor:
     ranks = torch.arange(1, len(errors) + 1, dtype=torch.float64, device=errors.device)
-    return (errors.cumsum(0) / ranks).mean()
+    return (_sums.running(errors) / ranks).mean()
 
 
 def aurc(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:

@@ -7,7 +7,7 @@ from typing import Any, Generic
 
 import torch
 
-from advcal import _checks, _probs, _processes
+from advcal import _checks, _probs, _processes, _sums
 from advcal._typing import Array
 from advcal.metrics._binless import GRID, fixed_point, spread_residuals
 from advcal.metrics._bins import uniform_bin, uniform_edges
@@ -146,8 +146,8 @@ def reliability_sketch(
         confidence, correct = _probs.top_label(*rows)
         residuals += spread_residuals(confidence, correct)
         index = uniform_bin(confidence, GRID)
-        cells += torch.bincount(2 * index + correct, minlength=2 * GRID).view(GRID, 2)
-        confidences += torch.bincount(index, weights=confidence, minlength=GRID)
+        cells += _sums.per_cell(2 * index + correct, 2 * GRID).view(GRID, 2)
+        confidences += _sums.per_cell(index, GRID, confidence)
     fields = uniform_edges(GRID, p.device), cells.sum(dim=1), confidences, cells[:, 1].clone()
     bins = ReliabilityBins(*(own_kind(field) for field in fields))
     return ReliabilitySketch(bins, own_kind(residuals))

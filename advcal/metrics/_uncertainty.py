@@ -2,7 +2,7 @@
 
 import torch
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _random
 from advcal._typing import Array
 from advcal.metrics import _significance
 from advcal.metrics._bins import Binning
@@ -134,9 +134,9 @@ def calibration_test(
         return table.calibration_test(statistic=statistic, resamples=resamples, generator=generator)
     _checks.arguments(statistic=statistic, resamples=resamples)
     confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
-    source = _checks.resolve(generator, torch.device("cpu"))
+    source = _random.steady(generator)
     found = _significance.of_examples(confidence, correct, statistic, resamples, source)
-    value, p_value = (own_kind(confidence.new_tensor(each)) for each in found)
+    value, p_value = (own_kind(confidence.new_full((), each)) for each in found)
     return CalibrationTest(value, p_value)
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from advcal import _checks, _digest, losses
 from advcal._logits import finite
 from advcal._pass import Part, Way, again, one_pass
+from advcal._sums import exact
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.metrics import robustness_levels
@@ -68,7 +69,8 @@ class AdaptiveSmoothing:
                     f"expected {name} of {state.n_levels} examples or more, got {len(each)}"
                 )
         self.levels, self.validation_levels = (
-            torch.zeros(len(each), dtype=torch.int64) for each in self._digests.values()
+            torch.zeros(len(each), dtype=torch.int64, device="cpu")
+            for each in self._digests.values()
         )
         self._ranked = not many
 
@@ -113,12 +115,14 @@ class AdaptiveSmoothing:
         measured = []
         for name, digests in self._digests.items():
             with self._pass(name, model) as parts:
-                distances = torch.full((len(digests),), torch.nan, dtype=torch.float64)
+                distances = torch.full(
+                    (len(digests),), torch.nan, dtype=torch.float64, device="cpu"
+                )
                 for part, indices in parts:
                     with part.casting():
                         points = part.floats.detach().clone()
                         found = adversarial_distance(model, points, attack=attack, bounds=bounds)
-                    distances[indices] = found.cpu()
+                    distances[indices] = found.cpu().double()
             measured.append(distances)
         self.rank_by(*measured)
 
@@ -170,13 +174,13 @@ class AdaptiveSmoothing:
                 "rank_by(distances, validation) first"
             )
         with self._pass("validation", model) as parts:
-            sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64)
+            sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64, device="cpu")
             for part, indices in parts:
-                logits = part.logits(model)
+                logits = exact(part.logits(model))
                 self._check_classes(logits)
                 labels = part.labels.to(logits.device)
                 _checks.label_range(labels, self.state.n_classes)
-                confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+                confidence, predicted = logits.softmax(dim=1).max(dim=1)
                 right = (predicted == labels).double()
                 counted = torch.stack([confidence, right, torch.ones_like(right)]).cpu()
                 sums.index_add_(1, self.validation_levels[indices], counted)
@@ -264,10 +268,14 @@ class AdaptiveSmoothing:
 
     def _indexed(self, name: str, parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
         position, n = 0, len(self._digests[name])
-        counts = torch.zeros(n, dtype=torch.int64)
+        counts = torch.zeros(n, dtype=torch.int64, device="cpu")
         for part in parts:
             size = len(part.inputs)
-            rest = part.rest if self.state.n_levels > 1 else [position + torch.arange(size)]
+            rest = (
+                part.rest
+                if self.state.n_levels > 1
+                else [position + torch.arange(size, device="cpu")]
+            )
             indices = _indices(name, rest, size, n).cpu()
             counts.index_add_(0, indices, torch.ones_like(indices))
             position += size

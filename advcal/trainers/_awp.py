@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from advcal import _checks
 from advcal._frozen import buffers_kept
+from advcal._sums import wide
 from advcal._typing import Batch, Model, Objective
 from advcal.trainers._crafting import Crafting, two_steps
 
@@ -92,8 +93,8 @@ def _weights(model: Model) -> tuple[nn.Module, dict[str, nn.Parameter]]:
 
 
 def _offset(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
-    length = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-    size = gamma * torch.linalg.vector_norm(weight, dtype=torch.float64)
+    length = torch.linalg.vector_norm(wide(gradient))
+    size = gamma * torch.linalg.vector_norm(wide(weight))
     offset: Tensor = gradient * (size / torch.where(length > 0, length, 1.0))
     return offset.to(weight.dtype)
 

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from advcal import _checks, losses
 from advcal._logits import finite
+from advcal._sums import wide, widest
 from advcal._typing import Attack, Batch, Model
 from advcal.attacks import pgd_conf
 from advcal.trainers._crafting import Crafting, craft, examples
@@ -67,12 +68,12 @@ class ccat(Crafting):
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         inputs, labels = examples(batch)
-        distances = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
+        distances = torch.zeros(len(inputs), dtype=widest(inputs.device), device=inputs.device)
         clean = len(inputs) - len(inputs) // 2
         if clean < len(inputs):
             attack = self.attack or partial(pgd_conf, eps=self.eps, generator=self.generator)
             points = craft(attack, model, inputs[clean:], labels[clean:])
-            offsets = (points.double() - inputs[clean:].double()).flatten(1)
+            offsets = (wide(points) - wide(inputs[clean:])).flatten(1)
             distances[clean:] = offsets.abs().amax(dim=1)
             inputs = torch.cat([inputs[:clean], points])
         return inputs, labels, (1 - (distances / self.eps).clamp_max(1)) ** self.rho

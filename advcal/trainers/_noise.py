@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from advcal import _checks
 from advcal._frozen import Around, logits_of, unwrapped
 from advcal._logits import log_mean_probs
-from advcal._random import onward
+from advcal._random import draw, onward
 from advcal._typing import Attack, Batch, Loss, Model, Objective
 from advcal.trainers._crafting import Crafting, craft, examples, two_steps
 
@@ -143,5 +143,4 @@ class _Averaged(Around):
 
 
 def _noise(like: Tensor, sigma: float, source: torch.Generator) -> Tensor:
-    noise = torch.randn(like.shape, generator=source, dtype=like.dtype, device=source.device)
-    return sigma * noise.to(like.device)
+    return sigma * draw(torch.randn, like, source, dtype=like.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._logits import lift
 from advcal._pass import Way, one_pass
+from advcal._sums import exact
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 
 
@@ -26,7 +27,7 @@ class Predictions(NamedTuple):
     @property
     def probs(self) -> Tensor:
         """The softmax of the logits, float64, shape `(n, classes)`."""
-        return self.logits.double().softmax(dim=1)
+        return exact(self.logits).softmax(dim=1)
 
 
 def predict(

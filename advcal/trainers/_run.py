@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advcal import _checks
 from advcal._frozen import device_of
 from advcal._pass import prepared
+from advcal._sums import wide
 from advcal._typing import Batch, Objective, Progress
 from advcal.trainers._checkpoint import Checkpoint, Position, first_of, set_epoch
 from advcal.trainers._step import Step
@@ -164,7 +165,7 @@ def _finite(
     if group is None:
         value, total = loss.item(), size
     else:
-        mean = loss.detach().double()
+        mean = wide(loss.detach())
         sums = torch.stack([mean * size, torch.full_like(mean, size)])
         torch.distributed.all_reduce(sums, group=group)
         summed, total = sums[0].item(), int(sums[1])

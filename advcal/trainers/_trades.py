@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal import _checks, losses
 from advcal._frozen import frozen
-from advcal._random import onward
+from advcal._random import draw, onward
 from advcal._typing import Attack, Batch, Model
 from advcal.attacks import linf
 from advcal.attacks._gradient import climb, goal_of
@@ -84,6 +84,5 @@ def _climb(
         region = linf(inputs, eps=_EPS, bounds=bounds)
         goal = goal_of("kl", model, inputs, labels)
         source = onward(generator)
-        noise = torch.randn(inputs.shape, generator=source, device=source.device)
-        start = region.project(inputs + _NOISE * noise.to(inputs.device, inputs.dtype))
+        start = region.project(inputs + _NOISE * draw(torch.randn, inputs, source))
         return climb(model, start, goal, Steepest(region, _STEP_SIZE), _STEPS)
