@@ -39,7 +39,9 @@ BASIC_ROOT = {"_checks", "_files", "_logits", "_probs", "_processes", "_random",
 BASIC_ROOT = {"_checks", "_logits", "_probs", "_random", "_sums", "_typing"}
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 OPTIONAL = {  # imported as they are used
-    "matplotlib": {"plots"}, "PIL": {"evaluation"}, "torchmetrics": {"metrics"},
+    "matplotlib": {"plots"},
+    "PIL": {"evaluation"},
+    "torchmetrics": {"metrics"},
 }
 
 # Where an argument may be passed by position; every other one is keyword-only.
@@ -68,18 +70,6 @@ KEYWORDS = {
     "rho", "runs", "schedule", "score", "search_steps", "severity", "side", "sigma", "size",
     "sources", "state", "statistic", "step_size", "steps", "stop_early", "strength", "targeted",
     "targets", "threshold", "title", "tol", "tpr", "variant", "votes", "weights",
-    "binning", "bounds", "by", "candidates", "certified", "changed", "channels_last", "checkpoint",
-    "clean", "columns", "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure",
-    "figures", "format", "forward", "from_logits", "gamma", "generator", "held_out", "initial_c",
-    "initial_eps", "initial_p", "interval", "intervals", "joint", "kappa", "kinds", "l2_bias",
-    "l2_off_diagonal", "label", "lam", "level", "loss", "map", "margin", "max_norm", "maximise",
-    "method", "minimise", "momentum", "n", "n_bins", "n_free", "n_levels", "n_pilot", "n_targets",
-    "names", "noise", "norm", "omega", "out_batches", "over", "overshoot", "path", "penalty",
-    "prior", "progress", "queries", "random_start", "records", "reduction", "reference",
-    "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps", "severity", "side",
-    "sigma", "size", "sources", "state", "statistic", "step_size", "steps", "stop_early",
-    "strength", "targeted", "targets", "threshold", "title", "tol", "tpr", "variant", "votes",
-    "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
