@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from advcal import _checks, _files, _processes
+from advcal import _files, _processes
 from advcal._pass import prepared
 from advcal._typing import Batch
 from advcal._weights import put_weights, weights
@@ -277,26 +277,6 @@ def set_epoch(batches: object, epoch: int) -> None:
         tell = getattr(each, "set_epoch", None)
         if callable(tell):
             tell(epoch)
-
-
-def check_state(state: Any) -> None:
-    """Check what a user wants to be in a checkpoint."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"expected state as a mapping from names, got {_checks.kind(state)}")
-    for name, each in state.items():
-        if not isinstance(name, str):
-            raise TypeError(f"expected the names in state as str, got {_checks.kind(name)}")
-        if not (isinstance(each, (torch.Generator, list, dict)) or has_state(each)):
-            raise TypeError(
-                f"expected state[{name!r}] as a torch.Generator, a list, a dict, or with "
-                f"state_dict and load_state_dict, got {_checks.kind(each)}"
-            )
-
-
-def has_state(value: object) -> bool:
-    """Tell whether something offers its state as a dict and takes it back."""
-    both = ("state_dict", "load_state_dict")
-    return all(callable(getattr(value, name, None)) for name in both)
 
 
 def first_of(batch: Batch, at: Position) -> None:

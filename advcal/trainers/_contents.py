@@ -21,6 +21,26 @@ _KEYS = {"model", "optimizer", "kinds", "state", "random", "settings", *AT}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
+def check_state(state: Any) -> None:
+    """Check what a user wants to be in a checkpoint."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"expected state as a mapping from names, got {_checks.kind(state)}")
+    for name, each in state.items():
+        if not isinstance(name, str):
+            raise TypeError(f"expected the names in state as str, got {_checks.kind(name)}")
+        if not (isinstance(each, (torch.Generator, list, dict)) or has_state(each)):
+            raise TypeError(
+                f"expected state[{name!r}] as a torch.Generator, a list, a dict, or with "
+                f"state_dict and load_state_dict, got {_checks.kind(each)}"
+            )
+
+
+def has_state(value: object) -> bool:
+    """Tell whether something offers its state as a dict and takes it back."""
+    both = ("state_dict", "load_state_dict")
+    return all(callable(getattr(value, name, None)) for name in both)
+
+
 def plain(value: Any, where: str) -> Any:
     """Return a value for a file, its NumPy numbers as plain ones; TypeError if it has no place."""
     kind = type(value)

@@ -12,7 +12,8 @@ from advcal._files import Path
 from advcal._frozen import bare, device_of, parallel
 from advcal._pass import casting, check_source
 from advcal._typing import Batch, Objective, Progress
-from advcal.trainers._checkpoint import Checkpoint, check_state, has_state
+from advcal.trainers._checkpoint import Checkpoint
+from advcal.trainers._contents import check_state, has_state
 from advcal.trainers._identity import check_changed, length, settings_of
 from advcal.trainers._run import Epoch, Run
 from advcal.trainers._step import Step
