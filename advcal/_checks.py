@@ -287,14 +287,23 @@ def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -
 def with_softmax(value: Tensor) -> Tensor:
     """Check that logits have a softmax, which takes a finite highest one in each row."""
     highest = value.detach().amax(dim=1)
-    bad = ~highest.isfinite()
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        raise ValueError(
-            f"expected logits of finite maximum, got {float(highest[first])} at example {first} of "
-            f"the {len(value)} that the model was called with"
-        )
+    if not bool(highest.isfinite().all()):
+        highest_logits(highest)
     return value
+
+
+def highest_logits(value: Tensor) -> None:
+    """Check the highest logit of each example `(n,)`, which is NaN if one of the logits is."""
+    for bad, wanted in (
+        (value.isnan(), "without NaN, got NaN"),
+        (~value.isfinite(), "of finite maximum, got {}"),
+    ):
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise ValueError(
+                f"expected logits {wanted.format(float(value[first]))} at example {first} of the "
+                f"{len(value)} that the model was called with"
+            )
 
 
 def logits(value: Any, n: int) -> Tensor:
@@ -303,16 +312,6 @@ def logits(value: Any, n: int) -> Tensor:
         raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}")
     class_rows("logits", value, n)
     return value
-
-
-def not_nan(highest: Tensor) -> None:
-    """Check the highest logits of each example `(n,)`, which are NaN if one of the logits is."""
-    bad = highest.isnan()
-    if bad.any():
-        raise ValueError(
-            "expected logits without NaN, got NaN at example "
-            f"{int(bad.nonzero()[0])} of the {len(bad)} that the model was called with"
-        )
 
 
 def like_probabilities(value: Tensor) -> Tensor:

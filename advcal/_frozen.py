@@ -15,14 +15,14 @@ from advcal import _checks
 from advcal._typing import Attack, Model
 
 
-def logits_of(model: Model, inputs: Tensor) -> Tensor:
-    """Run a model and check that it gave logits `(n, classes)` without NaN.
+def logits_of(model: Model, inputs: Tensor, *, finite: bool = False) -> Tensor:
+    """Run a model and check that it gave logits `(n, classes)` without NaN, or of finite maximum.
 
     Warns if the first ones within `frozen` look like probabilities.
     """
     logits = _checks.logits(model(inputs), len(inputs))
     if not _checks.recording():
-        (_watch.get() or _Watch(late=False, unseen=[False])).see(logits)
+        (_watch.get() or _Watch(late=False, unseen=[False])).see(logits, finite)
     return logits
 
 
@@ -34,7 +34,7 @@ class _Watch:
         self.highest: dict[tuple[int, torch.device], Tensor] = {}  # logit of each example
         self.alike: list[Tensor] = []  # whether all of them look like probabilities
 
-    def see(self, logits: Tensor) -> None:
+    def see(self, logits: Tensor, finite: bool) -> None:
         """Take in logits `(n, classes)`."""
         with torch.no_grad():
             highest, key = logits.amax(dim=1), (len(logits), logits.device)
@@ -43,17 +43,18 @@ class _Watch:
             if self.unseen[0]:
                 self.unseen[0] = False
                 self.alike.append(_checks.all_like_probabilities(logits))
-        if not self.late:
-            self.say()
+        if finite or not self.late:
+            self.say(finite)
 
-    def say(self) -> None:
+    def say(self, finite: bool = False) -> None:
         """Raise of NaN, which every maximum has kept, and warn of probabilities."""
         seen, alike = list(self.highest.values()), self.alike
         self.highest, self.alike = {}, []
-        told = _checks.read(*(highest.isnan().any() for highest in seen), *alike)
-        for highest, bad in zip(seen, told, strict=False):
-            if bad:
-                _checks.not_nan(highest)
+        bad = [(~highest.isfinite() if finite else highest.isnan()).any() for highest in seen]
+        told = _checks.read(*bad, *alike)
+        for highest, refused in zip(seen, told, strict=False):
+            if refused:
+                _checks.highest_logits(highest)
         if any(told[len(seen) :]):
             _checks.warn(
                 "expected logits, got rows that are >= 0 and sum to 1, which look like "

@@ -106,7 +106,7 @@ class Part:
         points = self.inputs if points is None else points
         with self.casting():
             copied = points.to(self._way.place(model), copy=True)
-            return _checks.with_softmax(logits_of(self.taking(model), copied))
+            return logits_of(self.taking(model), copied, finite=True)
 
     def attacked(self, attack: Attack, model: Model, labels: Tensor | None = None) -> Tensor:
         """Attack a model from the inputs, with their labels or with others."""
@@ -235,7 +235,18 @@ def _moved(
     inputs, *others = _to(device, batch)
     if channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return (inputs, *map(whole, others[:1]), *others[1:])
+    labels = [
+        _known(whole(moved), given) for moved, given in zip(others[:1], batch[1:], strict=False)
+    ]
+    return (inputs, *labels, *others[1:])
+
+
+def _known(labels: Any, given: Any) -> Any:
+    """Read the range of integer labels before they go to a device, which would be waited for."""
+    moved = isinstance(given, Tensor) and given.device.type == "cpu" != labels.device.type
+    if not moved or not _checks.is_integer(given.dtype) or given.numel() == 0:
+        return labels
+    return _checks.known(labels, *(float(end) for end in given.aminmax()))
 
 
 def _to(device: torch.device | None, parts: Sequence[Any]) -> list[Any]:

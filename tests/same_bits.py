@@ -94,6 +94,9 @@ EXPECTED |= {
     "metrics: decompose_nll(from_logits=True)*": "pools what it pools of probabilities",
 }
 
+_WRITTEN = "the gradient of the entropy is written out, to the last bit"
+EXPECTED |= {f"attacks: {name}(*norm=l2*float64*": _WRITTEN for name in ("mma", "rca", "uca")}
+
 # --- one call, whatever its keywords are called ----------------------------------------------
 
 # Keywords of this script, and what they are called where the function does not know them.

@@ -11,7 +11,7 @@ from advcal import _checks
 from advcal._frozen import attacked
 from advcal._pass import whole
 from advcal._random import anew
-from advcal._typing import Attack, Batch, Model
+from advcal._typing import Attack, Batch, Loss, Model
 from advcal._values import Value
 
 
@@ -98,6 +98,17 @@ def examples(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the inputs and the labels of a batch, integer labels as int64 as the losses want."""
     inputs, labels, *_ = batch
     return inputs, whole(labels)
+
+
+def loss_at(loss: Loss, logits: Any, labels: Any) -> Tensor:
+    """Take a loss; integer labels out of range are refused before a kernel of a device meets them.
+
+    Of labels that were on the CPU the range is known from there; else this waits for the device.
+    """
+    tensors = isinstance(labels, Tensor) and isinstance(logits, Tensor)
+    if tensors and (labels.dtype, labels.ndim, logits.ndim) == (torch.int64, 1, 2) and len(labels):
+        _checks.label_range(labels, logits.shape[1])
+    return loss(logits, labels)
 
 
 def both(model: Model, inputs: Tensor, others: Tensor, *, joint: bool) -> tuple[Tensor, Tensor]:
