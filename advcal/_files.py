@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, TypeAlias, cast
 
 import torch
 
+from advcal._looks import of_start
+
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked there
@@ -218,7 +220,8 @@ def load(file: Path | BinaryIO, what: str) -> Any:
 def _damage(file: Path | BinaryIO) -> str | None:
     """Say what is wrong with a file that `dump` is to have written, if anything is."""
     if not zipfile.is_zipfile(file):
-        return _looks(file)
+        start = _start(file)
+        return "one that is cut short" if start.startswith(b"PK") else of_start(start)
     with zipfile.ZipFile(file) as records:
         names = [each.rpartition("/")[2] for each in records.namelist()]
         if "data.pkl" not in names or "constants.pkl" in names:
@@ -228,17 +231,9 @@ def _damage(file: Path | BinaryIO) -> str | None:
         return "one that is damaged" if records.testzip() else None
 
 
-def _looks(file: Path | BinaryIO) -> str:
-    """Say what a file that is not an archive is."""
+def _start(file: Path | BinaryIO) -> bytes:
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as opened:
-            return _looks(opened)
+            return opened.read(512)
     file.seek(0)
-    start = file.read(200).lstrip().lower()
-    if not start:
-        return "one that is empty"
-    if start.startswith(b"<"):
-        return "a web page"
-    if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS to it"
-    return "one that is cut short, or of another kind"
+    return file.read(512)

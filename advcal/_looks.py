@@ -19,7 +19,11 @@ _STARTS = {
 def looks(file: Path) -> str:
     """Say what a file looks like by how it begins."""
     with file.open("rb") as opened:
-        start = opened.read(512)
+        return of_start(opened.read(512))
+
+
+def of_start(start: bytes) -> str:
+    """Say what begins with these bytes, up to 512."""
     if not start:
         return "an empty file"
     if not start.strip(b"\0"):

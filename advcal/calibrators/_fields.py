@@ -107,6 +107,42 @@ def _rising(value: Any, fields: Mapping[str, Any]) -> bool:
     return _curves(value, fields) and all(bool((part.diff() >= 0).all()) for part in parts)
 
 
+def _predictors(value: Any, fields: Mapping[str, Any]) -> bool:
+    """Tell whether there is a rising tensor for each class, or one for two classes."""
+    k = fields["n_classes"]
+    return len(value) == (1 if k == 2 else k) and all(
+        part.ndim == 1 and len(part) > 0 and bool((part.diff() >= 0).all()) for part in value
+    )
+
+
+def _shares(value: Any, fields: Mapping[str, Any]) -> bool:
+    return _predictors(value, fields) and all(
+        bool(((part >= 0) & (part <= 1)).all()) for part in value
+    )
+
+
+def _paired(other: str, rule: Rule) -> Rule:
+    """Make a rule hold, and the sizes be those of another field."""
+
+    def both(value: Any, fields: Mapping[str, Any]) -> bool:
+        sizes = [[len(part) for part in each] for each in (value, fields.get(other) or ())]
+        return rule(value, fields) and sizes[0] == sizes[1]
+
+    return both
+
+
+def _of_curves(value: Tensor | None, fields: Mapping[str, Any]) -> bool:
+    """Tell whether there are finite numbers for each curve, as many as there are slopes."""
+    k, slopes = fields["n_classes"], fields.get("slopes")
+    return value is None or (
+        isinstance(slopes, Tensor)
+        and value.ndim == slopes.ndim == 2
+        and value.shape == slopes.shape
+        and len(value) == (1 if k == 2 else k)
+        and bool(value.isfinite().all())
+    )
+
+
 # By the name of a field, or that of the class and the field.
 _RULES: dict[str, Rule] = {
     "n_classes": lambda value, _: 2 <= value < 2**31,
@@ -116,6 +152,16 @@ _RULES: dict[str, Rule] = {
     "Ensemble.weights": _shapes("3"),
     "TopLabel.x": _rising,
     "TopLabel.y": _curves,
+    "TopLabel.of_class": lambda value, fields: value is None or 0 <= value < fields["n_classes"],
+    "LogOdds.slopes": lambda value, fields: _of_curves(value, fields) and bool((value >= 0).all()),
+    "LogOdds.knots": lambda value, fields: (
+        _of_curves(value, fields) and (value is None or bool((value.diff(dim=1) >= 0).all()))
+    ),
+    "LogOdds.bias": lambda value, fields: value.shape == (len(fields.get("slopes", ())),),
+    "VennAbers.low_from": _predictors,
+    "VennAbers.low": _paired("low_from", _shares),
+    "VennAbers.high_to": _predictors,
+    "VennAbers.high": _paired("high_to", _shares),
     "OneVsAll.x": _rising,
     "OneVsAll.y": _curves,
 }

@@ -1,5 +1,6 @@
 """An audit as rows of words: figure by figure, or model by model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def _by_figure(parts: Mapping[str, Any]) -> list[list[str]]:
     for name, word in (("coverage", "coverage of 90 % sets"), ("size", "classes in a set")):
         if "sets" in parts["clean"]:
             sets = [parts[side]["sets"] for side in ("clean", "attacked")]
-            ends = [each["intervals"].get(name) for each in sets]
+            ends = [each.get("intervals", {}).get(name) for each in sets]  # older files have none
             sides = [
                 interval([each[name], *around]) if around else f"{each[name]:.3f}"
                 for each, around in zip(sets, ends, strict=True)
@@ -52,7 +53,10 @@ def _by_figure(parts: Mapping[str, Any]) -> list[list[str]]:
             rows.append([word, *sides, ""])
     if "detection" in parts:
         found = [parts["detection"][side] for side in ("clean", "attacked")]
-        sides = [interval([each["auroc"], *each["intervals"]["auroc"]]) for each in found]
+        sides = [
+            interval([each["auroc"], *each.get("intervals", {}).get("auroc", [math.nan] * 2)])
+            for each in found
+        ]
         rows.append(["AUROC of detection", *sides, ""])
     return rows
 

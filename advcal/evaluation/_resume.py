@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from advcal._files import whole
+from advcal.evaluation._json import numbers, strict
+
 
 def read(file: Path | None, settings: Mapping[str, Any], what: str, key: str) -> Any:
     """Return what a file holds under `key`; it must be of the same settings. None if there is none.
@@ -18,7 +21,7 @@ def read(file: Path | None, settings: Mapping[str, Any], what: str, key: str) ->
     if file is None or not file.exists():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = numbers(json.loads(file.read_text(encoding="utf-8")))
         before, results = dict(found["settings"]), found[key]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"expected {file} to hold {what}, got something else") from error
@@ -34,7 +37,5 @@ def read(file: Path | None, settings: Mapping[str, Any], what: str, key: str) ->
 def write(file: Path | None, settings: Mapping[str, Any], key: str, results: Any) -> None:
     """Write the file anew, such that there is the old one or the new one at any moment."""
     if file is not None:
-        fresh = file.with_name(file.name + ".new")
-        content = {"settings": dict(settings), key: results}
-        fresh.write_text(json.dumps(content), encoding="utf-8")
-        fresh.replace(file)
+        with whole(file) as written:
+            written.write(strict({"settings": dict(settings), key: results}).encode())

@@ -28,6 +28,11 @@ SOUND = {
     "one": OneVsAll(3, (KNOTS,), (KNOTS,)),
     "all": OneVsAll(3, (KNOTS,) * 3, (KNOTS,) * 3),
 }
+SOUND |= {
+    "curves": calibrators.fit_beta(torch.randn(60, 3), torch.arange(60) % 3),
+    "spline": calibrators.fit_spline(torch.randn(60, 3), torch.arange(60) % 3),
+    "venn-abers": calibrators.fit_venn_abers(torch.randn(60, 3), torch.arange(60) % 3),
+}
 NAN, INF = float("nan"), float("inf")
 # By calibrator and field, values that it must not have.
 WRONG = {
@@ -63,6 +68,13 @@ WRONG = {
         tensor([NAN, 0.5, 0.5], dtype=F),
     ],
     "x": [KNOTS.flip(0), KNOTS[:2], KNOTS - 0.1, KNOTS * 2, KNOTS.float(), KNOTS[:0], KNOTS[None]],
+    "of_class": [-1, 3, 1.0, "1", True],
+    "slopes": [-torch.ones(3, 2, dtype=F), torch.ones(3, 2), torch.ones(2, 2, dtype=F), None, 1.0],
+    "knots": [torch.ones(3, 7, dtype=F), torch.full((3, 2), INF, dtype=F), 1.0, "none"],
+    "low_from": [(KNOTS,) * 2, (KNOTS.flip(0),) * 3, (KNOTS.float(),) * 3, KNOTS, None],
+    "low": [(KNOTS,) * 3, (KNOTS * 2,) * 3, (), None],
+    "high_to": [(KNOTS,) * 2, (KNOTS.flip(0),) * 3, (KNOTS.float(),) * 3, KNOTS, None],
+    "high": [(KNOTS,) * 3, (KNOTS - 0.1,) * 3, (), None],
     "y": [KNOTS[:2], KNOTS - 0.1, KNOTS * 2, KNOTS * NAN, KNOTS.float(), KNOTS[:0], None],
 }
 
