@@ -162,11 +162,13 @@ def sound(rows: Any, first: int = 0) -> Any:
         return rows.clip(0, None)
     half = _checks.SUM_TOLERANCE.get(rows.dtype)
     wide, slack = (rows, _SLACK) if half is None else (rows.float(), half)
-    sums = (
-        wide @ _ones(*wide.shape[1:], wide.dtype) if isinstance(wide, np.ndarray) else wide.sum(1)
-    )
-    ends = (wide.min(), sums.min(), sums.max())
-    least, low, high = _checks.read(*ends) if isinstance(wide, Tensor) else map(float, ends)
+    smallest = wide.min()  # the first to read the rows, which are in the cache from then on
+    if isinstance(wide, np.ndarray):
+        sums = wide @ _ones(*wide.shape[1:], wide.dtype)
+        least, low, high = float(smallest), float(sums.min()), float(sums.max())
+    else:
+        sums = wide.sum(1)
+        least, low, high = _checks.read(smallest, sums.min(), sums.max())
     if least >= -_BELOW and 1 - slack <= low <= high <= 1 + slack:
         return rows if least >= 0 else rows.clip(0, 1)
     wide = torch.as_tensor(wide)
