@@ -27,7 +27,7 @@ KEPT = {"date", "versions"}
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    def random_images(_):
+    def random_images(*_):
         generator = torch.Generator().manual_seed(0)
         parts = []
         for n in (600, 120):

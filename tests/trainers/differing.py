@@ -168,7 +168,7 @@ REFUSED = {
     one_has_a_checkpoint: (ValueError, "checkpoint to be the same in all processes"),
     other_dimensions: (ValueError, "expected inputs of as many dimensions in all processes"),
     no_folder_for_the_file: (ValueError, "expected checkpoint in a folder that exists"),
-    damaged: (ValueError, "run.pt to be a checkpoint of epochs, got one that is cut short"),
+    damaged: (ValueError, "run.pt to be a checkpoint of epochs, got a file of text"),
     of_another_run: (ValueError, "run.pt to be of this run, with optimizer lr 0.5"),
     other_data_in_one: (ValueError, "run.pt to be of this run, with data whose first batch"),
     cannot_be_written: (OSError, "run.pt, got: No space left on device"),
