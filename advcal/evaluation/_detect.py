@@ -18,9 +18,7 @@ Score = Callable[[Tensor], Tensor]
 
 _SCORES: dict[str, Score] = {
     "entropy": lambda logits: entropy(logits, from_logits=True),
-    "confidence": lambda logits: _logits.log_odds(exact(logits), logits.argmax(dim=1)).clamp(
-        -1e300, 1e300
-    ),
+    "confidence": lambda logits: _top_odds(exact(logits)).clamp(-1e300, 1e300),
     "energy": lambda logits: -exact(logits).logsumexp(dim=1),
 }
 # What has another name than what is ranked: rounding takes confidences to 1 and log-odds nowhere.
@@ -28,7 +26,7 @@ _SHOWN: dict[str, Score] = {"confidence": lambda log_odds: -(-log_odds).sigmoid(
 # What an attack climbs in their place: it rises and falls with the score and does not go flat.
 _STEEP: dict[str, Score] = {
     "entropy": lambda logits: _log_entropy(wide(logits)),
-    "confidence": lambda logits: _logits.log_odds(wide(logits), logits.argmax(dim=1)),
+    "confidence": lambda logits: _top_odds(wide(logits)),
     "energy": lambda logits: -wide(logits).logsumexp(dim=1),
 }
 Side = Literal["in", "out", "both"]
@@ -189,6 +187,10 @@ def _score(name: str, score: str | Score) -> tuple[Score, Score]:
         return score, score
     _checks.choice(name, score, _SCORES)
     return _SCORES[score], _STEEP[score]
+
+
+def _top_odds(logits: Tensor) -> Tensor:
+    return _logits.log_odds(logits, logits.argmax(dim=1))
 
 
 def _log_entropy(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcal import _checks, _probs
+from advcal import _checks, _probs, _sums
 from advcal._typing import Array
 from advcal.metrics._bins import ece, uniform_bin, uniform_edges
 from advcal.metrics._errors import debiased_rmsce, mce, rmsce
@@ -141,8 +141,8 @@ def _of_table(metric: Any, probs: Array, labels: Array) -> Callable[[Tensor], Te
 
     def at(chosen: Tensor) -> Tensor:
         n_bins = len(edges) - 1
-        sums = torch.bincount(cells[chosen], minlength=2 * n_bins)
-        confidences = torch.bincount(index[chosen], confidence[chosen], minlength=n_bins)
+        sums = _sums.per_cell(cells[chosen], 2 * n_bins)
+        confidences = _sums.per_cell(index[chosen], n_bins, confidence[chosen])
         table = ReliabilityBins(edges, sums[::2] + sums[1::2], confidences, sums[1::2])
         found: Tensor = getattr(table, name)
         return found

@@ -114,7 +114,7 @@ def _drawn(
         for each in where:
             shape = (rows, len(each))
             drawn = torch.randint(len(each), shape, generator=source, device=source.device).cpu()
-            cells = each[drawn] + n * torch.arange(rows)[:, None]
+            cells = each[drawn] + n * torch.arange(rows, device="cpu")[:, None]
             counts = torch.bincount(cells.flatten(), minlength=rows * n).view(rows, n)
             sums.append(counts.numpy().cumsum(axis=1)[:, last].astype(np.float64))
         found.append((_precision if figure == "aupr" else _rate)(*sums))

@@ -129,7 +129,7 @@ def augrc(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
         NeurIPS 2024.
     """
     errors, own_kind = _falling_errors(probs, labels, from_logits)
-    return own_kind(errors.cumsum(0).mean() / len(errors))
+    return own_kind(_sums.running(errors).mean() / len(errors))
 
 
 def selective_risk(
