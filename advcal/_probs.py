@@ -157,8 +157,10 @@ def sound(rows: Any, first: int = 0) -> Any:
         return rows.clip(0, None)
     half = _checks.SUM_TOLERANCE.get(rows.dtype)
     wide, slack = (rows, _SLACK) if half is None else (rows.float(), half)
-    ends = (wide.min(), (sums := wide.sum(1)).min(), sums.max())  # the first fills the cache
-    least, low, high = _checks.read(*ends) if isinstance(wide, Tensor) else map(float, ends)
+    least, sums = wide.min(), wide.sum(1)  # the first fills the cache
+    low, high = sums.min(), sums.max()
+    if isinstance(wide, Tensor):
+        least, low, high = _checks.read(least, low, high)
     if least >= -_BELOW and 1 - slack <= low <= high <= 1 + slack:
         return rows if least >= 0 else rows.clip(0, 1)
     wide = torch.as_tensor(wide)
