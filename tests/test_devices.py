@@ -89,6 +89,10 @@ calibration = remembered(of_calibrators.data)
 perceptron, points = remembered(of_certify.perceptron), remembered(of_certify.points)
 
 
+# Said once a process, of what only tensors without storage take.
+pytestmark = pytest.mark.filterwarnings("ignore:at..frobenius_norm is deprecated")
+
+
 # --- rows ------------------------------------------------------------------------------------
 
 
@@ -471,7 +475,8 @@ def rows(names):
 
 every_row = rows(ROWS)
 # What does the same by other numbers of an attack need not be seen everywhere.
-most_rows = rows(name for name in ROWS if not set(name.split("-")) & VARIANTS)
+most = [name for name in ROWS if not set(name.split("-")) & VARIANTS]
+most_rows = rows(most)
 
 
 @every_row
@@ -481,7 +486,8 @@ def test_cuda_gives_each_bit_of_the_cpu(name, on_the_cpu):
     assert difference(found, wanted) <= (1e-6 if name in ITERATED else 0)
 
 
-@most_rows
+# Under the flag PyTorch mirrors a border in Python, out of reach of what pretends.
+@rows(name for name in most if not name.startswith("evaluation.corrupt"))
 def test_cuda_is_deterministic_and_may_be_the_default_device(name, on_the_cpu):
     wanted, device = on_the_cpu(name), Pretend("cuda", default=True)
     torch.use_deterministic_algorithms(True)
