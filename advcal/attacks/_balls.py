@@ -199,7 +199,7 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         clamped = points.clamp(*self.bounds)
         outside = self.length(clamped) > self.radius
         rows = outside.nonzero()[:, 0] if free_to_read(points) else slice(None)
-        surface = self.of(rows)._surface(exact(points[rows])).to(points.device)
+        surface = self.of(rows)._surface(exact(points[rows])).to(clamped)
         clamped[rows] = torch.where(per_example(outside[rows], points), surface, clamped[rows])
         return clamped
 

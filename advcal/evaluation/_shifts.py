@@ -237,7 +237,7 @@ def _transformed(images: Tensor, kernels: Tensor) -> Tensor:
     padded = functional.pad(images, (across, across, down, down), mode="reflect")
     size = [_smooth(side) for side in padded.shape[2:]]
     # Correlation is the product with the conjugate; what wraps around is beyond the part kept.
-    waves = torch.fft.rfft2(padded, size) * torch.fft.rfft2(kernels, size).conj()[:, None]
+    waves = torch.fft.rfft2(padded, size) * torch.fft.rfft2(kernels, size).conj_physical()[:, None]
     whole: Tensor = torch.fft.irfft2(waves, size)
     return whole[..., :height, :width]
 

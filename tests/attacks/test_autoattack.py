@@ -157,11 +157,11 @@ def test_square_draws_for_an_example_whatever_its_neighbours_are():
 
 def test_bumps_have_unit_length_and_two_halves():
     for size in (1, 3, 7):
-        bump = _bump(size, size)
+        bump = _bump(size, size, torch.device("cpu"))
         assert math.isclose(bump.norm(), 1, rel_tol=1e-6)
         assert (bump[: size // 2] > 0).all()
         assert (bump[size // 2 :] < 0).all()
-    peak = _bump(6, 3)[:3]
+    peak = _bump(6, 3, torch.device("cpu"))[:3]
     assert peak.argmax() == 4
     assert math.isclose(peak[0, 0] / peak[1, 1], 0.25 / 1.25, rel_tol=1e-6)
 
