@@ -362,6 +362,25 @@ ROWS |= {
         at.tensor(SCORES[0]), n_levels=2
     ),
     "metrics.variance": lambda at: metrics.variance(list(map(at.tensor, RUNS))),
+    "metrics.classwise_bins": metric_row("classwise_bins"),
+    "metrics.crossfit_ece": lambda at: metric_row("crossfit_ece", generator=at.generator())(at),
+    "metrics.detection_interval": lambda at: [
+        metrics.detection_interval(
+            *map(at.tensor, SCORES), figure=figure, resamples=40, generator=at.generator()
+        )
+        for figure in ("auroc", "aupr", "fpr95")
+    ],
+    "metrics.labelled": metric_row("labelled", ignore_index=1),
+    "metrics.paired_test": lambda at: [
+        metrics.paired_test(
+            *map(at.tensor, (RUNS[0], RUNS[1], predictions()[1])),
+            figure=figure,
+            resamples=40,
+            generator=at.generator(),
+        )
+        for figure in ("accuracy", "brier", "confidence", "ece", "nll")
+    ],
+    "metrics.uncertainty": lambda at: metrics.uncertainty(list(map(at.tensor, RUNS))),
     "metrics.reliability_bins, quantile": metric_row("reliability_bins", binning="quantile"),
     "metrics.reliability_bins, methods": table,
     "metrics.reliability_sketch, methods": sketch,
@@ -392,7 +411,7 @@ NO_ROWS = {
         "evaluation.pareto",
     ),
     *("evaluation.pareto_search", "evaluation.read_corruptions", "evaluation.table"),
-    *("trainers.catastrophic_overfitting",),
+    *("metrics.wilson", "trainers.catastrophic_overfitting"),
 }
 
 

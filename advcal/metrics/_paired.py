@@ -203,7 +203,7 @@ def _of_ece(
     drawn = []
     for size in _parts(n, resamples):
         chosen = torch.randint(n, (size, n), generator=source, device=source.device).cpu()
-        cells = chosen + n * torch.arange(size)[:, None]
+        cells = chosen + n * torch.arange(size, device="cpu")[:, None]
         weights = torch.bincount(cells.flatten(), minlength=size * n).view(size, n).double().numpy()
         drawn.append(_difference(weights @ pair.first, weights @ pair.second) / n)
     spread = NormalDist().inv_cdf((1 + level) / 2) * float(np.concatenate(drawn).std())
