@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
 from typing import Any, TypeAlias
@@ -131,6 +131,7 @@ def of_type(what: str, *types: Any) -> Callable[[str, object], None]:
 function = of_type("a callable", Callable)
 generator = of_type("a torch.Generator or None", torch.Generator, type(None))
 sequence = of_type("a list or tuple", list, tuple)
+several = of_type("several, in a list or the like", Iterable)
 _declare("attack loss metric model objective reference", function)
 _declare("backward forward progress", optional(function))
 _declare("generator", generator)
@@ -187,6 +188,8 @@ def tensor(
         hint: The end of the message for another dtype.
     """
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
         if is_integer(value.dtype) if integer else value.is_floating_point():
             return value
         wanted = f"of {'an integer' if integer else 'a floating'} dtype"
@@ -232,10 +235,23 @@ def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -
     shape = value.shape if value.ndim == 2 else (0, 0)
     if shape[0] == 0 or shape[1] < 2 or n not in (None, shape[0]):
         rows, found = "n >= 1" if n is None else n, kind(value if given is None else given)
-        other = "1 - p, p" if name == "probs" else "0 * p, p"
-        hint = f"; pass p of the second of two classes as torch.stack([{other}], dim=1)"
-        hint = hint if value.ndim and value.shape[1:] in ((), (1,)) else ""
+        hint = _to_rows(name, value, array=isinstance(given, np.ndarray))
         raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
+
+
+def _to_rows(name: str, value: Tensor, *, array: bool) -> str:
+    """Say how one column becomes two, and how dense outputs become rows."""
+    if value.ndim == 1 or value.shape[1:] == (1,):
+        two = "1 - p, p" if name == "probs" else "0 * p, p"
+        library, axis = ("np", "axis") if array else ("torch", "dim")
+        made = f"stack([{two}], {axis}=1)" if value.ndim == 1 else f"hstack([{two}])"
+        return f"; pass p of the second of two classes as {library}.{made}"
+    if value.ndim < 3:
+        return ""
+    made = f"{name}.movedim(1, -1).flatten(0, -2) and labels.flatten()"
+    if array:
+        made = f"np.moveaxis({name}, 1, -1).reshape(-1, classes) and labels.ravel()"
+    return f"; flatten dense ones: {made}"
 
 
 def with_softmax(value: Tensor) -> Tensor:
@@ -251,18 +267,30 @@ def with_softmax(value: Tensor) -> Tensor:
     return value
 
 
+def answer(value: Any) -> Tensor:
+    """Check that a model returned a floating tensor."""
+    if not isinstance(value, Tensor):
+        hint = ""
+        if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+            hint = "; pass lambda x: model(x)[0] if they come first"
+        elif isinstance(value, dict) or hasattr(value, "logits"):
+            said = f"[{next(iter(value), 'logits')!r}]" if isinstance(value, dict) else ".logits"
+            hint = f"; pass lambda x: model(x){said}"
+        raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}{hint}")
+    return tensor("logits", value)
+
+
 def logits(value: Any, n: int) -> Tensor:
     """Check that a model returned logits `(n, classes)` without NaN."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}")
-    class_rows("logits", value, n)
-    bad = value.detach().isnan().any(dim=1)
+    checked = answer(value)
+    class_rows("logits", checked, n)
+    bad = checked.detach().isnan().any(dim=1)
     if bad.any():
         raise ValueError(
             "expected logits without NaN, got NaN at example "
             f"{int(bad.nonzero()[0])} of the {n} that the model was called with"
         )
-    return value
+    return checked
 
 
 def like_probabilities(value: Tensor) -> Tensor:
@@ -290,20 +318,32 @@ def warn(message: str) -> None:
 def differentiable(name: str, value: Tensor, of: str) -> None:
     """Check that a gradient can run back from a value."""
     if not value.requires_grad:
+        other = " attacks.square needs no gradient" if of == "the inputs" else ""
         raise ValueError(
-            f"expected {name} that depend on {of} by a gradient, got none; "
-            "is there a detach or a no_grad on the way?"
+            f"expected {name} that depend on {of} by a gradient, got none; is there a detach, a "
+            f"no_grad or a quantised layer on the way?{other}"
         )
 
 
 def losses(value: Any, n: int) -> Tensor:
     """Check that a loss gave one value per example."""
-    if not isinstance(value, Tensor) or value.shape != (n,):
+    if not isinstance(value, Tensor) or value.shape != (n,) or value.is_complex():
         raise ValueError(
             f"expected the loss to give one value per example, shape ({n},), got {kind(value)}; "
             "a torch loss does so with reduction='none'"
         )
     return value
+
+
+def at_start(values: Tensor) -> None:
+    """Check the losses of an attack at its start, from where NaN and -inf have no way on."""
+    bad = values.detach().isnan() | values.detach().isneginf()
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise ValueError(
+            f"expected a loss that is a number where the attack starts, got "
+            f"{float(values[first])} at example {first}"
+        )
 
 
 def inputs(value: Any) -> Tensor:
@@ -347,12 +387,22 @@ def attack_inputs(
     low, high = box(bounds, points)
     if not bool(((low <= points) & (points <= high) & points.isfinite()).all()):
         least, most = (float(end) for end in points.detach().aminmax())
-        told = "of tensors" if isinstance(low, Tensor) else f"({low:g}, {high:g})"
-        raise ValueError(
-            f"expected finite inputs within bounds {told}, got values from {least:g} to {most:g}; "
-            "attack images before they are normalised, or pass bounds="
-        )
+        raise outside(low, high, least, most)
     return copied(points), copied(targets), (low, high)
+
+
+def outside(low: Any, high: Any, least: float, most: float) -> ValueError:
+    """Say of inputs from `least` to `most` that they are not within bounds."""
+    told, hint = "of tensors", "attack images before they are normalised, or pass bounds="
+    values = f"{least:g} to {most:g}"
+    if not isinstance(low, Tensor):
+        told, beyond = f"({low:g}, {high:g})", max(low - least, most - high)
+        if 0 < beyond <= 1e-3 * (high - low) < inf:  # by rounding, also in half precision
+            values = f"{least:.9g} to {most:.9g}"
+            hint = f"take the rounding off by inputs.clamp({low:g}, {high:g})"
+    return ValueError(
+        f"expected finite inputs within bounds {told}, got values from {values}; {hint}"
+    )
 
 
 def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:

@@ -18,9 +18,23 @@ from advcal._typing import Attack, Model
 def logits_of(model: Model, inputs: Tensor) -> Tensor:
     """Run a model and check that it gave logits `(n, classes)` without NaN.
 
-    Warns if the first ones within `frozen` look like probabilities.
+    Warns if the first ones within `frozen` look like probabilities. A model may write into its
+    inputs: into a copy of them if they ask for a gradient, where torch lets nobody write.
     """
-    logits = _checks.logits(model(inputs), len(inputs))
+    asking = inputs.requires_grad and inputs.is_leaf
+    version = inputs._version if asking else 0
+    try:
+        output = model(inputs)
+    except RuntimeError as error:
+        if not (asking and "in-place operation" in str(error)):
+            raise
+        output = model(inputs.clone())
+    if asking and inputs._version != version:
+        raise ValueError(
+            "expected a model that leaves its inputs as they are under no_grad, got one that "
+            "writes into them; pass lambda x: model(x.clone())"
+        )
+    logits = _checks.logits(output, len(inputs))
     if _unseen.get():
         _unseen.set(False)
         rows = _checks.like_probabilities(logits)

@@ -59,4 +59,6 @@ class _Expectation(Around):
         return f"expectation({model}, n={self.n})"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])
+        # Copies, since a model may write into what it gets.
+        passes = (logits_of(self.model, inputs.clone()) for _ in range(self.n))
+        return log_mean_probs([_checks.with_softmax(each) for each in passes])

@@ -57,13 +57,28 @@ def goal_of(
     if loss == "kl":
         clean = logits_at(model, inputs).log_softmax(dim=1)
         return Goal(_from_clean, labels, clean, targeted)
+    named = not callable(loss)
     if not callable(loss):
         _checks.choice("loss", loss, [*LOSSES, "kl"])
         loss = log_odds if loss == "cross_entropy" else getattr(losses, loss)
     each: Callable[..., Tensor] = loss
     if _takes_reduction(each):
         each = partial(each, reduction="none")
-    return Goal(each, labels, labels, targeted)
+    return Goal(each if named else _Watched(each, targeted), labels, labels, targeted)
+
+
+class _Watched:
+    """A loss of the user's own, whose first values must be numbers."""
+
+    def __init__(self, loss: Callable[..., Tensor], targeted: bool) -> None:
+        self.loss, self.sign, self.begun = loss, -1 if targeted else 1, False
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        values = self.loss(logits, labels)
+        if not self.begun:
+            self.begun = True
+            _checks.at_start(self.sign * _checks.losses(values, len(logits)))
+        return values
 
 
 def _takes_reduction(loss: Callable[..., Tensor]) -> bool:
@@ -107,8 +122,18 @@ def gradient_at(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tens
         (upstream,) = torch.autograd.grad(values.sum(), logits)
         largest = upstream.abs().amax(dim=1, keepdim=True)
         upstream = upstream / torch.where(largest > 0, largest, 1.0)
-        (gradient,) = torch.autograd.grad(output, inputs, upstream.to(output.dtype))
+        gradient = back(output, inputs, upstream.to(output.dtype))
     return Point(logits.detach(), values.detach(), gradient.nan_to_num())
+
+
+def back(output: Tensor, inputs: Tensor, upstream: Tensor, *, retain: bool = False) -> Tensor:
+    """Run a gradient of the output back to the inputs, on which it has to depend."""
+    gradients = torch.autograd.grad(
+        output, inputs, upstream, retain_graph=retain, allow_unused=True
+    )
+    if gradients[0] is None:
+        _checks.differentiable("logits", output.detach(), "the inputs")
+    return gradients[0]
 
 
 def logits_at(model: Model, inputs: Tensor) -> Tensor:

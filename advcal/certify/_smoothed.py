@@ -62,12 +62,12 @@ class _Smoothed(Around):
         self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        source = _checks.resolve(self.generator, inputs.device)
+        source = _checks.resolve(self.generator, _checks.inputs(inputs).device)
         passes = []
         for _ in range(self.n):
             noise = torch.randn(
                 inputs.shape, generator=source, dtype=inputs.dtype, device=source.device
             )
             points = inputs + self.sigma * noise.to(inputs.device)
-            passes.append(logits_of(self.model, points))
+            passes.append(_checks.with_softmax(logits_of(self.model, points)))
         return log_mean_probs(passes)
