@@ -242,10 +242,9 @@ def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -
 def _to_rows(name: str, value: Tensor, *, array: bool) -> str:
     """Say how one column becomes two, and how dense outputs become rows."""
     if value.ndim == 1 or value.shape[1:] == (1,):
-        two = "1 - p, p" if name == "probs" else "0 * p, p"
-        library, axis = ("np", "axis") if array else ("torch", "dim")
-        made = f"stack([{two}], {axis}=1)" if value.ndim == 1 else f"hstack([{two}])"
-        return f"; pass p of the second of two classes as {library}.{made}"
+        two, last = "1 - p, p" if name == "probs" else "0 * p, p", ", p of shape (n,)"
+        made = f"torch.stack([{two}], dim=1){'' if value.ndim == 1 else last}"
+        return f"; pass p of the second of two classes as {made}"
     if value.ndim < 3:
         return ""
     made = f"{name}.movedim(1, -1).flatten(0, -2) and labels.flatten()"

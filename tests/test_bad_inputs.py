@@ -39,9 +39,9 @@ def test_every_public_function_is_tried():
 @pytest.mark.parametrize("name", [name for name in CALLABLES if not name.startswith(SLOW)][::5])
 def test_the_good_call_that_is_varied_is_good(name):
     tried = CALLABLES[name]
-    found, words = bad_inputs.outcome(
-        name, tried, *next(iter(bad_inputs.good(name, tried).items()))
-    )
+    given = bad_inputs.good(name, tried)
+    argument = next((each for each in given if each != "model"), "model")
+    found, words = bad_inputs.outcome(name, tried, argument, given[argument])
     assert found in (bad_inputs.ACCEPTED, bad_inputs.WARNED), words
 
 
@@ -92,13 +92,7 @@ every_attack = pytest.mark.parametrize("attack", GRADIENT_ATTACKS, ids=lambda a:
     ("loss", "said"), [(nan_of_one, "nan at example 1"), (log_of_the_rest, "-inf at example 2")]
 )
 def test_a_loss_that_is_no_number_at_the_start_names_the_example(make, loss, said):
-    if make is attacks.apgd:
-        with pytest.raises(ValueError, match="expected loss to be one of|a loss that is a number"):
-            make(network(), images(), classes(), eps=0.1, loss=loss)
-        return
-    with pytest.raises(
-        ValueError, match=f"a loss that is a number where the attack starts, got {said}"
-    ):
+    with pytest.raises(ValueError, match=f"a number where the attack starts, got {said}"):
         make(network(), images(), classes(), eps=0.1, loss=loss)
 
 
@@ -207,7 +201,7 @@ def test_a_quantised_model_has_no_gradient():
     [
         (lambda z: (z, 1), TypeError, r"pass lambda x: model\(x\)\[0\]"),
         (lambda z: {"out": z}, TypeError, r"pass lambda x: model\(x\)\['out'\]"),
-        (lambda z: z[:, :1], ValueError, r"torch.hstack\(\[0 \* p, p\]\)"),
+        (lambda z: z[:, :1], ValueError, r"torch.stack\(\[0 \* p, p\], dim=1\), p of shape"),
         (lambda z: z[:, 0], ValueError, r"torch.stack\(\[0 \* p, p\], dim=1\)"),
         (lambda z: z[:, :, None].expand(-1, -1, 5), ValueError, r"movedim\(1, -1\).flatten\(0, -2"),
     ],
@@ -224,18 +218,15 @@ def test_a_model_of_another_answer_is_told_what_to_do(answer, error, said):
 
 
 def test_one_column_of_probabilities_becomes_two():
-    p, labels = drawn_column(), torch.tensor([0, 1, 1, 0, 1])
-    with pytest.raises(ValueError, match=r"torch.hstack\(\[1 - p, p\]\)"):
-        metrics.ece(p, labels)
-    with pytest.raises(ValueError, match=r"np.hstack\(\[1 - p, p\]\)"):
-        metrics.ece(p.numpy(), labels.numpy())
-    assert metrics.ece(torch.hstack([1 - p, p]), labels) >= 0
-    with pytest.raises(ValueError, match=r"np.stack\(\[1 - p, p\], axis=1\)"):
-        metrics.ece(p[:, 0].numpy(), labels.numpy())
-
-
-def drawn_column():
-    return torch.rand(5, 1, generator=torch.Generator().manual_seed(0))
+    p = torch.rand(5, 1, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    for given in ((p, labels), (p.numpy(), labels.numpy())):
+        with pytest.raises(
+            ValueError, match=r"torch.stack\(\[1 - p, p\], dim=1\), p of shape \(n,\)"
+        ):
+            metrics.ece(*given)
+    p = p[:, 0]
+    assert metrics.ece(torch.stack([1 - p, p], dim=1), labels) >= 0
 
 
 def test_dense_outputs_become_rows():
