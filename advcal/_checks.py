@@ -188,7 +188,7 @@ def tensor(
         hint: The end of the message for another dtype.
     """
     if isinstance(value, Tensor):
-        if value.is_meta:
+        if value.is_meta and not integer:
             raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
         if is_integer(value.dtype) if integer else value.is_floating_point():
             return value
@@ -208,6 +208,8 @@ def labels(
         raise ValueError(f"expected {name} of shape ({n or 'n >= 1'},), got {kind(value)}")
     if device is not None and value.device != device:
         raise ValueError(f"expected {name} on {device} like the rest, got {value.device}")
+    if value.is_meta:
+        raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
     whole: Tensor = value.detach().to(torch.int64)
     if n_classes is not None:
         label_range(whole, n_classes, name)
@@ -334,9 +336,10 @@ def losses(value: Any, n: int) -> Tensor:
     return value
 
 
-def at_start(values: Tensor) -> None:
+def at_start(values: Tensor, logits: Tensor) -> None:
     """Check the losses of an attack at its start, from where NaN and -inf have no way on."""
     bad = values.detach().isnan() | values.detach().isneginf()
+    bad = bad & logits.detach().amax(dim=1).isfinite()  # others come of the model
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         raise ValueError(

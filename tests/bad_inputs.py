@@ -421,6 +421,7 @@ def of_inputs(
 
 
 def of_labels(value: Any, classes: int = CLASSES, **options: Any) -> Iterator[Bad]:
+    classes = max(classes, int(value.max()) + 1)
     yield Bad("labels out of range", put(value, classes))
     yield Bad("labels out of range", value + 1)
     yield Bad("labels out of range", put(value, -1))
@@ -962,7 +963,7 @@ FORWARD_ONLY = {
 
 # Those in attacks and trainers that give figures, and not points or a loss.
 FIGURED = {
-    "attacks.adversarial_distance", "attacks.expectation", "trainers.predict",
+    "attacks.adversarial_distance", "trainers.predict",
     "trainers.AdaptiveSmoothing.update",
 }  # fmt: skip
 
@@ -997,7 +998,9 @@ def bad_values(name: str, tried: Tried) -> Iterator[tuple[str, int, Bad]]:
             options["gradients"] = name not in FORWARD_ONLY
             # Copied or only asked for, and not called.
             options["kept"] = "EarlyStopping" in name or name == "attacks.uniform_noise"
-            options["figures"] = name in FIGURED or name.split(".")[0] in ("certify", "evaluation")
+            options["figures"] = name in FIGURED or (
+                name.split(".")[0] in ("certify", "evaluation") and name != "certify.smoothed"
+            )
         if argument == "eps":
             options["tensors"] = name.startswith("attacks.")
         if optional:

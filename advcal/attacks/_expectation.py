@@ -60,5 +60,4 @@ class _Expectation(Around):
 
     def forward(self, inputs: Tensor) -> Tensor:
         # Copies, since a model may write into what it gets.
-        passes = (logits_of(self.model, inputs.clone()) for _ in range(self.n))
-        return log_mean_probs([_checks.with_softmax(each) for each in passes])
+        return log_mean_probs([logits_of(self.model, inputs.clone()) for _ in range(self.n)])

@@ -77,7 +77,7 @@ class _Watched:
         values = self.loss(logits, labels)
         if not self.begun:
             self.begun = True
-            _checks.at_start(self.sign * _checks.losses(values, len(logits)))
+            _checks.at_start(self.sign * _checks.losses(values, len(logits)), logits)
         return values
 
 

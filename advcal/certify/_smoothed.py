@@ -69,5 +69,5 @@ class _Smoothed(Around):
                 inputs.shape, generator=source, dtype=inputs.dtype, device=source.device
             )
             points = inputs + self.sigma * noise.to(inputs.device)
-            passes.append(_checks.with_softmax(logits_of(self.model, points)))
+            passes.append(logits_of(self.model, points))
         return log_mean_probs(passes)
