@@ -344,7 +344,7 @@ def at_start(values: Tensor, logits: Tensor) -> None:
         first = int(bad.nonzero()[0])
         raise ValueError(
             f"expected a loss that is a number where the attack starts, got "
-            f"{float(values[first])} at example {first}"
+            f"{float(values.detach()[first])} at example {first}"
         )
 
 

@@ -116,7 +116,7 @@ def loss_at(loss: Loss, model: Model, inputs: Tensor, labels: Any) -> Tensor:
 
 def loss_of(loss: Loss, logits: Any, labels: Any, model: object = None) -> Tensor:
     """Take a loss, and check what torch's cross-entropy says in words of its own."""
-    if getattr(loss, "func", loss) is cross_entropy and not _checks.recording():
+    if getattr(loss, "func", loss) is cross_entropy:
         _check_classification(logits, labels)
         new = _new(model)
         if new and logits.ndim == 2:
