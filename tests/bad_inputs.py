@@ -974,7 +974,7 @@ def bad_values(name: str, tried: Tried) -> Iterator[tuple[str, int, Bad]]:
         given = good(name, tried)
         kind = OWN_KINDS.get(name, {}).get(argument, KINDS[argument])
         value = given.get(argument, GOOD.get(argument, lambda: None)())
-        if kind in (of_probs, of_labels) and isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray):
             value = torch.from_numpy(value)
         options: dict[str, Any] = {}
         if argument in ("logits", "probs", "labels", "scores", "distances"):
