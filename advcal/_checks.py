@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from math import inf
@@ -136,6 +136,7 @@ def of_type(what: str, *types: Any) -> Callable[[str, object], None]:
 function = of_type("a callable", Callable)
 generator = of_type("a torch.Generator or None", torch.Generator, type(None))
 sequence = of_type("a list or tuple", list, tuple)
+several = of_type("several, in a list or the like", Iterable)
 _declare("attack loss metric model objective reference", function)
 _declare("backward forward map progress", optional(function))
 _declare("generator", generator)
@@ -225,6 +226,8 @@ def tensor(
         hint: The end of the message for another dtype.
     """
     if isinstance(value, Tensor):
+        if value.is_meta and not integer:
+            raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
         if is_integer(value.dtype) if integer else value.is_floating_point():
             return value
         wanted = f"of {'an integer' if integer else 'a floating'} dtype"
@@ -243,6 +246,8 @@ def labels(
         raise ValueError(f"expected {name} of shape ({n or 'n >= 1'},), got {kind(value)}")
     if device is not None and value.device != device:
         raise ValueError(f"expected {name} on {device} like the rest, got {value.device}")
+    if value.is_meta:
+        raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
     whole: Tensor = value.to(torch.int64)
     if n_classes is not None:
         label_range(whole, n_classes, name)
@@ -278,10 +283,22 @@ def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -
     shape = value.shape if value.ndim == 2 else (0, 0)
     if shape[0] == 0 or shape[1] < 2 or n not in (None, shape[0]):
         rows, found = "n >= 1" if n is None else n, kind(value if given is None else given)
-        other = "1 - p, p" if name == "probs" else "0 * p, p"
-        hint = f"; pass p of the second of two classes as torch.stack([{other}], dim=1)"
-        hint = hint if value.ndim and value.shape[1:] in ((), (1,)) else ""
+        hint = _to_rows(name, value, array=isinstance(given, np.ndarray))
         raise ValueError(f"expected {name} of shape ({rows}, classes >= 2), got {found}{hint}")
+
+
+def _to_rows(name: str, value: Tensor, *, array: bool) -> str:
+    """Say how one column becomes two, and how dense outputs become rows."""
+    if value.ndim == 1 or value.shape[1:] == (1,):
+        two, last = "1 - p, p" if name == "probs" else "0 * p, p", ", p of shape (n,)"
+        made = f"torch.stack([{two}], dim=1){'' if value.ndim == 1 else last}"
+        return f"; pass p of the second of two classes as {made}"
+    if value.ndim < 3:
+        return ""
+    made = f"{name}.movedim(1, -1).flatten(0, -2) and labels.flatten()"
+    if array:
+        made = f"np.moveaxis({name}, 1, -1).reshape(-1, classes) and labels.ravel()"
+    return f"; flatten dense ones: {made}"
 
 
 def with_softmax(value: Tensor) -> Tensor:
@@ -306,12 +323,24 @@ def highest_logits(value: Tensor) -> None:
             )
 
 
+def answer(value: Any) -> Tensor:
+    """Check that a model returned a floating tensor."""
+    if not isinstance(value, Tensor):
+        hint = ""
+        if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+            hint = "; pass lambda x: model(x)[0] if they come first"
+        elif isinstance(value, dict) or hasattr(value, "logits"):
+            said = f"[{next(iter(value), 'logits')!r}]" if isinstance(value, dict) else ".logits"
+            hint = f"; pass lambda x: model(x){said}"
+        raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}{hint}")
+    return tensor("logits", value)
+
+
 def logits(value: Any, n: int) -> Tensor:
     """Check that a model returned logits `(n, classes)`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}")
-    class_rows("logits", value, n)
-    return value
+    checked = answer(value)
+    class_rows("logits", checked, n)
+    return checked
 
 
 def like_probabilities(value: Tensor) -> Tensor:
@@ -344,20 +373,40 @@ def warn(message: str) -> None:
 def differentiable(name: str, value: Tensor, of: str) -> None:
     """Check that a gradient can run back from a value."""
     if not value.requires_grad:
+        other = " attacks.square needs no gradient" if of == "the inputs" else ""
         raise ValueError(
-            f"expected {name} that depend on {of} by a gradient, got none; "
-            "is there a detach or a no_grad on the way?"
+            f"expected {name} that depend on {of} by a gradient, got none; is there a detach, a "
+            f"no_grad or a quantised layer on the way?{other}"
         )
 
 
 def losses(value: Any, n: int) -> Tensor:
     """Check that a loss gave one value per example."""
-    if not isinstance(value, Tensor) or value.shape != (n,):
+    if not isinstance(value, Tensor) or value.shape != (n,) or value.is_complex():
         raise ValueError(
             f"expected the loss to give one value per example, shape ({n},), got {kind(value)}; "
             "a torch loss does so with reduction='none'"
         )
     return value
+
+
+def no_start(values: Tensor, logits: Tensor) -> Tensor:
+    """Tell which losses of an attack at its start are NaN or -inf, from where there is no way on.
+
+    Not those that come of the model, which has no softmax there.
+    """
+    bad = values.isnan() | values.isneginf()
+    return bad & logits.amax(dim=1).isfinite()
+
+
+def at_start(values: Tensor, bad: Tensor) -> None:
+    """Check that an attack can start from its losses."""
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise ValueError(
+            f"expected a loss that is a number where the attack starts, got "
+            f"{float(values[first])} at example {first}"
+        )
 
 
 def inputs(value: Any) -> Tensor:
@@ -408,15 +457,22 @@ def attack_inputs(
     inside = inside or [low <= least and most <= high]
     if not (inside[0] and -inf < least <= most < inf):
         box(bounds, points)
-        told = f"got values from {least:g} to {most:g}"
-        if bounds is None:
-            raise ValueError(f"expected finite inputs, {told}")
-        ends = "of tensors" if within else f"({low:g}, {high:g})"
-        raise ValueError(
-            f"expected finite inputs within bounds {ends}, {told}; "
-            "attack images before they are normalised, or pass bounds="
-        )
+        raise outside(low, high, least, most)
     return points, known(targets, first, last), (low, high)
+
+
+def outside(low: Any, high: Any, least: float, most: float) -> ValueError:
+    """Say of inputs from `least` to `most` that they are not within bounds."""
+    told, hint = " within bounds of tensors", "; attack images before they are normalised, or pass "
+    values, hint = f"{least:g} to {most:g}", f"{hint}bounds="
+    if not isinstance(low, Tensor):
+        told, beyond = f" within bounds ({low:g}, {high:g})", max(low - least, most - high)
+        if (low, high) == (-inf, inf):
+            told = hint = ""
+        elif 0 < beyond <= 1e-3 * (high - low) < inf:  # by rounding, also in half precision
+            values = f"{least:.9g} to {most:.9g}"
+            hint = f"; take the rounding off by inputs.clamp({low:g}, {high:g})"
+    return ValueError(f"expected finite inputs{told}, got values from {values}{hint}")
 
 
 def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:

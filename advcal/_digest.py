@@ -33,7 +33,7 @@ def rows(inputs: Tensor) -> list[bytes]:
     What is less than 24 binary digits of an example's largest value does not count, nor the sign of
     a zero, the dtype, the device and the memory format. 8-bit images have values up to 255.
     """
-    if inputs.ndim == 0:
+    if inputs.ndim == 0 or inputs.numel() == 0:
         raise ValueError(f"expected inputs of shape (n >= 1, ...), got {_checks.kind(inputs)}")
     if inputs.is_complex():
         raise ValueError(f"expected inputs of real numbers (n, ...), got {_checks.kind(inputs)}")

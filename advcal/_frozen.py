@@ -18,12 +18,42 @@ from advcal._typing import Attack, Model
 def logits_of(model: Model, inputs: Tensor, *, finite: bool = False) -> Tensor:
     """Run a model and check that it gave logits `(n, classes)` without NaN, or of finite maximum.
 
-    Warns if the first ones within `frozen` look like probabilities.
+    Warns if the first ones within `frozen` look like probabilities. A model may write into its
+    inputs: into a copy of them if they ask for a gradient, where torch lets nobody write.
     """
-    logits = _checks.logits(model(inputs), len(inputs))
+    output = model(inputs) if _checks.recording() else _run(model, inputs)
+    logits = _checks.logits(output, len(inputs))
     if not _checks.recording():
         (_watch.get() or _Watch(late=False, unseen=[False])).see(logits, finite)
     return logits
+
+
+def _run(model: Model, inputs: Tensor) -> Any:
+    asking = inputs.requires_grad and inputs.is_leaf
+    version = inputs._version if asking else 0
+    try:
+        output = model(inputs)
+    except RuntimeError as error:
+        if not (asking and "in-place operation" in str(error)):
+            raise
+        output = model(inputs.clone())
+    if asking and inputs._version != version:
+        raise ValueError(
+            "expected a model that leaves its inputs as they are under no_grad, got one that "
+            "writes into them; pass lambda x: model(x.clone())"
+        )
+    return output
+
+
+def starts_at(values: Tensor, logits: Tensor) -> None:
+    """Check the losses `(n,)` that an attack starts from, early or late as logits are."""
+    if not _checks.recording():
+        with torch.no_grad():
+            start = values.detach(), _checks.no_start(values, logits)
+        watch = _watch.get() or _Watch(late=False, unseen=[False])
+        watch.starts.append(start)
+        if not watch.late:
+            watch.say()
 
 
 class _Watch:
@@ -32,6 +62,7 @@ class _Watch:
     def __init__(self, *, late: bool, unseen: list[bool]) -> None:
         self.late, self.unseen = late, unseen
         self.highest: dict[tuple[int, torch.device], Tensor] = {}  # logit of each example
+        self.starts: list[tuple[Tensor, Tensor]] = []  # losses, and which are no start
         self.alike: list[Tensor] = []  # whether all of them look like probabilities
 
     def see(self, logits: Tensor, finite: bool) -> None:
@@ -48,14 +79,17 @@ class _Watch:
 
     def say(self, finite: bool = False) -> None:
         """Raise of NaN, which every maximum has kept, and warn of probabilities."""
-        seen, alike = list(self.highest.values()), self.alike
-        self.highest, self.alike = {}, []
+        seen, starts, alike = list(self.highest.values()), self.starts, self.alike
+        self.highest, self.starts, self.alike = {}, [], []
         bad = [(~highest.isfinite() if finite else highest.isnan()).any() for highest in seen]
+        bad += [no_start.any() for _, no_start in starts]
+        say = [partial(_checks.highest_logits, highest) for highest in seen]
+        say += [partial(_checks.at_start, *start) for start in starts]
         told = _checks.read(*bad, *alike)
-        for highest, refused in zip(seen, told, strict=False):
+        for refuse, refused in zip(say, told, strict=False):
             if refused:
-                _checks.highest_logits(highest)
-        if any(told[len(seen) :]):
+                refuse()
+        if any(told[len(say) :]):
             _checks.warn(
                 "expected logits, got rows that are >= 0 and sum to 1, which look like "
                 "probabilities; return logits, or pass lambda x: model(x).log()"

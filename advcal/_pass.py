@@ -232,6 +232,8 @@ def _moved(
     if not isinstance(batch[0], Tensor):
         found = _checks.kind(batch[0])
         raise TypeError(f"expected inputs as a torch.Tensor, got {found} in batch {number}")
+    if any(isinstance(part, Tensor) and part.is_meta for part in batch):
+        raise ValueError(f"expected batches with data, got tensors on 'meta' in batch {number}")
     inputs, *others = _to(device, batch)
     if channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)

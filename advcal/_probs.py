@@ -81,6 +81,8 @@ def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any
 def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """View a tensor or a NumPy array as a tensor; return it and the way back."""
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
         return _sums.home(value.detach()), lambda result: result
     found = _checks.kind(value)
     if not isinstance(value, np.ndarray):

@@ -9,7 +9,7 @@ from advcal._logits import lift
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, unit
+from advcal.attacks._nearest import Nearest, corner, cosine, steady, unit
 
 
 def ddn(
@@ -72,7 +72,7 @@ def ddn(
         for step in range(steps):
             logits, _, gradient = gradient_at(model, points, goal.slope)
             fooled, _ = nearest.see(points, logits)
-            move = cosine(1.0, 0.01, step / steps) * unit(free(gradient, box))
+            move = cosine(1.0, 0.01, step / steps) * unit(free(steady(gradient), box))
             eps = torch.minimum(eps * torch.where(fooled, 1 - gamma, 1 + gamma), furthest)
             offset = unit(lift(points) - origin + move)
             offset = per_example(eps, offset).to(offset.dtype) * offset

@@ -85,7 +85,7 @@ def adversarial_distance(
     _checks.inputs(inputs)
     with frozen(model, grad=False):
         inputs = inputs.detach().clone()
-        predicted = logits_at(model, inputs).argmax(dim=1)
+        predicted = _checks.with_softmax(logits_at(model, inputs)).argmax(dim=1)
         points = attacked(attack, model, inputs, predicted)
         changed = logits_at(model, points).argmax(dim=1) != predicted
         return torch.where(changed, norm(wide(points) - wide(inputs)), torch.inf)

@@ -59,4 +59,5 @@ class _Expectation(Around):
         return f"expectation({model}, n={self.n})"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return log_mean_probs([logits_of(self.model, inputs) for _ in range(self.n)])
+        # Copies, since a model may write into what it gets.
+        return log_mean_probs([logits_of(self.model, inputs.clone()) for _ in range(self.n)])

@@ -11,7 +11,7 @@ from advcal._logits import lift
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import DUAL_ORDERS, free, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, lengths, unit
+from advcal.attacks._nearest import Nearest, corner, cosine, lengths, steady, unit
 
 
 def fmn(
@@ -82,7 +82,7 @@ def fmn(
         points = inputs
         for step in range(steps):
             logits, leads, gradient = gradient_at(model, points, goal.slope)
-            gradient = free(gradient, box)
+            gradient = free(steady(gradient), box)
             fooled, _ = nearest.see(points, logits)
             offset = lift(points) - origin
             share = cosine(gamma, gamma / 50, step / steps)

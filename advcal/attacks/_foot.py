@@ -11,7 +11,7 @@ from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select, slope_of
-from advcal.attacks._nearest import Box, Nearest, corner, dot, unit
+from advcal.attacks._nearest import Box, Nearest, corner, dot, steady, unit
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
 _SETTLED = 3e-3  # the overshoot to go on with once an example has been fooled
@@ -157,7 +157,7 @@ class _Search:
             others = ~masked(logits).scatter(1, self.labels[:, None], True)
             self.n_others = others.sum(dim=1).clamp_min(1)
         fooled, nearer = self.nearest.see(self.points, logits)
-        gradient = free(lift(gradient), self.bounds)
+        gradient = free(lift(steady(gradient)), self.bounds)
         normal, slope = unit(gradient), norm(gradient)
         self._turn(normal)
         self.best_direction = select(nearer, self.direction, self.best_direction)

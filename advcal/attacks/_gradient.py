@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, losses
-from advcal._frozen import logits_of
+from advcal._frozen import logits_of, starts_at
 from advcal._logits import Apart, divergence, lift, log_odds, slope_of_log_odds
 from advcal._typing import Loss, Model
 from advcal.attacks._balls import free_to_read, of_rows, per_example
@@ -68,13 +68,28 @@ def goal_of(
     if loss == "kl":
         clean = logits_at(model, inputs).log_softmax(dim=1)
         return Goal(_from_clean, labels, clean, targeted)
+    named = not callable(loss)
     if not callable(loss):
         _checks.choice("loss", loss, [*LOSSES, "kl"])
         loss = log_odds if loss == "cross_entropy" else getattr(losses, loss)
     each: Callable[..., Tensor] = loss
     if _takes_reduction(each):
         each = partial(each, reduction="none")
-    return Goal(each, labels, labels, targeted)
+    return Goal(each if named else _Watched(each, targeted), labels, labels, targeted)
+
+
+class _Watched:
+    """A loss of the user's own, whose first values must be numbers."""
+
+    def __init__(self, loss: Callable[..., Tensor], targeted: bool) -> None:
+        self.loss, self.sign, self.begun = loss, -1 if targeted else 1, False
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        values = self.loss(logits, labels)
+        if not self.begun:
+            self.begun = True
+            starts_at(self.sign * _checks.losses(values, len(logits)), logits)
+        return values
 
 
 def _takes_reduction(loss: Callable[..., Tensor]) -> bool:
@@ -147,13 +162,23 @@ def linearised(
         value = function(point)
     if isinstance(value, Tensor):
         _checks.differentiable(name, value, of)
-    return value, partial(pulled, value, point)
+    return value, partial(pulled, value, point, name=name, of=of)
 
 
-def pulled(value: Tensor, to: Tensor, upstream: Tensor, *, retain: bool = False) -> Tensor:
-    """Take a gradient of a value back to what it was computed from."""
+def pulled(
+    value: Tensor,
+    to: Tensor,
+    upstream: Tensor,
+    *,
+    retain: bool = False,
+    name: str = "logits",
+    of: str = "the inputs",
+) -> Tensor:
+    """Take a gradient of a value back to what it was computed from, on which it has to depend."""
     try:
-        return torch.autograd.grad(value, to, upstream, retain_graph=retain)[0]
+        (gradient,) = torch.autograd.grad(
+            value, to, upstream, retain_graph=retain, allow_unused=True
+        )
     except RuntimeError as error:
         if "use_reentrant" not in str(error):
             raise
@@ -161,6 +186,9 @@ def pulled(value: Tensor, to: Tensor, upstream: Tensor, *, retain: bool = False)
             "expected a model that can be differentiated to its inputs, got one of reentrant "
             "checkpoints; pass use_reentrant=False to torch.utils.checkpoint"
         ) from error
+    if gradient is None:
+        _checks.differentiable(name, value.detach(), of)
+    return gradient
 
 
 def predicted(logits: Tensor) -> Tensor:

@@ -60,7 +60,19 @@ def behind(
     upstream = torch.zeros_like(output).scatter_(1, pair[:, 1:], 1).scatter_(1, pair[:, :1], -1)
     gradient = pulled(output, points, upstream, retain=retain)
     label, other = logits.gather(1, pair).unbind(dim=1)
-    return label - other, lift(gradient.nan_to_num())
+    return label - other, lift(steady(gradient.nan_to_num()))
+
+
+def steady(gradient: Tensor) -> Tensor:
+    """Give infinite entries, which are the largest number by now, the size of the largest other.
+
+    Some networks have them, such as one with a square root at pixels of 0. Left as they are, all
+    other entries would count for nothing, and the linear estimate of a distance would be 0.
+    """
+    infinite = gradient.abs() == torch.finfo(gradient.dtype).max
+    size = gradient.masked_fill(infinite, 0).flatten(1).abs().amax(dim=1)
+    size = per_example(torch.where(size > 0, size, 1.0), gradient)
+    return torch.where(infinite, size * gradient.sign(), gradient)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -134,6 +134,7 @@ def conformal(
     _checks.choice("score", score, ("lac", "aps", "raps"))
     _checks.arguments(penalty=penalty, n_free=n_free)
     _checks.number("alpha", alpha, above=0, most=0.5)
+    _checks.number("beta", beta, above=0, most=0.5)
     eps = _checks.number("eps", eps, least=0)
     if eps and sigma is None:
         raise ValueError(
@@ -161,10 +162,7 @@ def conformal(
 
 def _probabilities(value: Any) -> Tensor:
     """Check probabilities `(n, classes)` or `(passes, n, classes)`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected probs as a torch.Tensor, got {_checks.kind(value)}")
-    if not value.is_floating_point():
-        raise TypeError(f"expected probs of a floating dtype, got {_checks.kind(value)}")
+    _checks.tensor("probs", value)
     if value.ndim not in (2, 3) or value.numel() == 0:
         raise ValueError(f"expected probs of shape (n >= 1, classes), got {_checks.kind(value)}")
     rows: Tensor = _probs.sound(value.detach().flatten(0, -2))

@@ -62,7 +62,7 @@ class _Smoothed(Around):
         self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        source = _checks.resolve(self.generator, inputs.device)
+        source = _checks.resolve(self.generator, _checks.inputs(inputs).device)
         passes = []
         for _ in range(self.n):
             noise = torch.randn(

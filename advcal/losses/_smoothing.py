@@ -57,6 +57,7 @@ def checked(labels: Tensor, n_classes: int, logits: Tensor | None) -> tuple[Tens
         return labels, torch.zeros(n, n_classes, dtype=torch.bool, device=labels.device)
     if not isinstance(logits, Tensor) or logits.shape != (n, n_classes):
         raise ValueError(f"expected logits of shape {(n, n_classes)}, got {_checks.kind(logits)}")
+    _checks.tensor("logits", logits)
     return labels, masked(logits).to(labels.device)
 
 

@@ -135,7 +135,7 @@ def nll(
             return -_label_entry(rows.double().log_softmax(dim=1), y)
         return -_label_entry(rows, y).log()
 
-    rows = _probs.checked_logits if from_logits else None
+    rows = _probs.checked_logits if from_logits is True else None
     return _reduce(loss, probs, labels, reduction, from_logits, rows)
 
 

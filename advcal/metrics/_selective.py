@@ -245,6 +245,7 @@ def robust_error(
         Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training, ICML 2020.
     """
     _checks.arguments(threshold=threshold)
+    _checks.several("attacked", attacked)
     confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
     kept = confidence >= threshold
     wrong = kept & ~correct

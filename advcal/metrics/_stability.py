@@ -12,7 +12,11 @@ from advcal._typing import Array
 def stacked(runs: Sequence[Array], from_logits: bool) -> tuple[Tensor, Callable[[Tensor], Array]]:
     """Check the probabilities of two or more runs; return them as `(runs, n, classes)`."""
     _checks.arguments(from_logits=from_logits)
+    _checks.several("runs", runs)
+    runs = list(runs)
     checked = [_probs.matrix(each) for each in runs]
+    if len({isinstance(each, Tensor) for each in runs}) > 1:
+        raise TypeError("expected runs of one kind, got tensors and arrays")
     if len(checked) < 2 or len({tuple(p.shape) for p, _ in checked}) > 1:
         shapes = ", ".join(str(tuple(p.shape)) for p, _ in checked) or "none"
         raise ValueError(f"expected two or more runs of one shape, got {shapes}")

@@ -16,6 +16,7 @@ from advcal._sums import exact
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.metrics import robustness_levels
+from advcal.trainers._crafting import examples
 
 Source = TypeVar("Source", bound=Iterable[Batch])
 _LEVELS = ("levels", "validation_levels")
@@ -76,8 +77,9 @@ class AdaptiveSmoothing:
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Return the loss of a batch `(inputs, labels, indices)` against its soft labels."""
-        inputs, labels, *rest = batch
-        levels = None
+        _checks.arguments(model=model)
+        inputs, labels = examples(batch)
+        rest, levels = batch[2:], None
         if self.state.n_levels > 1:
             indices = _indices("train", rest, len(inputs), len(self.levels))
             levels = self.levels[indices.cpu()].to(labels.device)
@@ -143,7 +145,7 @@ class AdaptiveSmoothing:
         """
         levels, given = [], {"distances": distances, "validation": validation}
         for (name, each), n in zip(given.items(), map(len, self._digests.values()), strict=True):
-            if not isinstance(each, Tensor):
+            if not isinstance(each, Tensor) or each.is_meta:
                 raise TypeError(f"expected {name} as a torch.Tensor, got {_checks.kind(each)}")
             if each.shape != (n,):
                 raise ValueError(
@@ -283,6 +285,7 @@ class AdaptiveSmoothing:
         _each_once(name, counts)
 
     def _check_classes(self, logits: Tensor) -> None:
+        _checks.answer(logits)
         if logits.ndim != 2 or logits.shape[1] != self.state.n_classes:
             raise ValueError(
                 f"expected logits of {self.state.n_classes} classes, got {_checks.kind(logits)}"

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, cast
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from advcal import _checks
 from advcal._frozen import attacked
@@ -84,6 +86,7 @@ class Crafting(Value):
         raise NotImplementedError
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
+        _checks.arguments(model=model)
         return self.loss_of(model, self.craft(model, batch))
 
 
@@ -95,20 +98,74 @@ def two_steps(objective: Any) -> tuple[Callable[..., Any], Callable[..., Tensor]
 
 
 def examples(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the inputs and the labels of a batch, integer labels as int64 as the losses want."""
-    inputs, labels, *_ = batch
+    """Check a batch, and return its inputs and labels, integer labels as int64."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise TypeError(f"expected batch as (inputs, labels, ...), got {_checks.kind(batch)}")
+    inputs, labels = batch[:2]
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"expected inputs as a torch.Tensor, got {_checks.kind(inputs)}")
+    if inputs.ndim == 0 or len(inputs) == 0 or inputs.is_meta:
+        raise ValueError(f"expected inputs of shape (n >= 1, ...), got {_checks.kind(inputs)}")
     return inputs, whole(labels)
 
 
-def loss_at(loss: Loss, logits: Any, labels: Any) -> Tensor:
-    """Take a loss; integer labels out of range are refused before a kernel of a device meets them.
+def loss_at(loss: Loss, model: Model, inputs: Tensor, labels: Any) -> Tensor:
+    """Take a loss of what a model in training says of inputs."""
+    return loss_of(loss, model(inputs), labels, model)
+
+
+def loss_of(loss: Loss, logits: Any, labels: Any, model: object = None) -> Tensor:
+    """Take a loss; what torch's cross-entropy and a kernel of a device would say is said before.
 
     Of labels that were on the CPU the range is known from there; else this waits for the device.
     """
-    tensors = isinstance(labels, Tensor) and isinstance(logits, Tensor)
-    if tensors and (labels.dtype, labels.ndim, logits.ndim) == (torch.int64, 1, 2) and len(labels):
-        _checks.label_range(labels, logits.shape[1])
-    return loss(logits, labels)
+    if not _checks.recording():
+        left_out = None
+        if getattr(loss, "func", loss) is cross_entropy:
+            left_out = getattr(loss, "keywords", {}).get("ignore_index", -100)
+            _check_classification(logits, labels)
+            if _new(model) and logits.ndim == 2:
+                _checks.warn_of_probabilities(logits)
+        _check_range(logits, labels, left_out)
+    value = loss(logits, labels)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected the loss to return a tensor, got {_checks.kind(value)}")
+    return value
+
+
+def _check_classification(logits: Any, labels: Any) -> None:
+    """Check logits and labels for cross-entropy, dense ones and soft labels among them."""
+    _checks.answer(logits)
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"expected labels as a torch.Tensor, got {_checks.kind(labels)}")
+    soft = labels.is_floating_point() and labels.shape == logits.shape
+    dense = logits.ndim > 2 and labels.shape == logits.shape[:1] + logits.shape[2:]
+    if not soft and not dense:
+        _checks.class_rows("logits", logits)
+        _checks.labels(labels, len(logits), device=logits.device)
+
+
+def _check_range(logits: Any, labels: Any, left_out: int | None) -> None:
+    """Check integer labels, dense ones too, but for what torch's cross-entropy leaves out."""
+    if not isinstance(labels, Tensor) or not isinstance(logits, Tensor) or labels.numel() == 0:
+        return
+    if labels.dtype != torch.int64 or labels.ndim != logits.ndim - 1:
+        return
+    low, high = getattr(labels, "ends", (-1, -1))
+    if left_out is not None and not 0 <= low <= high < logits.shape[1]:
+        labels = labels.masked_fill(labels == left_out, 0)
+    _checks.label_range(labels, logits.shape[1])
+
+
+_seen = WeakSet[Any]()
+
+
+def _new(model: object) -> bool:
+    """Tell whether a module was not met before."""
+    new = isinstance(model, nn.Module) and model not in _seen
+    if new:
+        _seen.add(model)
+    return new
 
 
 def both(model: Model, inputs: Tensor, others: Tensor, *, joint: bool) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,8 @@ class _Ensemble(Around):
         self._around = tuple(self.models)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = [logits_of(model, inputs) for model in self.models]
+        # Copies, since a member may write into what it gets.
+        outputs = [logits_of(model, inputs.clone()) for model in self.models]
         if len({output.shape for output in outputs}) > 1:
             found = ", ".join(str(output.shape[1]) for output in outputs)
             raise ValueError(f"expected members of the same classes, got logits of {found}")

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from advcal import _checks
 from advcal._random import onward
 from advcal._typing import Batch, Loss, Model
-from advcal.trainers._crafting import Crafting, examples, loss_at
+from advcal.trainers._crafting import Crafting, examples, loss_of
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -68,5 +68,5 @@ class mixup(Crafting):
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor, float]) -> Tensor:
         inputs, labels, others, share = crafted
         logits = model(inputs)
-        first, second = (loss_at(self.loss, logits, each) for each in (labels, others))
+        first, second = (loss_of(self.loss, logits, each) for each in (labels, others))
         return share * first + (1 - share) * second

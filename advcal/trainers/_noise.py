@@ -57,9 +57,9 @@ class noisy(Crafting):
         _checks.arguments(objective=self.objective, sigma=self.sigma, generator=self.generator)
 
     def craft(self, model: Model, batch: Batch) -> Any:
-        inputs, *rest = batch
+        inputs, _ = examples(batch)
         points = inputs + _noise(inputs, self.sigma, onward(self.generator))
-        return two_steps(self.objective)[0](model, (points, *rest))
+        return two_steps(self.objective)[0](model, (points, *batch[1:]))
 
     def loss_of(self, model: Model, crafted: Any) -> Tensor:
         return two_steps(self.objective)[1](model, crafted)
@@ -125,7 +125,7 @@ class smooth_adversarial(Crafting):
         points, labels, seed = crafted
         source = torch.Generator(points.device).manual_seed(seed)
         seen = [points + _noise(points, self.sigma, source) for _ in range(self.n)]
-        return loss_at(self.loss, model(torch.cat(seen)), labels.repeat(self.n))
+        return loss_at(self.loss, model, torch.cat(seen), labels.repeat(self.n))
 
 
 class _Averaged(Around):

@@ -40,7 +40,7 @@ class standard(Crafting):
 
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor]) -> Tensor:
         inputs, labels = crafted
-        return loss_at(self.loss, model(inputs), labels)
+        return loss_at(self.loss, model, inputs, labels)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -86,7 +86,7 @@ class adversarial(Crafting):
 
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor]) -> Tensor:
         points, labels = crafted
-        return loss_at(self.loss, model(points), labels)
+        return loss_at(self.loss, model, points, labels)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -143,6 +143,7 @@ class mixed(Crafting):
         return self._sum([two_steps(each)[1](model, part) for each, part in parts])
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
+        _checks.arguments(model=model)
         # In turn: what is crafted for the second meets BatchNorm's statistics after the first.
         return self._sum([each(model, batch) for each in self.objectives])
 
