@@ -117,6 +117,7 @@ GOOD: dict[str, Callable[[], Any]] = {
     "batches": batches,
     "calibrator": lambda: calibrators.fit_temperature(3 * rows().log(), classes(30)),
     "confidence": lambda: 0.6,
+    "count": lambda: 2,
     "corruption": lambda: "fog",
     "distances": lambda: drawn(20),
     "eps": lambda: 0.05,
@@ -139,6 +140,7 @@ GOOD: dict[str, Callable[[], Any]] = {
     "objectives": lambda: (trainers.standard(),),
     "omega": lambda: torch.full((CLASSES,), 1 / CLASSES, dtype=torch.float64),
     "optimizer": lambda: weights(network()),
+    "others": lambda: rows().flip(1),
     "out_batches": batches,
     "path": lambda: folder() / "new.pt",
     "points": images,
@@ -905,7 +907,7 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
     "attack": of_attack,
     **dict.fromkeys(("metric", "objective", "run"), of_function_),
     **dict.fromkeys(
-        ("average", "backward", "certified", "forward", "progress", "schedule"),
+        ("average", "backward", "certified", "forward", "map", "progress", "schedule"),
         partial(of_function_, optional=True),
     ),
     "loss": of_loss,
@@ -930,6 +932,11 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
     **dict.fromkeys(("ax", "axes", "band", "interval"), partial(of_kept, optional=True)),
     **dict.fromkeys(("calibrator", "bins", "optimizer", "reach", "reference", "state"), of_kept),
 }  # fmt: skip
+# Arguments of one function or two, whose own tests refuse bad values.
+OF_ONE_FUNCTION = {
+    "baseline", "changed", "clean", "count", "ignore_index", "intervals", "others", "over",
+    "patience", "positive",
+}  # fmt: skip
 # Where a name means something else.
 OWN_KINDS: dict[str, dict[str, Callable[..., Iterator[Bad]]]] = {
     "evaluation.sweep": {"batches": lambda value, **options: of_sets_of_batches(value, **options)},
@@ -942,6 +949,7 @@ OWN_KINDS: dict[str, dict[str, Callable[..., Iterator[Bad]]]] = {
     "evaluation.detection": {"score": of_word_or_function},
     "losses.dlr": {"targets": lambda value, **_: of_labels(classes(30), optional=True)},
     "losses.SmoothingState.update": {"n": partial(of_kept, optional=True)},
+    "metrics.paired_test": {"others": of_probs},
     "metrics.robust_error": {"attacked": lambda value, **_: of_runs(value * 2, optional=True)},
     "trainers.AdaptiveSmoothing.rank_by": {"validation": of_vector},
     "trainers.AdaptiveSmoothing.rank": {"attack": of_function_},
@@ -972,7 +980,10 @@ def bad_values(name: str, tried: Tried) -> Iterator[tuple[str, int, Bad]]:
     """Yield what to try of a callable: an argument, its number there, and a bad value of it."""
     for argument, optional in tried.names.items():
         given = good(name, tried)
-        kind = OWN_KINDS.get(name, {}).get(argument, KINDS[argument])
+        kind = OWN_KINDS.get(name, {}).get(argument, KINDS.get(argument))
+        if kind is None:
+            assert argument in OF_ONE_FUNCTION, f"{argument} of {name} has no kind of bad values"
+            continue
         value = given.get(argument, GOOD.get(argument, lambda: None)())
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(value)
@@ -1083,8 +1094,8 @@ def _close_figures() -> None:
 
 # What is called in every step of an attack checks nothing of its own.
 UNCHECKED = ("attacks.Ball.",)
-# Minutes, of arguments that its parts are tried with.
-LEFT_OUT = ("evaluation.audit",)
+# Minutes, of arguments that its parts are tried with; and records of sweeps of its own.
+LEFT_OUT = ("evaluation.audit", "evaluation.corruption_errors")
 
 
 def counted(found: dict[str, Counter[str]]) -> Iterator[str]:

@@ -77,7 +77,7 @@ BAD = {
     "array": (ATTACKED.numpy(), TypeError, "attacked as a torch.Tensor, got an array"),
     "integers": (ATTACKED.long(), TypeError, "attacked of a floating dtype, got .*int64"),
     "shape": (ATTACKED[1:], ValueError, r"attacked of shape \(30, 4\) .*got .*\(29, 4\)"),
-    "device": (ATTACKED.to("meta"), ValueError, "attacked on cpu, got meta"),
+    "device": (ATTACKED.to("meta"), ValueError, "attacked (on cpu|with data), got"),
 }
 
 
