@@ -310,7 +310,7 @@ def test_tiny_values_are_told_apart_among_their_like():
             ValueError,
             r"inputs of one shape, got \(1, 4, 2\) and \(1, 4, 4\)",
         ),
-        ([(torch.rand(()),)], batches(images(2)), ValueError, "inputs of real numbers"),
+        ([(torch.rand(()),)], batches(images(2)), ValueError, "inputs of shape .n >= 1, ..."),
     ],
 )
 def test_bad_data(train, validation, error, match):
