@@ -1,5 +1,6 @@
 """The configuration of the documentation: `python -m sphinx -W -b html docs docs/_build`."""
 
+import os
 import re
 import shutil
 import sys
@@ -58,6 +59,7 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
+os.environ["ADVCAL_DOCS"] = str(Path(__file__).parent)  # to a page that shows figures of a study
 
 html_theme = "furo"
 html_title = f"advcal {version}"
