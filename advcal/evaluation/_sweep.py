@@ -80,7 +80,8 @@ def sweep(
     who makes it: `map=` is the map of a `concurrent.futures` executor, a process pool, joblib or a
     `dask.distributed` client, which calls a function on other processes or machines. They must
     load what they are sent, hence models and attacks of modules, not of `__main__`, where functions
-    are sent by name. This process alone writes.
+    are sent by name. Workers that are forked can hang in PyTorch: spawn them. This process alone
+    writes.
 
     Args:
         models: Names to models.
