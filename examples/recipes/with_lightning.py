@@ -49,7 +49,7 @@ class Robust(lightning.LightningModule):
             self.tables[name] = self.tables[name] + table if name in self.tables else table
 
     def on_validation_epoch_end(self) -> None:
-        for name, table in self.tables.items():  # tables add, so the figures are of all the data
+        for name, table in self.tables.items():  # tables add: figures of all the data
             self.log(f"accuracy, {name}", float(table.accuracy))
             self.log(f"ECE, {name}", float(table.ece), prog_bar=True)
 

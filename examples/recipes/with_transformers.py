@@ -65,7 +65,8 @@ def figures(prediction: Any) -> dict[str, float]:
     """Give the Trainer accuracy and calibration: metrics take NumPy arrays as they are."""
     logits, labels = prediction
     scores = {"accuracy": metrics.accuracy, "ece": metrics.ece, "nll": metrics.nll}
-    return {name: float(score(logits, labels, from_logits=True)) for name, score in scores.items()}
+    found = {name: score(logits, labels, from_logits=True) for name, score in scores.items()}
+    return {name: float(value) for name, value in found.items()}
 
 
 def main() -> None:
