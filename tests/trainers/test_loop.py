@@ -344,7 +344,7 @@ def test_wrong_batches(batch, match):
 def test_an_error_of_the_objective_notes_the_batch():
     model, _, optimizer = setting()
     batches = [BATCH, (BATCH[0], BATCH[1] + 3)]
-    with pytest.raises(ValueError, match="expected labels from 0 to 2, got [345]") as caught:
+    with pytest.raises(ValueError, match=r"expected labels from 0 to 2, got [345]") as caught:
         fit(model, batches, standard(), optimizer, n=1)
     assert caught.value.__notes__ == ["in epoch 1, batch 2"]
 
