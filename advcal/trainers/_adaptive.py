@@ -1,7 +1,6 @@
 """AdaLS and AR-AdaLS: label smoothing that validation data steer, as an objective."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -9,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks, _digest, losses
+from advcal import _checks, losses
 from advcal._logits import finite
-from advcal._pass import Part, Way, again, one_pass
+from advcal._pass import Way, again
 from advcal._sums import exact
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.metrics import robustness_levels
 from advcal.trainers._crafting import examples
+from advcal.trainers._splits import Split
 
 Source = TypeVar("Source", bound=Iterable[Batch])
 _LEVELS = ("levels", "validation_levels")
@@ -49,29 +49,25 @@ class AdaptiveSmoothing:
         loss: Loss,
         way: Way,
     ) -> None:
-        self.state, self._train, self._validation = state, train, validation
-        self._variant, self._loss, self._way = variant, loss, way
+        self.state, self._variant, self._loss, self._way = state, variant, loss, way
         many, self._shapes = state.n_levels > 1, set[tuple[int, ...]]()
-        self._digests = {
-            name: _digests(name, batches, self._shapes, indexed=many)
-            for name, batches in {"train": train, "validation": validation}.items()
-        }
-        seen, spent = (set(each) for each in self._digests.values())
-        if seen & spent:
-            first = next(i for i, each in enumerate(self._digests["validation"]) if each in seen)
+        self._train = Split("train", train, self._shapes, indexed=many)
+        self._validation = Split("validation", validation, self._shapes, indexed=many)
+        self._splits = self._train, self._validation
+        both, first = self._train.shared(self._validation.digests)
+        if both:
             raise ValueError(
                 "expected validation data that are not trained on, got "
-                f"{len(seen & spent)} of {len(spent)} inputs in both (validation example {first} "
-                "is the first)"
+                f"{both} of {len(set(self._validation.digests))} inputs in both (validation "
+                f"example {first} is the first)"
             )
-        for name, each in self._digests.items():
-            if len(each) < state.n_levels:
+        for split in self._splits:
+            if len(split) < state.n_levels:
                 raise ValueError(
-                    f"expected {name} of {state.n_levels} examples or more, got {len(each)}"
+                    f"expected {split.name} of {state.n_levels} examples or more, got {len(split)}"
                 )
         self.levels, self.validation_levels = (
-            torch.zeros(len(each), dtype=torch.int64, device="cpu")
-            for each in self._digests.values()
+            torch.zeros(len(split), dtype=torch.int64, device="cpu") for split in self._splits
         )
         self._ranked = not many
 
@@ -81,7 +77,7 @@ class AdaptiveSmoothing:
         inputs, labels = examples(batch)
         rest, levels = batch[2:], None
         if self.state.n_levels > 1:
-            indices = _indices("train", rest, len(inputs), len(self.levels))
+            indices = self._train.indices(rest, len(inputs), len(self._train))
             levels = self.levels[indices.cpu()].to(labels.device)
         logits = model(inputs)
         self._check_classes(logits)
@@ -115,11 +111,9 @@ class AdaptiveSmoothing:
             ValueError: If a shape or value is wrong, or an example is missing or comes twice.
         """
         measured = []
-        for name, digests in self._digests.items():
-            with self._pass(name, model) as parts:
-                distances = torch.full(
-                    (len(digests),), torch.nan, dtype=torch.float64, device="cpu"
-                )
+        for split in self._splits:
+            with split.passing(model, self._way) as parts:
+                distances = torch.full((len(split),), torch.nan, dtype=torch.float64, device="cpu")
                 for part, indices in parts:
                     with part.casting():
                         points = part.floats.detach().clone()
@@ -144,7 +138,7 @@ class AdaptiveSmoothing:
             ValueError: If a shape is wrong or a distance is NaN.
         """
         levels, given = [], {"distances": distances, "validation": validation}
-        for (name, each), n in zip(given.items(), map(len, self._digests.values()), strict=True):
+        for (name, each), n in zip(given.items(), map(len, self._splits), strict=True):
             if not isinstance(each, Tensor) or each.is_meta:
                 raise TypeError(f"expected {name} as a torch.Tensor, got {_checks.kind(each)}")
             if each.shape != (n,):
@@ -175,7 +169,7 @@ class AdaptiveSmoothing:
                 f"expected {self.state.n_levels} levels, got no ranks yet; call rank(model) or "
                 "rank_by(distances, validation) first"
             )
-        with self._pass("validation", model) as parts:
+        with self._validation.passing(model, self._way) as parts:
             sums = torch.zeros(3, self.state.n_levels, dtype=torch.float64, device="cpu")
             for part, indices in parts:
                 logits = exact(part.logits(model))
@@ -209,14 +203,13 @@ class AdaptiveSmoothing:
             TypeError: If `batches` or a batch is of the wrong kind.
             ValueError: If there are none, or an input is in the training or the validation data.
         """
-        found = _digests("batches", batches, self._shapes.copy(), indexed=False)
-        for name, spent in self._digests.items():
-            both = set(found) & set(spent)
+        found = Split("batches", batches, self._shapes.copy(), indexed=False)
+        for split in self._splits:
+            both, first = split.shared(found.digests)
             if both:
-                first = next(i for i, each in enumerate(found) if each in both)
                 raise ValueError(
-                    f"expected data apart from train and validation, got {len(both)} inputs of "
-                    f"{name} (example {first} is the first)"
+                    f"expected data apart from train and validation, got {both} inputs of "
+                    f"{split.name} (example {first} is the first)"
                 )
         return batches
 
@@ -255,34 +248,11 @@ class AdaptiveSmoothing:
         if not bool(((probs > least) & (probs <= 1)).all()):
             raise ValueError(f"expected label_probs in (1/{self.state.n_classes}, 1], got {probs}")
         levels, validation = (
-            _checks.labels(state[name], len(old), self.state.n_levels, name=name).cpu().clone()
-            for name, old in zip(_LEVELS, self._digests.values(), strict=True)
+            _checks.labels(state[name], len(split), self.state.n_levels, name=name).cpu().clone()
+            for name, split in zip(_LEVELS, self._splits, strict=True)
         )
         self.levels, self.validation_levels, self._ranked = levels, validation, state["ranked"]
         self.state = replace(self.state, label_probs=probs.detach().cpu().double().clone())
-
-    @contextmanager
-    def _pass(self, name: str, model: Model) -> Iterator[Iterator[tuple[Part, Tensor]]]:
-        """Go through a split, each batch with the indices of its examples, each example once."""
-        batches = getattr(self, f"_{name}")
-        with torch.random.fork_rng(devices=[]), one_pass([model], batches, self._way) as parts:
-            yield self._indexed(name, parts)
-
-    def _indexed(self, name: str, parts: Iterator[Part]) -> Iterator[tuple[Part, Tensor]]:
-        position, n = 0, len(self._digests[name])
-        counts = torch.zeros(n, dtype=torch.int64, device="cpu")
-        for part in parts:
-            size = len(part.inputs)
-            rest = (
-                part.rest
-                if self.state.n_levels > 1
-                else [position + torch.arange(size, device="cpu")]
-            )
-            indices = _indices(name, rest, size, n).cpu()
-            counts.index_add_(0, indices, torch.ones_like(indices))
-            position += size
-            yield part, indices
-        _each_once(name, counts)
 
     def _check_classes(self, logits: Tensor) -> None:
         _checks.answer(logits)
@@ -372,44 +342,3 @@ def adaptive_smoothing(
         again(batches)
     way = Way(autocast, channels_last, device, progress=progress)
     return AdaptiveSmoothing(train, validation, state, variant=variant, loss=loss, way=way)
-
-
-def _digests(
-    name: str, batches: Iterable[Batch], shapes: set[tuple[int, ...]], *, indexed: bool
-) -> list[bytes]:
-    """Return a digest of each input, by index where there are indices, else in order."""
-    digests: list[bytes] = []
-    indices: list[Tensor] = []
-    with torch.random.fork_rng(devices=[]):
-        for batch, keys in _digest.examples(name, batches, shapes):
-            digests += keys
-            if indexed:
-                indices.append(_indices(name, batch[2:], len(batch[0]), None).cpu())
-    if not digests:
-        raise ValueError(f"expected {name} with one batch or more, got none")
-    if indexed:
-        order = torch.cat(indices)
-        n = len(order)
-        _checks.label_range(order, n, f"indices of {name}")
-        _each_once(name, torch.bincount(order, minlength=n))
-        digests = [digests[i] for i in order.argsort().tolist()]
-    return digests
-
-
-def _indices(name: str, rest: Any, n: int, n_all: int | None) -> Tensor:
-    if len(rest) == 0:
-        raise ValueError(
-            f"expected batches of {name} as (inputs, labels, indices), got two parts; "
-            "TensorDataset(inputs, labels, torch.arange(n)) has all three"
-        )
-    return _checks.labels(rest[0], n, n_all, name=f"indices of {name}")
-
-
-def _each_once(name: str, counts: Tensor) -> None:
-    wrong = (counts != 1).nonzero()
-    if len(wrong):
-        first = int(wrong[0])
-        raise ValueError(
-            f"expected every example of {name} once in each pass, got example {first} "
-            f"{int(counts[first])} times; does the loader drop the last batch or draw at random?"
-        )
