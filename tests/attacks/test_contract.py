@@ -548,7 +548,9 @@ BAD_OPTIONS = {
 
 
 BAD_USES = [
-    pytest.param(attack, option, value, id=f"{name}-{option}-{value!r}"[:60])
+    pytest.param(
+        attack, option, value, id=f"{name}-{option}-{str(value).partition(' at 0x')[0]}"[:60]
+    )
     for name, attack in ATTACKS.items()
     for option, values in BAD_OPTIONS.items()
     if option in inspect.signature(attack).parameters

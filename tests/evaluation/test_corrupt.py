@@ -445,7 +445,7 @@ def test_bad_arguments_are_refused(case):
         ({"severity": [0]}, ValueError, "severity >= 1, got 0"),
         ({"generator": 3}, TypeError, "generator as a torch.Generator"),
     ],
-    ids=str,
+    ids=lambda each: str(each).partition(" object at 0x")[0],
 )
 def test_bad_sets_are_refused(options, error, match):
     with pytest.raises(error, match=f"expected {match}"):
