@@ -266,13 +266,8 @@ def train(
             "highest label": float(probs.max()),
         }
 
-    def together(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        # The sum, so that each member has the gradient that it has alone.
-        members: Any = model.models
-        return torch.stack([smoothing(member, batch) for member in members]).sum()
-
     run = fit(
-        together if name == LOCKSTEP else smoothing,
+        trainers.lockstep(smoothing) if name == LOCKSTEP else smoothing,
         watch=steer,
         state={"smoothing": smoothing, "passed": passed},
     )

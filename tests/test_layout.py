@@ -48,11 +48,11 @@ OPTIONAL = {  # imported as they are used
 POSITIONAL = {
     "accuracy", "attack", "attacks", "audits", "batch", "batches", "bins", "calibrator",
     "confidence", "corruption", "count", "crafted", "curves", "distances", "eps", "figure",
-    "generator", "gradient", "in_batches", "inputs", "labels", "levels", "logits", "metric",
-    "model", "models", "n_classes", "objective", "optimizer", "others", "out_batches", "path",
-    "points", "probs", "reach", "records", "rows", "run", "runs", "score", "scores", "sets",
-    "settings", "size", "smoothing", "sources", "state", "targets", "temperature", "train",
-    "validation", "values",
+    "generator", "gradient", "in_batches", "inputs", "labels", "levels", "logits", "member",
+    "metric", "model", "models", "n_classes", "objective", "optimizer", "others", "out_batches",
+    "path", "points", "probs", "reach", "records", "rows", "run", "runs", "score", "scores",
+    "seeds", "sets", "settings", "size", "smoothing", "sources", "state", "targets",
+    "temperature", "train", "validation", "values",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
