@@ -17,6 +17,7 @@ from advcal._values import Value
 PACKAGE = Path(advcal.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 SUBMODULES = [
     *("attacks", "calibrators", "certify", "evaluation"),
     *("losses", "metrics", "plots", "trainers"),
@@ -371,7 +372,7 @@ PRIVATE_IMPORTS = {
     ("trainers._trades", "advcal.attacks._gradient"),
     ("trainers._trades", "advcal.attacks._pgd"),
 }
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*FILES, *EXAMPLES]}
 
 
 def test_no_submodule_reads_the_private_files_of_another():
@@ -393,7 +394,7 @@ def enclosed(code):
             yield from enclosed(const)
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
+@pytest.mark.parametrize("path", [*FILES, *EXAMPLES], ids=lambda path: path.stem)
 def test_closures_enclose_five_variables_at_most(path):
     code = compile(path.read_text(encoding="utf-8"), path.name, "exec")
     assert {name: free for name, free in enclosed(code) if len(free) > 5} == {}
@@ -405,7 +406,7 @@ def length(function):
     return function.end_lineno - function.body[1 if documented else 0].lineno + 1
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
+@pytest.mark.parametrize("path", [*FILES, *EXAMPLES], ids=lambda path: path.stem)
 def test_bodies_are_of_fifty_lines_at_most(path):
     found = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.FunctionDef)]
     assert {node.name: length(node) for node in found if length(node) > 50} == {}
