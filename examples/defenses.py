@@ -127,7 +127,7 @@ def main() -> None:
                 name: getattr(clean, name) for name in ("n", "accuracy", "ece", "mcs", "nll")
             }
             print(f"{path.stem}: {study['all test images']}", flush=True)
-            study["results"] = attack_all(model, test, validation, args.eps)
+            study["results"] = attack_all(model, test, validation, args)
             common.write_json(path, study)
     found = {
         training.name_of(path): common.read_json(path)
@@ -247,12 +247,20 @@ def train_one(
 
 
 def attack_all(
-    model: nn.Module, test: cifar10_data.Batches, held_out: cifar10_data.Batches, eps: float
+    model: nn.Module,
+    test: cifar10_data.Batches,
+    held_out: cifar10_data.Batches,
+    args: argparse.Namespace,
 ) -> dict[str, object]:
-    """Evaluate under every attack, and once more with rejection of what is not confident."""
+    """Evaluate under every attack, and once more with rejection of what is not confident.
+
+    Attacks are crafted in mixed precision if the network was trained so, and judged without.
+    """
     results: dict[str, object] = {}
     logits = {}
-    for name, attack in attackers(eps).items():
+    for name, attack in attackers(args.eps).items():
+        if attack is not None and args.bfloat16:
+            attack = attacks.autocast(attack)
         logits[name] = trainers.predict(model, test, attack, channels_last=True)
         found = logits[name]
         results[name] = {
