@@ -4,7 +4,6 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import combinations
 from pathlib import PurePath
 from typing import Any
 
@@ -138,13 +137,13 @@ def deep_ensemble(
             model = member(seed, None if checkpoint is None else _named(checkpoint, seed))
         if not isinstance(model, nn.Module):
             raise TypeError(f"expected member to return a Module, got {_checks.kind(model)}")
+        for other, earlier in models.items():
+            if _same(earlier, model):
+                raise ValueError(
+                    f"expected members that differ, got the same weights for seeds {other} and "
+                    f"{seed}; make the model in member, and give each seed its own checkpoint"
+                )
         models[seed] = model
-    for (one, first), (other, second) in combinations(models.items(), 2):
-        if _same(first, second):
-            raise ValueError(
-                f"expected members that differ, got the same weights for seeds {one} and {other}; "
-                "make the model in member, and give each seed its own checkpoint"
-            )
     return ensemble(list(models.values()))
 
 
