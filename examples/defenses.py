@@ -122,12 +122,11 @@ def main() -> None:
         if "results" not in study and not args.train_only:
             model = network(args, name, seed)
             whole = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
-            clean = evaluation.evaluate(model, whole, channels_last=True)
-            study["all test images"] = {
-                name: getattr(clean, name) for name in ("n", "accuracy", "ece", "mcs", "nll")
-            }
+            study["all test images"] = figures_of(model, whole)
+            study["with mirror images"] = figures_of(training.mirrored(model), whole)
             print(f"{path.stem}: {study['all test images']}", flush=True)
             study["results"] = attack_all(model, test, validation, args)
+            study["tested"] = common.date_and_versions()
             common.write_json(path, study)
     found = {
         training.name_of(path): common.read_json(path)
@@ -244,6 +243,12 @@ def train_one(
         watch=watch,
         state={"starts": starts},
     )
+
+
+def figures_of(model: nn.Module, batches: cifar10_data.Batches) -> dict[str, object]:
+    """Take the figures of images as they are."""
+    found = evaluation.evaluate(model, batches, channels_last=True)
+    return {name: getattr(found, name) for name in ("n", "accuracy", "ece", "mcs", "nll")}
 
 
 def attack_all(

@@ -74,7 +74,7 @@ def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
         assert study["settings"].keys() >= KEPT
         assert len(study["curve"]) == 1
         assert study["seconds"] > 0
-        assert study["all test images"]["n"] == 120
+        assert study["all test images"]["n"] == study["with mirror images"]["n"] == 120
         found = study["results"]
         clean = found["none"]["accuracy"]
         for name in ("IAA, predicted", "UCA", "OCA"):
