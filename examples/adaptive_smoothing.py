@@ -246,12 +246,8 @@ def train(
     if "AdaLS" not in name:
         return fit(plain(name, args)), {}
     smoothing = smoothing_of(name, splits, args)
-    if "random" in name:
-        generator = torch.Generator().manual_seed(seed)
-        sizes = len(splits.train[1]), len(splits.validation[1])
-        smoothing.rank_by(*(torch.rand(n, generator=generator) for n in sizes))
-    elif name not in ("AdaLS", "AR-AdaLS, on the fly"):
-        smoothing.rank_by(*distances(seed, splits, args))
+    if (ranks := ranks_before(name, seed, splits, args)) is not None:
+        smoothing.rank_by(*ranks)
     passed = {"epochs": 0}
 
     def steer() -> dict[str, float]:
@@ -266,13 +262,8 @@ def train(
             "highest label": float(probs.max()),
         }
 
-    def together(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        # The sum, so that each member has the gradient that it has alone.
-        members: Any = model.models
-        return torch.stack([smoothing(member, batch) for member in members]).sum()
-
     run = fit(
-        together if name == LOCKSTEP else smoothing,
+        trainers.lockstep(smoothing) if name == LOCKSTEP else smoothing,
         watch=steer,
         state={"smoothing": smoothing, "passed": passed},
     )
@@ -321,6 +312,17 @@ def smoothing_of(name: str, splits: Splits, args: argparse.Namespace) -> trainer
     smoothing.unseen(Batches(*splits.held_out, batch_size=500))
     smoothing.unseen(Batches(*splits.test, batch_size=500))
     return smoothing
+
+
+def ranks_before(
+    name: str, seed: int, splits: Splits, args: argparse.Namespace
+) -> list[Tensor] | None:
+    """Rank images before training, by robustness or at random; not if it is done on the fly."""
+    if "random" in name:
+        generator = torch.Generator().manual_seed(seed)
+        sizes = len(splits.train[1]), len(splits.validation[1])
+        return [torch.rand(n, generator=generator) for n in sizes]
+    return None if name in ("AdaLS", "AR-AdaLS, on the fly") else distances(seed, splits, args)
 
 
 def distances(seed: int, splits: Splits, args: argparse.Namespace) -> list[Tensor]:

@@ -165,46 +165,68 @@ def train(
     if labels == "CAAT":
         return fit(fine_tuning(generator, args), state={"starts": generator})
     n_levels = 1 if labels == "AdaLS" else args.n_levels
-    pgd = attack_of("PGD", generator, args)
-    crafted = functools.partial(attacks.pgd, eps=args.eps, steps=10)
-    steered = attacks.autocast(crafted) if args.bfloat16 else crafted
-    validation = Batches(*splits.validation, batch_size=500, indices=True)
-    under_attack = smoothing_of(Attacked(model, validation, steered), n_levels, splits, args)
-    clean = smoothing_of(validation, n_levels, splits, args)
-    passed = {"epochs": 0}
+    steering = Steering(model, splits, n_levels, args)
+    return fit(
+        objective_of(base, steering, generator, args),
+        watch=steering.update,
+        state=steering.state | {"starts": generator},
+    )
 
-    def steer() -> dict[str, float]:
-        if n_levels > 1 and passed["epochs"] % RANK_EVERY == 0:
-            ranks = [
-                adaptive_smoothing.measured(model, part, "linear", args.bfloat16)
-                for part in (splits.train, splits.validation)
-            ]
-            under_attack.rank_by(*ranks)
-            clean.rank_by(*ranks)
-        passed["epochs"] += 1
+
+class Steering:
+    """Soft labels of a network in training, steered by validation images, attacked and clean."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: adaptive_smoothing.Splits,
+        n_levels: int,
+        args: argparse.Namespace,
+    ) -> None:
+        self.model, self.splits = model, splits
+        self.n_levels, self.bfloat16 = n_levels, args.bfloat16
+        pgd = functools.partial(attacks.pgd, eps=args.eps, steps=10)
+        attack = attacks.autocast(pgd) if args.bfloat16 else pgd
+        clean = Batches(*splits.validation, batch_size=500, indices=True)
+        self.attacked = smoothing_of(Attacked(model, clean, attack), n_levels, splits, args)
+        self.clean = smoothing_of(clean, n_levels, splits, args)
+        self.passed = {"epochs": 0}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What belongs into a checkpoint."""
+        return {"under attack": self.attacked, "clean": self.clean, "passed": self.passed}
+
+    def update(self) -> dict[str, float]:
+        """Steer after an epoch, every few with new ranks; return the gaps and the lowest label."""
+        if self.n_levels > 1 and self.passed["epochs"] % RANK_EVERY == 0:
+            of_training, of_validation = (
+                adaptive_smoothing.measured(self.model, part, "linear", self.bfloat16)
+                for part in (self.splits.train, self.splits.validation)
+            )
+            for smoothing in (self.attacked, self.clean):
+                smoothing.rank_by(of_training, of_validation)
+        self.passed["epochs"] += 1
         point: dict[str, float] = {}
-        for kind, smoothing in {"attacked": under_attack, "clean": clean}.items():
-            gaps, probs = smoothing.update(model), smoothing.state.label_probs
+        for kind, smoothing in {"attacked": self.attacked, "clean": self.clean}.items():
+            gaps, probs = smoothing.update(self.model), smoothing.state.label_probs
             point |= {f"{kind} gap": float(gaps.mean()), f"{kind} label": float(probs.min())}
         return point
 
+
+def objective_of(
+    base: str, steering: Steering, generator: torch.Generator, args: argparse.Namespace
+) -> Objective:
+    """Make the objective of a baseline with soft labels in the place of hard ones."""
+    if base == "TRADES":
+        return soft_trades(steering.attacked, attack_of("KL", generator, args))
+    pgd = attack_of("PGD", generator, args)
+    at = softly(steering.attacked, lambda loss: trainers.adversarial(pgd, loss=loss))
     if base == "PGD-AT":
-        objective = softly(under_attack, lambda loss: trainers.adversarial(pgd, loss=loss))
-    elif base == "AT+IAT":
-        iaa = attack_of("IAA", generator, args)
-        objective = trainers.mixed(
-            softly(under_attack, lambda loss: trainers.adversarial(pgd, loss=loss)),
-            softly(clean, lambda loss: trainers.adversarial(iaa, loss=loss)),
-        )
-    else:
-        objective = soft_trades(under_attack, attack_of("KL", generator, args))
-    state = {
-        "under attack": under_attack,
-        "clean": clean,
-        "passed": passed,
-        "starts": generator,
-    }
-    return fit(objective, watch=steer, state=state)
+        return at
+    iaa = attack_of("IAA", generator, args)
+    iat = softly(steering.clean, lambda loss: trainers.adversarial(iaa, loss=loss))
+    return trainers.mixed(at, iat)
 
 
 def attack_of(kind: str, generator: torch.Generator, args: argparse.Namespace) -> Objective:

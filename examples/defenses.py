@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from advcal import attacks, evaluation, losses, metrics, plots, trainers
 
 PEAK, PEAK_WARM = 0.4, 0.1  # learning rates, from random weights and from trained ones
+PEAKS = {"standard": PEAK, "cutout": 0.2}  # of single defenses
 SIGMA = 0.1  # deviation of the noise that is trained with
+HOLE = 12  # side of the square that is cut out, in pixels
 
 Studies = dict[str, dict[str, Any]]  # of each network
 
@@ -44,10 +46,12 @@ def defenses(
     )
     rejected = functools.partial(attacks.pgd_conf, eps=eps, steps=10, generator=generator)
     noise = functools.partial(_add_noise, sigma=SIGMA, generator=generator)
+    hole = functools.partial(_cut_out, side=HOLE, generator=generator)
     penalty = functools.partial(losses.confidence_penalty, beta=0.1)
     at, iat = trainers.adversarial(pgd), trainers.adversarial(iaa)
     return {
         "standard": trainers.standard(),
+        "cutout": trainers.adversarial(hole),
         "noise": trainers.adversarial(noise),
         "FGSM-AT": trainers.adversarial(fgsm),
         "PGD-AT": at,
@@ -66,6 +70,20 @@ def _add_noise(
 ) -> Tensor:
     noise = torch.randn(inputs.shape, generator=generator)
     return inputs + sigma * noise.to(inputs.device)
+
+
+def _cut_out(
+    _: object, inputs: Tensor, __: Tensor, *, side: int, generator: torch.Generator
+) -> Tensor:
+    """Grey a square of each image, whose middle is anywhere (DeVries & Taylor, 1708.04552)."""
+    n, _, height, width = inputs.shape
+    top, left = (
+        torch.randint(size, (n, 1), generator=generator) - side // 2 for size in (height, width)
+    )
+    rows, columns = torch.arange(height) - top, torch.arange(width) - left
+    rows, columns = ((where >= 0) & (where < side) for where in (rows, columns))
+    cut = rows.view(n, 1, height, 1) & columns.view(n, 1, 1, width)
+    return inputs.masked_fill(cut.to(inputs.device), 0.5)
 
 
 def attackers(eps: float) -> dict[str, Callable[..., Tensor] | None]:
@@ -104,12 +122,11 @@ def main() -> None:
         if "results" not in study and not args.train_only:
             model = network(args, name, seed)
             whole = cifar10_data.Batches(data.test_images, data.test_labels, batch_size=500)
-            clean = evaluation.evaluate(model, whole, channels_last=True)
-            study["all test images"] = {
-                name: getattr(clean, name) for name in ("n", "accuracy", "ece", "mcs", "nll")
-            }
+            study["all test images"] = figures_of(model, whole)
+            study["with mirror images"] = figures_of(training.mirrored(model), whole)
             print(f"{path.stem}: {study['all test images']}", flush=True)
-            study["results"] = attack_all(model, test, validation, args.eps)
+            study["results"] = attack_all(model, test, validation, args)
+            study["tested"] = common.date_and_versions()
             common.write_json(path, study)
     found = {
         training.name_of(path): common.read_json(path)
@@ -178,7 +195,7 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> dict[str, object
     plain = name == "standard"
     return {
         "optimizer": "SGD, Nesterov momentum .85, batch 256, crops and flips; training.py has more",
-        "peak": PEAK if plain else PEAK_WARM,
+        "peak": PEAKS.get(name, PEAK_WARM),
         "start": "random" if plain else "the plain network of the seed",
         "epochs": args.epochs_standard if plain else args.epochs,
         **{name: getattr(args, name) for name in ("model", "eps", "train_steps", "bfloat16")},
@@ -195,14 +212,15 @@ def train_one(
     validation: cifar10_data.Batches,
     args: argparse.Namespace,
 ) -> training.Run:
-    """Train, and watch every tenth held-out image; they choose nothing."""
+    """Train, and watch 500 held-out images; they choose nothing."""
     plain = name == "standard"
     torch.manual_seed(seed)
     model = training.network(args.model, train[0])
     if not plain:
         model.load_state_dict(network(args, "standard", seed).state_dict())
     batches = cifar10_data.Batches(*train, batch_size=256, shuffle=True, seed=seed, augment=True)
-    watched = cifar10_data.Batches(validation.images[::10], validation.labels[::10], batch_size=500)
+    some = slice(None, None, max(1, len(validation.images) // 500))
+    watched = cifar10_data.Batches(validation.images[some], validation.labels[some], 500)
     starts = torch.Generator().manual_seed(seed)
     pgd = attacks.autocast(functools.partial(attacks.pgd, eps=args.eps, steps=10))
 
@@ -219,7 +237,7 @@ def train_one(
         batches,
         defenses(args.eps, args.train_steps, starts)[name],
         n=args.epochs_standard if plain else args.epochs,
-        peak=PEAK if plain else PEAK_WARM,
+        peak=PEAKS.get(name, PEAK_WARM),
         path=args.out / stem(args.model, name, seed),
         bfloat16=args.bfloat16,
         watch=watch,
@@ -227,13 +245,27 @@ def train_one(
     )
 
 
+def figures_of(model: nn.Module, batches: cifar10_data.Batches) -> dict[str, object]:
+    """Take the figures of images as they are."""
+    found = evaluation.evaluate(model, batches, channels_last=True)
+    return {name: getattr(found, name) for name in ("n", "accuracy", "ece", "mcs", "nll")}
+
+
 def attack_all(
-    model: nn.Module, test: cifar10_data.Batches, held_out: cifar10_data.Batches, eps: float
+    model: nn.Module,
+    test: cifar10_data.Batches,
+    held_out: cifar10_data.Batches,
+    args: argparse.Namespace,
 ) -> dict[str, object]:
-    """Evaluate under every attack, and once more with rejection of what is not confident."""
+    """Evaluate under every attack, and once more with rejection of what is not confident.
+
+    Attacks are crafted in mixed precision if the network was trained so, and judged without.
+    """
     results: dict[str, object] = {}
     logits = {}
-    for name, attack in attackers(eps).items():
+    for name, attack in attackers(args.eps).items():
+        if attack is not None and args.bfloat16:
+            attack = attacks.autocast(attack)
         logits[name] = trainers.predict(model, test, attack, channels_last=True)
         found = logits[name]
         results[name] = {

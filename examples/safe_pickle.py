@@ -20,13 +20,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-_CONSTANTS = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True, "EMPTY_TUPLE": ()}
-_LITERALS = {
-    *("BININT", "BININT1", "BININT2", "LONG1"),
-    *("BINSTRING", "SHORT_BINSTRING"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
 _PLAIN = (int, str, bytes, list, dict, np.ndarray, type(None))
 
 
@@ -61,69 +54,68 @@ def loads(data: bytes) -> object:
 
 
 def _walk(data: bytes) -> object:
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-    # Cached, as a small file may ask for the same long string again and again.
-    encode = functools.cache(lambda text: text.encode("latin-1"))
-    argument: Any
-
-    def pop_from(start: int) -> list[Any]:
-        items = stack[start:]
-        del stack[start:]
-        return items
-
+    walk = _Walk()
     for opcode, argument, _ in pickletools.genops(data):
-        match opcode.name:
+        walk.take(opcode.name, argument)
+    (value,) = _plain([walk.stack.pop()])
+    return value
+
+
+class _Walk:
+    """What is on the stack of a pickle, and in its memo, after the opcodes so far."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        # Cached, as a small file may ask for the same long string again and again.
+        self.encode = functools.cache(lambda text: text.encode("latin-1"))
+
+    def take(self, name: str, argument: Any) -> None:
+        """Take the next opcode."""
+        if name in _VALUES:
+            self.stack.append(_VALUES[name](argument))
+            return
+        match name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
-            case name if name in _LITERALS:
-                stack.append(argument)
-            case name if name in _CONSTANTS:
-                stack.append(_CONSTANTS[name])
-            case "BYTEARRAY8":
-                stack.append(bytes(argument))
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
             case "MARK":
-                marks.append(len(stack))
+                self.marks.append(len(self.stack))
             case "TUPLE":
-                stack.append(tuple(pop_from(marks.pop())))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-                stack.append(tuple(pop_from(-int(name[-1]))))
-            case "APPEND" | "APPENDS" as name:
-                items = pop_from(-1 if name == "APPEND" else marks.pop())
-                stack[-1].extend(_plain(items))
-            case "SETITEM" | "SETITEMS" as name:
-                items = pop_from(-2 if name == "SETITEM" else marks.pop())
-                if not all(isinstance(key, (str, bytes)) for key in items[::2]):
-                    raise pickle.UnpicklingError("refused a key that is not a string")
-                stack[-1].update(zip(items[::2], _plain(items[1::2]), strict=True))
+                self.stack.append(tuple(self._pop_from(self.marks.pop())))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self.stack.append(tuple(self._pop_from(-int(name[-1]))))
+            case "APPEND" | "APPENDS":
+                items = self._pop_from(-1 if name == "APPEND" else self.marks.pop())
+                self.stack[-1].extend(_plain(items))
+            case "SETITEM" | "SETITEMS":
+                items = self._pop_from(-2 if name == "SETITEM" else self.marks.pop())
+                self.stack[-1].update(zip(_keys(items[::2]), _plain(items[1::2]), strict=True))
             case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
+                self.memo[argument] = self.stack[-1]
             case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+                self.memo[len(self.memo)] = self.stack[-1]
             case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "GLOBAL":
-                stack.append(_found(argument))
+                self.stack.append(self.memo[argument])
             case "STACK_GLOBAL":
-                module, qualname = pop_from(-2)
-                stack.append(_found(" ".join((module, qualname))))
+                self.stack.append(_found(" ".join(self._pop_pair())))
             case "REDUCE":
-                callee, arguments = pop_from(-2)
-                stack.append(_made(callee, arguments, encode))
+                self.stack.append(_made(*self._pop_pair(), self.encode))
             case "BUILD":
-                instance, state = pop_from(-2)
-                stack.append(_built(instance, state, encode))
+                self.stack.append(_built(*self._pop_pair(), self.encode))
             case "INST":
                 raise pickle.UnpicklingError(f"refused global {_dotted(argument)}")
-            case name:
+            case _:
                 raise pickle.UnpicklingError(f"refused opcode {name}")
-    (value,) = _plain([stack.pop()])
-    return value
+
+    def _pop_from(self, start: int) -> list[Any]:
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def _pop_pair(self) -> tuple[Any, Any]:
+        first, second = self._pop_from(-2)
+        return first, second
 
 
 def _found(name: str) -> _Global:
@@ -133,10 +125,32 @@ def _found(name: str) -> _Global:
         raise pickle.UnpicklingError(f"refused global {_dotted(name)}") from None
 
 
+# What an opcode puts onto the stack if that follows from its argument alone.
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), lambda number: number),
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), lambda text: text),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), lambda text: text),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), bytes),
+    "NONE": lambda _: None,
+    "NEWFALSE": lambda _: False,
+    "NEWTRUE": lambda _: True,
+    "EMPTY_TUPLE": lambda _: (),
+    "EMPTY_LIST": lambda _: [],
+    "EMPTY_DICT": lambda _: {},
+    "GLOBAL": _found,
+}
+
+
 def _plain(values: list[Any]) -> list[Any]:
     for value in values:
         if not isinstance(value, _PLAIN):
             raise pickle.UnpicklingError(f"refused {_described(value)} as a value")
+    return values
+
+
+def _keys(values: list[Any]) -> list[str | bytes]:
+    if not all(isinstance(key, (str, bytes)) for key in values):
+        raise pickle.UnpicklingError("refused a key that is not a string")
     return values
 
 

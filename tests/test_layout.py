@@ -18,6 +18,7 @@ from advcal._values import Value
 PACKAGE = Path(advcal.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 SUBMODULES = [
     *("attacks", "calibrators", "certify", "evaluation"),
     *("losses", "metrics", "plots", "trainers"),
@@ -49,11 +50,11 @@ OPTIONAL = {  # imported as they are used
 POSITIONAL = {
     "accuracy", "attack", "attacks", "audits", "batch", "batches", "bins", "calibrator",
     "confidence", "corruption", "count", "crafted", "curves", "distances", "eps", "figure",
-    "generator", "gradient", "in_batches", "inputs", "labels", "levels", "logits", "metric",
-    "model", "models", "n_classes", "objective", "optimizer", "others", "out_batches", "path",
-    "points", "probs", "reach", "records", "rows", "run", "runs", "score", "scores", "sets",
-    "settings", "size", "smoothing", "sources", "state", "targets", "temperature", "train",
-    "validation", "values",
+    "generator", "gradient", "in_batches", "inputs", "labels", "levels", "logits", "member",
+    "metric", "model", "models", "n_classes", "objective", "optimizer", "others", "out_batches",
+    "path", "points", "probs", "reach", "records", "rows", "run", "runs", "score", "scores",
+    "seeds", "sets", "settings", "size", "smoothing", "sources", "state", "targets",
+    "temperature", "train", "validation", "values",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
@@ -386,7 +387,7 @@ PRIVATE_IMPORTS = {
     ("trainers._trades", "advcal.attacks._gradient"),
     ("trainers._trades", "advcal.attacks._pgd"),
 }
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*FILES, *EXAMPLES]}
 
 
 def test_no_submodule_reads_the_private_files_of_another():
@@ -408,7 +409,7 @@ def enclosed(code):
             yield from enclosed(const)
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
+@pytest.mark.parametrize("path", [*FILES, *EXAMPLES], ids=lambda path: path.stem)
 def test_closures_enclose_five_variables_at_most(path):
     code = compile(path.read_text(encoding="utf-8"), path.name, "exec")
     assert {name: free for name, free in enclosed(code) if len(free) > 5} == {}
@@ -420,7 +421,7 @@ def length(function):
     return function.end_lineno - function.body[1 if documented else 0].lineno + 1
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
+@pytest.mark.parametrize("path", [*FILES, *EXAMPLES], ids=lambda path: path.stem)
 def test_bodies_are_of_fifty_lines_at_most(path):
     found = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.FunctionDef)]
     assert {node.name: length(node) for node in found if length(node) > 50} == {}

@@ -10,7 +10,8 @@ from advcal.trainers._awp import awp
 from advcal.trainers._ccat import ccat
 from advcal.trainers._crafting import craft
 from advcal.trainers._disjoint import check_disjoint
-from advcal.trainers._ensemble import ensemble
+from advcal.trainers._ensemble import deep_ensemble, ensemble
+from advcal.trainers._lockstep import lockstep
 from advcal.trainers._loop import epochs, fit
 from advcal.trainers._mart import mart
 from advcal.trainers._mixup import mixup
@@ -38,9 +39,11 @@ __all__ = [
     "ccat",
     "check_disjoint",
     "craft",
+    "deep_ensemble",
     "ensemble",
     "epochs",
     "fit",
+    "lockstep",
     "mart",
     "mixed",
     "mixup",

@@ -25,6 +25,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:expected labels of which some co
 KEPT = {"date", "versions"}
 
 
+def tiny(n_classes=10, *, width=8):
+    """Stand in for a network: what the scripts do with one is tested here, not the network."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, width, 3, stride=2),
+        torch.nn.BatchNorm2d(width),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(4),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16 * width, n_classes),
+    )
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     def random_images(*_):
@@ -37,6 +49,8 @@ def run(monkeypatch, tmp_path):
         return cifar10_data.Cifar10(*parts, classes=tuple("abcdefghij"))
 
     monkeypatch.setattr(cifar10_data, "load_or_exit", random_images)
+    monkeypatch.setattr(models, "resnet10", tiny)
+    monkeypatch.setattr(models, "small_cnn", functools.partial(tiny, width=4))
 
     def main(script, *arguments):
         line = [script.__name__, "--data", "none", "--out", str(tmp_path), *arguments]
@@ -60,7 +74,7 @@ def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
         assert study["settings"].keys() >= KEPT
         assert len(study["curve"]) == 1
         assert study["seconds"] > 0
-        assert study["all test images"]["n"] == 120
+        assert study["all test images"]["n"] == study["with mirror images"]["n"] == 120
         found = study["results"]
         clean = found["none"]["accuracy"]
         for name in ("IAA, predicted", "UCA", "OCA"):

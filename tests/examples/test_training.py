@@ -89,6 +89,17 @@ def test_a_network_with_scales_learns_at_one_rate():
     assert {group["initial_lr"] for group in optimizer.param_groups if group["params"]} == {0.4}
 
 
+def test_a_mirrored_network_says_the_same_of_mirror_images():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    images = torch.rand(5, 3, 4, 4)
+    both = training.mirrored(model)
+    wanted = (model(images).softmax(1) + model(images.flip(3)).softmax(1)) / 2
+    torch.testing.assert_close(both(images).exp(), wanted)
+    torch.testing.assert_close(both(images), both(images.flip(3)))
+    assert not torch.allclose(model(images), model(images.flip(3)))
+
+
 def test_json_is_read_back_and_nothing_where_there_is_none(tmp_path):
     path = tmp_path / "a.json"
     assert common.read_json(path) == {}

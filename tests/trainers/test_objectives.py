@@ -35,6 +35,7 @@ MAKERS = {
     ),
     "anti_adversarial": lambda: trainers.anti_adversarial(PGD, reference=ANTI),
     "anti_adversarial-joint": lambda: trainers.anti_adversarial(PGD, reference=ANTI, joint=True),
+    "lockstep": lambda: trainers.lockstep(trainers.adversarial(PGD)),
     "mixed": lambda: trainers.mixed(trainers.standard(), trainers.adversarial(PGD)),
     "trades": lambda: trainers.trades(generator=seeded()),
     "trades-pgd": lambda: trainers.trades(KL),
@@ -114,8 +115,8 @@ def test_labels_of_any_integer_dtype(name, dtype):
 def test_every_objective_is_in_the_table():
     others = {
         *("Batch", "EarlyStopping", "Epoch", "Objective", "Overfitting", "Predictions"),
-        *("catastrophic_overfitting", "check_disjoint", "craft", "ensemble", "epochs", "fit"),
-        "predict",
+        *("catastrophic_overfitting", "check_disjoint", "craft", "deep_ensemble", "ensemble"),
+        *("epochs", "fit", "predict"),
         *("AdaptiveSmoothing", "adaptive_smoothing"),  # whose batches carry indices
     }
     made = {type(objective).__name__ for objective in OBJECTIVES.values()}

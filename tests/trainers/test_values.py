@@ -91,6 +91,7 @@ PRINTED = {
     "trades(partial(pgd, eps=0.1), beta=2.0)": trainers.trades(PGD, beta=2.0),
     "trades(generator=torch.Generator('cpu'))": trainers.trades(generator=torch.Generator()),
     "ccat(eps=0.1)": trainers.ccat(eps=0.1),
+    "lockstep(mixed(standard(), own))": trainers.lockstep(trainers.mixed(trainers.standard(), own)),
     "awp(mart(partial(pgd, eps=0.1), joint=True), gamma=0.005)": trainers.awp(
         trainers.mart(PGD, joint=True), gamma=0.005
     ),
