@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from advcal import _checks
+from advcal._markup import html
 from advcal._pass import again
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.attacks import apgd, worst_case
@@ -75,6 +76,9 @@ class Audit:
 
     def __str__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        return html(rows_of(self.as_dict()))
 
 
 def audit(

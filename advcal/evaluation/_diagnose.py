@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._frozen import bare, watching
+from advcal._markup import aligned, html
 from advcal._pass import Way, one_pass
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
-from advcal.evaluation._markup import aligned
 from advcal.evaluation._transfer import named
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
@@ -74,9 +74,15 @@ class Diagnosis:
     def __getitem__(self, name: str) -> Finding:
         return {finding.name: finding for finding in self.findings}[name]
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[list[str]]:
         rows = [[finding.name, finding.verdict, finding.evidence] for finding in self.findings]
-        return aligned([["check", "verdict", "evidence"], *rows], n_names=3)
+        return [["check", "verdict", "evidence"], *rows]
+
+    def __str__(self) -> str:
+        return aligned(self._rows(), n_names=3)
+
+    def _repr_html_(self) -> str:
+        return html(self._rows())
 
 
 def diagnose(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from advcal import _checks, _processes
+from advcal._markup import decimal, html
 from advcal._pass import Part, Way, one_pass
 from advcal._sums import exact
 from advcal._typing import Attack, Batch, Forward, Model, Progress
@@ -60,6 +61,15 @@ class Evaluation:
         bins = {name: getattr(self.bins, name).tolist() for name in names}
         intervals = {name: list(ends) for name, ends in self.intervals.items()}
         return vars(self) | {"bins": bins, "intervals": intervals}
+
+    def _repr_html_(self) -> str:
+        lines = [["figure", "value", "95 % interval"]]
+        for name, value in vars(self).items():
+            if isinstance(value, (int, float)):
+                words = str(value) if isinstance(value, int) else decimal(value, 4)
+                ends = ", ".join(decimal(end, 4) for end in self.intervals.get(name, ()))
+                lines.append([name.replace("_", " "), words, f"[{ends}]" if ends else ""])
+        return html(lines)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _probs, _processes, _random, _sums
+from advcal._markup import decimal, html
 from advcal._typing import Array
 from advcal.metrics import _significance
 from advcal.metrics._bins import Binning, binned, expected_gap
@@ -106,6 +107,17 @@ class ReliabilityBins(Generic[Array]):
             f"accuracy={float(self.accuracy):.4f}, confidence={float(self.confidence):.4f}, "
             f"ece={float(self.ece):.4f})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = [["confidence", "n", "mean confidence", "accuracy", "gap"]]
+        fields: tuple[Any, ...] = (self.edges[:-1], self.edges[1:], self.counts)
+        fields += self.bin_confidence, self.bin_accuracy, self.gaps
+        columns = [each.tolist() for each in fields]
+        for low, high, n, *figures in zip(*columns, strict=True):
+            rows.append(
+                [f"{low:.3f} to {high:.3f}", str(n), *(decimal(each, 4) for each in figures)]
+            )
+        return html([[cell.replace("nan", "") for cell in row] for row in rows])
 
     @property
     def n_bins(self) -> int:
