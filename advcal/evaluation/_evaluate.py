@@ -74,7 +74,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TargetedEvaluation(Evaluation):
-    """What one pass showed under an attack that has targets: an `Evaluation`, and how many it led.
+    """An `Evaluation` under an attack that has targets, and the share that it led to them.
 
     Attributes:
         reached: The share of examples whose predicted class is the target.
@@ -115,7 +115,8 @@ def evaluate(
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of the model if None, of a function nowhere.
+        device: The device to compute on; that of the model if None. With a function for a model,
+            None leaves the batches where they are.
         forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         all_reduce: Whether to sum over all processes of `torch.distributed`, so that each returns
             the record of all data. Give each its own part, which may be empty: what
@@ -206,7 +207,7 @@ class Tally(NamedTuple):
 def _over_processes(
     counted: Tally | None, n_bins: int, device: torch.device | None
 ) -> Tally | None:
-    """Sum what all processes counted, in one exchange; None where there is nothing in any."""
+    """Sum what all processes counted, in one exchange; None if there is nothing in any."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return counted
     _processes.same({"n_bins": n_bins}, distributed.group.WORLD)

@@ -66,7 +66,7 @@ class Style:
     def best(self, found: Sequence[Row], column: str) -> set[tuple[int, str]]:
         """Return the places and the figures of the best of rows that differ in one column alone.
 
-        Those that look the same as it are the best too; where all do, none is.
+        Those that look the same as it are the best too; if all do, none is.
         """
         groups: dict[Any, list[int]] = {}
         for place, row in enumerate(found):
