@@ -99,7 +99,8 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
 
 _declare("accumulate candidates n n_bins n_levels resamples restarts", count)
 _declare("n_pilot search_steps size steps", count)
-_declare("every", optional(count))
+_declare("denominator every", optional(count))
+_declare("digits", optional(partial(count, least=0)))
 _declare("n_classes", partial(count, least=2))
 _declare("n_free n_targets", partial(count, least=0))
 
@@ -142,7 +143,7 @@ _declare("backward forward map progress", optional(function))
 _declare("generator", generator)
 _declare("against figure", of_type("a str", str))
 _declare("by title", optional(of_type("a str", str)))
-_declare("all_reduce channels_last from_logits joint", of_type("True or False", bool))
+_declare("all_reduce channels_last from_logits joint percent", of_type("True or False", bool))
 _declare("random_start ranked stop_early targeted votes", of_type("True or False", bool))
 
 

@@ -197,6 +197,11 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
         "attacks": lambda: {"PGD": PGD},
         "eps": lambda: [0.05],
     },
+    "evaluation.rows": {
+        "records": lambda: [RECORD],
+        "columns": lambda: ["model"],
+        "figures": lambda: ["n"],
+    },
     "evaluation.table": {
         "records": lambda: [RECORD],
         "columns": lambda: ["model"],
@@ -901,8 +906,8 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
          "side", "statistic", "variant"), of_word,
     ),
     **dict.fromkeys(
-        ("all_reduce", "channels_last", "from_logits", "joint", "random_start", "stop_early",
-         "targeted", "votes"), of_switch,
+        ("all_reduce", "channels_last", "from_logits", "joint", "percent", "random_start",
+         "stop_early", "targeted", "votes"), of_switch,
     ),
     "attack": of_attack,
     **dict.fromkeys(("metric", "objective", "run"), of_function_),
@@ -934,8 +939,8 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
 }  # fmt: skip
 # Arguments of one function or two, whose own tests refuse bad values.
 OF_ONE_FUNCTION = {
-    "baseline", "changed", "clean", "count", "ignore_index", "intervals", "others", "over",
-    "patience", "positive",
+    "across", "baseline", "best", "changed", "clean", "count", "denominator", "digits",
+    "ignore_index", "intervals", "others", "over", "patience", "positive",
 }  # fmt: skip
 # Where a name means something else.
 OWN_KINDS: dict[str, dict[str, Callable[..., Iterator[Bad]]]] = {

@@ -37,7 +37,8 @@ MAY_IMPORT = {
 }
 # The most basic submodules take these from the root, and no more.
 BASIC_ROOT = {
-    "_checks", "_files", "_logits", "_probs", "_processes", "_random", "_sums", "_typing",
+    "_checks", "_files", "_logits", "_markup", "_probs",
+    "_processes", "_random", "_sums", "_typing",
 }  # fmt: skip
 DEPENDENCIES = {"torch", "numpy", "scipy"}
 OPTIONAL = {  # imported as they are used
@@ -58,16 +59,20 @@ POSITIONAL = {
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {
-    "accumulate", "affine", "against", "all_reduce", "alpha", "attack", "attacked", "attacks",
-    "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "baseline", "beta",
+    "accumulate", "across",
+    "affine", "against", "all_reduce", "alpha", "attack", "attacked", "attacks",
+    "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "baseline",
+    "best", "beta",
     "binning", "bounds", "by", "candidates", "certified", "changed", "channels_last",
-    "checkpoint", "clean", "columns", "coverage", "delta", "device", "dtype", "eps", "eta",
+    "checkpoint", "clean", "columns", "coverage", "delta", "denominator",
+    "device", "digits", "dtype", "eps", "eta",
     "every", "figure", "figures", "format", "forward", "from_logits", "gamma", "generator",
     "held_out", "ignore_index", "initial_c", "initial_eps", "initial_p", "interval", "intervals",
     "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss",
     "map", "margin", "max_norm", "maximise", "method", "minimise", "momentum", "n", "n_bins",
     "n_free", "n_levels", "n_pilot", "n_targets", "names", "noise", "norm", "omega", "others",
-    "out_batches", "over", "overshoot", "path", "penalty", "positive", "prior", "progress",
+    "out_batches", "over", "overshoot", "path", "penalty", "percent",
+    "positive", "prior", "progress",
     "queries", "random_start", "records", "reduction", "reference", "resamples", "restarts",
     "rho", "runs", "schedule", "score", "search_steps", "severity", "side", "sigma", "size",
     "sources", "state", "statistic", "step_size", "steps", "stop_early", "strength", "targeted",

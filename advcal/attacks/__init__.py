@@ -1,7 +1,7 @@
 """Attacks: functions `(model, inputs, labels, *, eps, ...) -> adversarial inputs`.
 
 Every attack returns inputs of the same shape, dtype and device, within `eps` of the originals
-(where it takes one) and within `bounds`, and leaves the model exactly as it found it. It uses the
+(if it takes one) and within `bounds`, and leaves the model exactly as it found it. It uses the
 labels that it is given unless it says otherwise: the true ones make it an attack on accuracy, the
 predicted ones measure the distance to the decision boundary. Configure one with
 `functools.partial(pgd, eps=8 / 255)`.

@@ -36,7 +36,7 @@ def ace(
     r"""Take one step to a worse confidence, halved until the prediction is kept.
 
     $x' = \Pi(x \mp \varepsilon_i\,\mathrm{sign}\,\nabla_x p_{\hat y}(x))$: away from the confidence
-    in the predicted class $\hat y$ where it is correct and towards it where it is wrong. The radius
+    in the predicted class $\hat y$ if it is correct and towards it if it is wrong. The radius
     $\varepsilon_i$ of an example is halved until its prediction is the clean one, at most
     `search_steps` points being tried; after that the input itself is returned. The gradient is
     taken of the log-odds, which have the direction of the probability and do not go flat.
@@ -76,7 +76,7 @@ def ace(
         first = each_of(region.radius, inputs, widest(inputs.device))
 
         def confidence(logits: Tensor) -> Tensor:
-            """Log-odds of the predicted class, turned round where it is wrong."""
+            """Log-odds of the predicted class, turned round if it is wrong."""
             _checks.label_range(labels, logits.shape[1])
             predicted = logits.detach().argmax(dim=1)
             return log_odds(logits, predicted) * torch.where(predicted == labels, -1.0, 1.0)
@@ -110,12 +110,12 @@ def generalised_ace(
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Maximise $\eta\,\mathrm{CE}(f(x'), \omega)$ over the ball where the prediction is kept.
+    r"""Move the prediction towards a distribution, or away from it, and keep its class.
 
-    The $(\eta, \omega)$-ACE attack. With $\eta = -1$ the prediction moves towards the distribution
-    $\omega$, with $\eta = 1$ away from it: uniform $\omega$ gives lower or higher confidence.
-    A point that has lost the prediction is led back, with halved steps, and the best point seen is
-    returned.
+    Maximises $\eta\,\mathrm{CE}(f(x'), \omega)$ over the ball, keeping the prediction. The $(\eta,
+    \omega)$-ACE attack. With $\eta = -1$ the prediction moves towards the distribution $\omega$,
+    with $\eta = 1$ away from it: uniform $\omega$ gives lower or higher confidence. A point that
+    has lost the prediction is led back, with halved steps, and the best point seen is returned.
 
     Uses the predicted labels only; `labels` are checked (an `omega` made of true labels uses them).
     No prediction changes, which a last forward pass makes sure of.
@@ -132,7 +132,7 @@ def generalised_ace(
         step_size: The first length of a step in `norm`; `2.5 * eps / steps` if None.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where random search draws from; a copy of the global one if None.
+        generator: What random search draws from; a copy of the global one if None.
 
     Returns:
         Perturbed inputs, of the shape, dtype and device of `inputs`.

@@ -45,7 +45,7 @@ def apgd(
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Climb the loss by steps with momentum whose length is halved where they stop paying.
+    r"""Climb the loss in steps that halve their length whenever progress stalls (Auto-PGD).
 
     $z = \Pi(x_t + \eta\,s(\nabla_x L(f(x_t), y)))$ and
     $x_{t+1} = \Pi(x_t + \frac34 (z - x_t) + \frac14 (x_t - x_{t-1}))$ with $\eta = 2\varepsilon$ at
@@ -80,7 +80,7 @@ def apgd(
         stop_early: Whether an example leaves the batch once it is fooled. Whether each example is
             fooled stays the same.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where the random start comes from; a copy of the global one if None.
+        generator: The source of the random start; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -187,7 +187,7 @@ class _State:
         )
 
     def checked(self, least_rises: float) -> "_State":
-        """Tell where the step did not pay, and go back to the highest loss there."""
+        """Tell which examples the step did not pay for, and go back to the highest loss there."""
         stuck = ~self.halved & (self.highest == self.was_highest)
         halved = (self.rises < least_rises) | stuck
         return replace(

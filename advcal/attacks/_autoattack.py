@@ -36,11 +36,11 @@ def autoattack(
 
     `apgd` on the cross-entropy, `apgd` towards each of the `n_targets` most likely wrong classes on
     the targeted DLR loss (the margin, with fewer than four classes), `fmn`, and `square`. The
-    second and the last are left out where `n_targets` or `queries` is 0, and the last two in `l1`.
-    `fmn`, which looks for the nearest adversarial point, stands where the published sequence has
-    targeted FAB. An example that is fooled, or wrong from the start, leaves the batch at once; what
-    is drawn for an example depends on how many are left. Uses the true labels, which it attacks
-    accuracy with.
+    second and the last are left out if `n_targets` or `queries` is 0, and the last two in `l1`.
+    `fmn`, which looks for the nearest adversarial point, stands in for the targeted FAB of the
+    published sequence. An example that is fooled, or wrong from the start, leaves the batch at
+    once; what is drawn for an example depends on how many are left. It attacks accuracy, so it uses
+    the true labels.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -52,11 +52,11 @@ def autoattack(
         n_targets: How many wrong classes to aim at, at most.
         queries: How often `square` calls the model, at most.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where random starts and squares come from; a copy of the global one if None.
+        generator: The source of random starts and squares; a copy of the global one if None.
 
     Returns:
-        Adversarial inputs, of the shape, dtype and device of `inputs`. Where one withstands, the
-        point of the highest cross-entropy among what the attacks returned.
+        Adversarial inputs, of the shape, dtype and device of `inputs`. For one that withstands,
+        the point of the highest cross-entropy among what the attacks returned.
 
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.

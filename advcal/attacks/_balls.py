@@ -92,7 +92,7 @@ class Ball:
         """Draw a point for each input, uniformly from the ball before the box is cut out.
 
         Args:
-            generator: Where the random numbers come from.
+            generator: The source of the random numbers.
 
         Returns:
             Points inside, shape `(n, ...)`.

@@ -120,9 +120,9 @@ def one_by_one(
 class autocast(Value):
     """Craft in mixed precision, about twice as fast on a processor that computes in it.
 
-    Whatever the model says of a result in mixed precision must be what it says in the precision of
-    the inputs. An example of which it is not is attacked again without mixed precision, with
-    other draws if the attack is random. This takes two more forward passes.
+    Each result is checked again in the inputs' precision. If the prediction differs, that example
+    is attacked again in full precision, with other draws if the attack is random. This takes two
+    more forward passes.
 
     Args:
         attack: `(model, inputs, labels) -> inputs`.

@@ -41,7 +41,7 @@ def uca(
     Minimises $\max_k p_k(x')$ over the ball where $\arg\max_k p_k(x') = \arg\max_k p_k(x)$. Steps
     climb the entropy of order $\beta$ (Rényi), $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$, with
     $\beta$ from 1/4 at the first step to 8 at the last: a small order raises all other classes,
-    which pays where the ball reaches far; a large one lowers the highest probability itself. A
+    which pays when the ball reaches far; a large one lowers the highest probability itself. A
     point that has lost the prediction is led back, and the steps of an example are halved at each
     crossing. Returns, per example, the least confident point seen.
 
@@ -60,7 +60,7 @@ def uca(
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where random numbers come from; a copy of the global one if None.
+        generator: The source of random numbers; a copy of the global one if None.
 
     Returns:
         Inputs of lower confidence, of the shape, dtype and device of `inputs`.
@@ -100,8 +100,8 @@ def oca(
     r"""Raise the confidence and keep the prediction: the overconfidence attack.
 
     Maximises $z_y - \log\sum_{k \ne y} e^{z_k}$ for the predicted class $y$, which rises with its
-    probability and has a gradient where that is 1 in floating point. Returns, per example, the most
-    confident point seen.
+    probability and has a gradient even when that is 1 in floating point. Returns, per example, the
+    most confident point seen.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
     forward pass makes sure of: accuracy is exactly the clean one.
@@ -117,7 +117,7 @@ def oca(
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where random numbers come from; a copy of the global one if None.
+        generator: The source of random numbers; a copy of the global one if None.
 
     Returns:
         Inputs of higher confidence, of the shape, dtype and device of `inputs`.
@@ -153,7 +153,7 @@ def mma(
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Lower the confidence where the model is right and raise it where it is wrong.
+    r"""Lower the confidence of right predictions and raise that of wrong ones.
 
     The maximum miscalibration attack: `uca` on correct predictions and `oca` on the others. At
     accuracy $q$ the calibration error that it can reach is $1 - q/K$.
@@ -172,7 +172,7 @@ def mma(
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where random numbers come from; a copy of the global one if None.
+        generator: The source of random numbers; a copy of the global one if None.
 
     Returns:
         Miscalibrated inputs, of the shape, dtype and device of `inputs`.
@@ -231,7 +231,7 @@ def rca(
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where random numbers come from, targets first; a copy of the global one if None.
+        generator: The source of random numbers, targets first; a copy of the global one if None.
 
     Returns:
         Inputs of random confidence, of the shape, dtype and device of `inputs`.
@@ -329,7 +329,7 @@ class _Towards:
         self.sign = self.wanted.sign()
 
     def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
-        """Lower the log-odds of the other classes, or raise the entropy where they are too low."""
+        """Lower the log-odds of the other classes, or raise the entropy if they are too low."""
         low, high = _ORDERS
         odds, lower = slope_of_log_odds(apart)
         flat = slope_of_renyi(apart, low * (high / low) ** progress)

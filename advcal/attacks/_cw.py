@@ -39,7 +39,7 @@ def cw_l2(
     Adam starts afresh at each of these search steps. What is nearest after one lies a little beyond
     the boundary and is led back by bisection, in eight forward passes, which the publication does
     not have. The published budget is `steps=10_000`. With a smaller one the search starts a
-    little inside the bounds, where the published start would keep pixels at 0 or 1, on the flat of
+    little inside the bounds, while the published start would keep pixels at 0 or 1, on the flat of
     the tanh, for hundreds of iterations.
 
     Every decision is taken per example, and one that is wrong already takes no further part. An

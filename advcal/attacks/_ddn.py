@@ -23,7 +23,7 @@ def ddn(
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
 ) -> Tensor:
-    r"""Find a small L2 perturbation that changes the prediction: direction and norm apart.
+    r"""Find a small L2 perturbation that changes the prediction, adjusting its norm step by step.
 
     $\delta \leftarrow \delta + \alpha_t\,g / \|g\|_2$ with $g$ the gradient of the cross-entropy
     and $\alpha_t$ annealed from 1 to .01 by a cosine; then $\delta$ is scaled to the norm

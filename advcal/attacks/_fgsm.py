@@ -43,7 +43,7 @@ def fgsm(
             `(logits, labels) -> (n,)`.
         targeted: Whether to move towards `labels` instead of away from them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where the random start comes from; a copy of the global one if None.
+        generator: The source of the random start; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -102,7 +102,7 @@ def n_fgsm(
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where the noise comes from; a copy of the global one if None.
+        generator: The source of the noise; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

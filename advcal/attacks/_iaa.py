@@ -68,7 +68,7 @@ def iaa(
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`,
             and is not for the published variant.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where random numbers come from; a copy of the global one if None.
+        generator: The source of random numbers; a copy of the global one if None.
 
     Returns:
         Inputs of lower confidence, of the shape, dtype and device of `inputs`.

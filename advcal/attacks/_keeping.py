@@ -22,7 +22,7 @@ class Look(NamedTuple):
     Attributes:
         score: What the best point has most of.
         gradient: The gradient of what is lowered, with respect to the logits.
-        side: False or True; where it changes, a step went too far. None if there is one side.
+        side: False or True; when it changes, a step went too far. None if there is one side.
     """
 
     score: Tensor
@@ -59,7 +59,7 @@ def descend_keeping(
     steps: int,
     step_size: float | Tensor,
 ) -> Tensor:
-    """Follow an aim down where the label is kept, and win the label back where it is not.
+    """Follow an aim down while the label is kept, and win the label back if it is not.
 
     The steps of an example are halved each time it crosses from one side to the other, so that it
     closes in on the boundary; not when it first gains a label that it did not have. Returns, per
@@ -104,5 +104,5 @@ def _lead(apart: Apart) -> tuple[Tensor, Tensor]:
 
 
 def unchanged_or(model: Model, points: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
-    """Check by a last forward pass that each point has its label; where not, give the input."""
+    """Check by a last forward pass that each point has its label; if not, give the input."""
     return select(logits_at(model, points).argmax(dim=1) == labels, points, inputs)

@@ -20,7 +20,7 @@ def uniform_noise(
 ) -> Tensor:
     r"""Draw a point uniformly from the ball, $x' = \Pi(x + U)$; it attacks nothing.
 
-    Uses neither the model nor the labels, which are there so that it can stand where an attack can.
+    Uses neither the model nor the labels; it takes them so that it can stand in for an attack.
 
     Args:
         model: Not called.
@@ -29,7 +29,7 @@ def uniform_noise(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where the noise comes from; a copy of the global one if None.
+        generator: The source of the noise; a copy of the global one if None.
 
     Returns:
         Noisy inputs, of the shape, dtype and device of `inputs`.

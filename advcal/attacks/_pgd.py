@@ -61,7 +61,7 @@ def pgd(
         targeted: Whether to move towards `labels` instead of away from them.
         stop_early: Whether an example leaves the batch once it is fooled.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where the random start comes from; a copy of the global one if None.
+        generator: The source of the random start; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

@@ -30,12 +30,12 @@ def pgd_conf(
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Raise the highest probability of a class other than the label, step by step accepted.
+    r"""Raise the confidence in a wrong class, so that rejecting unsure predictions does not help.
 
     Maximises $\max_{k \ne y} p_k(x')$: the attack that rejection by confidence has to withstand,
     and that CCAT trains on (PGD-Conf). Steps are $\alpha_t\,g_t$ with
     $g_t = \mu g_{t-1} + (1 - \mu)\,s(\nabla)$, $s$ the sign for `linf` and the unit vector for
-    `l2`. A step is taken if the point that it leads to is not worse; where it is, the example stays
+    `l2`. A step is taken if the point that it leads to is not worse; if it is, the example stays
     and its $\alpha$ is divided by 1.5. So the last point is the best one. The gradient is that of
     the log-odds of the rival class, which does not go flat. Costs `steps + 1` forward and `steps`
     backward passes. Uses the labels that it is given: the true ones, as published.
@@ -54,7 +54,7 @@ def pgd_conf(
         momentum: $\mu$ in `[0, 1)`.
         random_start: Whether to start at a random point of the ball instead of at the input.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where the random start comes from; a copy of the global one if None.
+        generator: The source of the random start; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.

@@ -56,7 +56,7 @@ def square(
         initial_p: The share of the image that the first squares cover, above 0 and at most 1.
         targeted: Whether to move towards `labels` instead of away from them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
-        generator: Where the squares come from; a copy of the global one if None.
+        generator: The source of the squares; a copy of the global one if None.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -130,7 +130,7 @@ class _Linf:
     def proposal(self, points: Tensor, share: float, draw: Draw) -> Tensor:
         """Set a patch, one sign for each channel."""
         channels, height, width = points.shape[1:]
-        patch = _patch(share, height, width)
+        patch = _patch(share, height, width)  # algorithm 2 of the paper
         inside = _along(draw(1, 1, 1), patch[0], height, points).transpose(2, 3)
         inside = inside & _along(draw(1, 1, 1), patch[1], width, points)
         ends = torch.where(draw(channels, 1, 1) < 0.5, self.low, self.high)
@@ -159,6 +159,9 @@ class _L2:
     def proposal(self, points: Tensor, share: float, draw: Draw) -> Tensor:
         """Add a bump to one patch, and all the length that another patch has."""
         n, channels, height, width = points.shape
+        # Algorithm 3 of the paper. Two patches are emptied. One gets their squared length back, and
+        # what the sphere has left over as its share of a channel, along the sum of a bump and its
+        # own old direction: so the norm of the whole stays the radius.
         a, b = _patch(share, height, width, least=3, odd=True)
         offset = (points - self.images).float().flatten(2)
         to, other = (_cells(draw(2), a, b, height, width)[:, None] for _ in range(2))

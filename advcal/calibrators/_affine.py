@@ -47,14 +47,14 @@ class Affine(Calibrator):
     def _log_probs(self, z: Tensor) -> Tensor:
         x = z / self.temperature
         x = x.log_softmax(dim=1) if self.of_log_probs else x
-        x = x.masked_fill(x.isneginf(), 0.0)
+        x = x.masked_fill(x.isneginf(), 0.0)  # a weight of 0 would make NaN; masked again below
         weight, bias = self.weight.to(z.device), self.bias.to(z.device)
         scores = (x * weight if weight.ndim == 1 else x @ weight.T) + bias
         return masked_scores(scores, z).log_softmax(dim=1)
 
 
 def fit_platt(logits: Array, labels: Array) -> Affine:
-    r"""Fit Platt scaling to the logits of two classes.
+    r"""Fit Platt scaling: a slope and an offset for the log-odds of two classes.
 
     $p_1 = \sigma(a f + b)$ with $f = z_1 - z_0$, by maximum likelihood of Platt's smoothed targets:
     $(n_1 + 1) / (n_1 + 2)$ for the $n_1$ examples of class 1 and $1 / (n_0 + 2)$ for the others, so
@@ -90,13 +90,14 @@ def fit_platt(logits: Array, labels: Array) -> Affine:
     f = z[:, 1].double() - z[:, 0].double()
     spread = float(f.abs().amax()) or 1.0
     ones = int(y.sum())
+    # What Bayes' rule says of a label that was seen, under a uniform prior (Platt, section 2.2).
     high, low = (ones + 1) / (ones + 2), 1 / (len(y) - ones + 2)
     targets = torch.where(y == 1, high, low).double()
 
     def objective(theta: Tensor) -> tuple[float, Tensor]:
         s = f / spread * theta[0] + theta[1]
         value = (torch.nn.functional.softplus(s) - targets * s).mean()
-        residual = (s.sigmoid() - targets) / len(f)
+        residual = (s.sigmoid() - targets) / len(f)  # the derivative of the line above by s
         return float(value), torch.stack([residual @ f / spread, residual.sum()])
 
     start = f.new_tensor([spread / best_temperature(z, y), 0.0])
@@ -110,6 +111,7 @@ def fit_platt(logits: Array, labels: Array) -> Affine:
 
 def nll_and_residual(scores: Tensor, y: Tensor) -> tuple[float, Tensor]:
     """Return the summed NLL and its gradient by the scores."""
+    # The derivative of -log softmax(s)_y by s is softmax(s) less the one-hot label.
     log_probs = scores.log_softmax(dim=1)
     value = -float(log_probs.gather(1, y[:, None]).sum())
     return value, log_probs.exp_().scatter_add_(1, y[:, None], -torch.ones_like(log_probs[:, :1]))

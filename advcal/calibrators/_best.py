@@ -37,7 +37,7 @@ def fit_best(logits: Array, labels: Array) -> Choice:
     up to 100 classes, `fit_sms`. Each is fitted five times to four fifths of the examples, of which
     every class has its part, and scored on the fifth. If the lowest mean NLL is not a standard
     error of the difference below that of the temperature, and below that without calibration, the
-    temperature is taken, which does next to nothing where nothing is to be done.
+    temperature is taken, which does next to nothing when nothing is to be done.
 
     Args:
         logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus

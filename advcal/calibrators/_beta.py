@@ -26,7 +26,7 @@ _KNOTS = 6
 def fit_beta(logits: Array, labels: Array, *, strength: float | None = 1.0) -> LogOdds:
     r"""Fit beta calibration: a slope for low log-odds and another for high ones.
 
-    $p' = \sigma(a \log p - b \log(1 - p) + c)$ with $a, b \ge 0$, where $p$ is the probability of
+    $p' = \sigma(a \log p - b \log(1 - p) + c)$ with $a, b \ge 0$ and $p$ the probability of
     the second of two classes. Far below 0 the log-odds are multiplied by $a$, far above by $b$, so
     it can mend a model that is too sure of one class and not sure enough of the other. First comes
     a temperature, as `fit_temperature(prior=0.5)` finds it; then the log loss and
@@ -65,7 +65,7 @@ def fit_quadratic(logits: Array, labels: Array, *, strength: float | None = 1.0)
     The log-odds $f$ of the second of two classes become $c + \int_0^f w(t)\,dt$. The slope $w$ is
     linear, $a \ge 0$ at the lowest of the log-odds and $b \ge 0$ at the highest, and stays so
     beyond them. Published forms let the parabola turn, which puts unlikely examples above likely
-    ones; where theirs does not, this is theirs. A temperature first, then the log loss and
+    ones; when theirs does not, this is theirs. A temperature first, then the log loss and
     $\frac{s K}{n} ((a - 1)^2 + (b - 1)^2 + c^2)$, as in `fit_beta`, and with more than two classes
     as there.
 

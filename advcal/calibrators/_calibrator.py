@@ -69,7 +69,7 @@ class Calibrator:
 
 
 def _narrowed(wide: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round to a dtype; where that makes a tie of it, the highest class stays the highest."""
+    """Round to a dtype; if that makes a tie of it, the highest class stays the highest."""
     narrow, top = wide.to(dtype), wide.detach().argmax(dim=1, keepdim=True)
     highest = narrow.detach().amax(dim=1, keepdim=True)
     tied = narrow.detach().argmax(dim=1, keepdim=True) != top

@@ -22,7 +22,7 @@ class TopLabel(Calibrator):
 
     The class is the second of two, or the predicted one of more. The curve is linear between its
     knots, constant beyond them, and of two knots at one place the first holds there. A prediction
-    changes where the curve puts another class above it.
+    changes if the curve puts another class above it.
 
     Attributes:
         x: Probabilities at the knots, rising, float64, shape `(knots,)`.
@@ -76,7 +76,7 @@ class OneVsAll(Calibrator):
 
 
 def fit_irm(logits: Array, labels: Array) -> OneVsAll:
-    """Fit isotonic regression of all classes together (IRM).
+    """Fit isotonic regression of all classes together (IRM): one rising curve for all.
 
     One curve $f$, the isotonic regression of all `n * classes` indicators of the label on their
     probabilities; the result is $f(p_k) + 10^{-9} p_k$, renormalised. It rises strictly, so the
@@ -111,7 +111,7 @@ def fit_irm(logits: Array, labels: Array) -> OneVsAll:
 
 
 def fit_irova(logits: Array, labels: Array) -> OneVsAll:
-    """Fit isotonic regression of each class against all others (IROvA).
+    """Fit isotonic regression of each class against all others (IROvA): a rising curve for each.
 
     A curve $f_k$ for each class, the isotonic regression of the indicator of the label on the
     probability of the class; the result is $f_k(p_k) + 10^{-9} p_k$, renormalised, which the
@@ -148,7 +148,7 @@ def fit_irova(logits: Array, labels: Array) -> OneVsAll:
 
 
 def fit_isotonic(logits: Array, labels: Array) -> TopLabel:
-    """Fit isotonic regression of one probability.
+    """Fit isotonic regression of one probability: the best rising step function.
 
     With two classes, the regression of the label on the probability of the second; it minimises
     the NLL and the Brier score of all rising curves. With more, the regression of being right on
@@ -190,7 +190,7 @@ def fit_histogram(
     n_bins: int = 15,
     binning: Literal["uniform", "quantile"] = "uniform",
 ) -> TopLabel:
-    """Fit histogram binning of one probability.
+    """Fit histogram binning: a probability becomes the share of right examples in its bin.
 
     With two classes, the probability of the second becomes the share of that class in its bin. With
     more, the confidence becomes the accuracy of its bin; the other classes keep their proportions.
@@ -201,7 +201,7 @@ def fit_histogram(
         logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus
             infinity masks a class. A tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`.
-        n_bins: The number of bins; with `"quantile"` fewer where many probabilities are equal.
+        n_bins: The number of bins; with `"quantile"` fewer if many probabilities are equal.
         binning: `"uniform"` for bins of equal width, `"quantile"` for bins of equally many
             examples.
 

@@ -16,9 +16,10 @@ from advcal.calibrators._temperature import best_temperature, warn_if_one_sided
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble(Calibrator):
-    r"""A mixture, $w_1\,\mathrm{softmax}(z / T) + w_2\,\mathrm{softmax}(z) + w_3 / K$.
+    r"""A weighted mean of the softmax at a temperature, the plain softmax and the uniform.
 
-    The order of the classes stays, so the predictions do. Differentiable in the logits.
+    $w_1\,\mathrm{softmax}(z / T) + w_2\,\mathrm{softmax}(z) + w_3 / K$. The order of the classes
+    stays, so the predictions do. Differentiable in the logits.
 
     Attributes:
         temperature: $T$.
@@ -37,7 +38,7 @@ class Ensemble(Calibrator):
 
 
 def fit_ensemble(logits: Array, labels: Array) -> Ensemble:
-    r"""Fit ensemble temperature scaling.
+    r"""Fit ensemble temperature scaling: temper, then mix with the original and the uniform.
 
     First $T$ as `fit_temperature` does, then the weights $w$ on the simplex that minimise the NLL
     of $w_1\,\mathrm{softmax}(z / T) + w_2\,\mathrm{softmax}(z) + w_3 / K$, a convex program, by

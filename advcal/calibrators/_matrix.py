@@ -62,7 +62,7 @@ def fit_matrix(
     l2_off_diagonal: float | None = None,
     l2_bias: float | None = None,
 ) -> Affine:
-    r"""Fit matrix scaling with off-diagonal and intercept regularisation (ODIR).
+    r"""Fit matrix scaling, a matrix and a bias on the logits, with penalties on both (ODIR).
 
     $\min_{W, b} \frac{1}{n} \sum_i -\log \mathrm{softmax}(W z_i + b)_{y_i} +
     \frac{\lambda}{K (K - 1)} \sum_{i \neq j} w_{ij}^2 + \frac{\mu}{K} \sum_j b_j^2$, convex, from
@@ -110,7 +110,7 @@ def fit_dirichlet(
     l2_off_diagonal: float | None = None,
     l2_bias: float | None = None,
 ) -> Affine:
-    r"""Fit Dirichlet scaling with off-diagonal and intercept regularisation (ODIR).
+    r"""Fit Dirichlet scaling, a matrix and a bias on log-probabilities, with penalties (ODIR).
 
     It is `fit_matrix` of the log-probabilities $\log \mathrm{softmax}(z_i)$ in the place of the
     logits; they are not clipped. With the default penalties that is `fit_sms`.
@@ -194,7 +194,7 @@ def _fit(
 
 
 def _off_diagonal(z: Tensor) -> Tensor:
-    """Return 1 for each entry of the matrix and the bias but the diagonal, where it is 0."""
+    """Return 1 for each entry of the matrix and the bias and 0 for those of the diagonal."""
     k = z.shape[1]
     return 1 - torch.eye(k, k + 1, dtype=torch.float64, device=z.device)
 

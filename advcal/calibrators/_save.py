@@ -23,7 +23,7 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str] | BinaryIO) -> Non
 
     Args:
         calibrator: What a `fit_x` of this module returned.
-        path: Where to, or a binary file open for writing.
+        path: The file to write, or a binary file open for writing.
 
     Returns:
         Nothing.
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str] | BinaryIO) -> Calibrator:
     classes go together.
 
     Args:
-        path: Where from, or a binary file open for reading.
+        path: The file to read, or a binary file open for reading.
 
     Returns:
         The calibrator.

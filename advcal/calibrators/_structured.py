@@ -17,7 +17,7 @@ def fit_svs(logits: Array, labels: Array, *, strength: float | None = 1.0) -> Af
     \frac{c K}{n} (\|d\|^2 + \|b\|^2)$, convex, by L-BFGS in float64 until no entry of the gradient
     is above 1e-8. The penalty is that of a fixed normal prior on the sum, so it scales with the
     number of examples: with few of them little more than the temperature is left. The authors mix
-    the temperature's probabilities with the uniform distribution where this has a prior on $T$.
+    the temperature's probabilities with the uniform distribution; this has instead a prior on $T$.
 
     Args:
         logits: Logits, shape `(n, classes)`, of examples that the model was not trained on; minus

@@ -24,7 +24,7 @@ class Temperature(Calibrator):
     The order of the classes stays, so the predictions do. Differentiable in the logits.
 
     Attributes:
-        temperature: $T$; above 1 where the model was overconfident.
+        temperature: $T$; above 1 if the model was overconfident.
     """
 
     temperature: float
@@ -35,16 +35,16 @@ class Temperature(Calibrator):
 
 
 def fit_temperature(logits: Array, labels: Array, *, prior: float | None = None) -> Temperature:
-    r"""Fit temperature scaling to the optimum of the NLL.
+    r"""Fit temperature scaling: divide the logits by the one number of the lowest NLL.
 
     $\min_T \frac{1}{n} \sum_i -\log \mathrm{softmax}(z_i / T)_{y_i}$, which is convex in $1/T$, by
     Newton's method on $\log T$ in float64 within a bracket. The NLL reached is within 1e-12 of the
     infimum, whatever the scale of the logits.
 
     The infimum lies at no temperature in two cases; one within 1e-12 of it is returned then, so
-    that the order of the classes stays. Where every label has the highest logit of its row the NLL
-    falls as $T \to 0$. Where the logits tell nothing of the labels, or the contrary of them, it
-    falls as $T \to \infty$. A warning says so. Where all logits of a row are equal, in every row,
+    that the order of the classes stays. If every label has the highest logit of its row the NLL
+    falls as $T \to 0$. If the logits tell nothing of the labels, or the contrary of them, it
+    falls as $T \to \infty$. A warning says so. If all logits of a row are equal, in every row,
     $T = 1$.
 
     A prior, $\log T \sim N(0, \sigma^2)$, adds $\frac{(\log T)^2}{2 n \sigma^2}$ to the mean NLL:

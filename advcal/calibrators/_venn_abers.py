@@ -66,14 +66,14 @@ class VennAbers(Calibrator):
 
 
 def fit_venn_abers(logits: Array, labels: Array) -> VennAbers:
-    r"""Fit inductive Venn-Abers predictors.
+    r"""Fit inductive Venn-Abers predictors: isotonic regression, made safe for few examples.
 
-    Isotonic regression, made safe for few examples. Take an example whose probability is asked for
-    into the data, once with label 0 and once with label 1, and fit isotonic regression of the
-    labels on the log-odds both times. The two probabilities at the example, $p_0 \le p_1$, bracket
-    what can be known: one of them is calibrated, whatever the distribution. The result is
-    $p_1 / (1 - p_0 + p_1)$, between them, the probability whose log loss is least in the worse
-    case. Both step functions are computed ahead, exactly, in one sort and two passes.
+    Take an example whose probability is asked for into the data, once with label 0 and once with
+    label 1, and fit isotonic regression of the labels on the log-odds both times. The two
+    probabilities at the example, $p_0 \le p_1$, bracket what can be known: one of them is
+    calibrated, whatever the distribution. The result is $p_1 / (1 - p_0 + p_1)$, between them, the
+    probability whose log loss is least in the worse case. Both step functions are computed ahead,
+    exactly, in one sort and two passes.
 
     With more than two classes each is set against the rest, and the probabilities are divided by
     their sum; what is said of one of $p_0$, $p_1$ then holds before the division.

@@ -31,15 +31,15 @@ class Certificates:
     both with `1 - 2 alpha`.
 
     Attributes:
-        labels: The class that is predicted within the radius, int64, shape `(n,)`; -1 where the
+        labels: The class that is predicted within the radius, int64, shape `(n,)`; -1 if the
             certificate abstains.
-        radius: The certified radius in L2, float64, shape `(n,)`; 0 where it abstains.
+        radius: The certified radius in L2, float64, shape `(n,)`; 0 if it abstains.
         guesses: The class that the first draws spoke for, whether it was certified or not.
         draws: The number of draws of each example, int64, shape `(n,)`.
         counts: How many draws reached each threshold of a score, int64, shape
             `(n, classes + 1, thresholds)`: the scores are the probabilities of the classes, then
             half of one plus the lead of the guess over the next class.
-        seeds: Where the noise of each example came from, int64, shape `(n,)`.
+        seeds: The seed of the noise of each example, int64, shape `(n,)`.
         sigma: The standard deviation of the noise.
         alpha: The probability that a radius is too large, for each example.
         looks: How often the counts may have been looked at before drawing stopped.
@@ -102,7 +102,7 @@ def certify(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Certificates:
-    r"""Certify a smoothed classifier in L2: labels, radii and bounds of the confidence.
+    r"""Certify a model averaged over Gaussian noise, in L2: labels, radii and bounds of confidence.
 
     The smoothed classifier is $g(x) = \mathbb E\, p(x + \sigma z)$, z normal, with p the softmax of
     the model, or with `votes=True` one for its predicted class and zero for the others, as Cohen et

@@ -40,7 +40,7 @@ def set_figures(sets: Tensor, labels: Tensor) -> SetFigures:
 
     The interval is Clopper and Pearson's, over the examples, for sets that were calibrated before.
     Over the draw of n calibration examples the coverage itself varies as a Beta distribution with
-    parameters k and n + 1 - k, where k is the rank of the threshold.
+    parameters k and n + 1 - k, with k the rank of the threshold.
 
     Args:
         sets: Which classes each set holds, bool, shape `(n, classes)`.

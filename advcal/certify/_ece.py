@@ -1,7 +1,7 @@
 r"""The greatest calibration error that confidences and outcomes within bounds can have.
 
-With a sign $s_b$ for each bin, $\sum_b |\sum_{i \in b} d_i| = \max_s \sum_i s_{b(i)} d_i$, where d
-is right (1 or 0) minus confidence. For given signs every example is free to take its best bin and
+With a sign $s_b$ for each bin, $\sum_b |\sum_{i \in b} d_i| = \max_s \sum_i s_{b(i)} d_i$, and d is
+right (1 or 0) minus confidence. For given signs every example is free to take its best bin and
 outcome, whatever the others do, so that the maximum over all signs is exact.
 """
 

@@ -17,10 +17,10 @@ from advcal.certify._reach import Reach
 
 @dataclasses.dataclass(frozen=True)
 class CertifiedFigures:
-    """Figures of a data set between which every attack in the ball leaves it.
+    """Bounds of the figures of a data set, which no attack in the ball can pass.
 
     All but the last two hold together with probability `1 - delta` over the draws of noise, and
-    without exception where the bounds do not rest on draws. They are of these examples; what they
+    without exception if the bounds do not rest on draws. They are of these examples; what they
     say of others is a question of statistics as ever.
 
     Attributes:

@@ -76,7 +76,7 @@ def crown(
 
     Every margin $z_k - z_j$ is bounded below by a linear function of the inputs, which is carried
     back through the network, and taken at its least over the ball and `bounds`. Bounds of each
-    hidden layer come from the same. Where intervals are tighter, they are taken. Then
+    hidden layer come from the same. Intervals are taken if they are tighter. Then
     $p_k \ge 1 / (1 + \sum_j e^{-m_{kj}})$ with the least margins, and at most likewise: margins
     give far tighter probabilities than bounds of the logits would.
 

@@ -63,7 +63,7 @@ def _closer(last: Box, maps: list[Affine], known: list[Box], box: Box) -> Box:
 def _backward(rows: Tensor, maps: list[Affine], known: list[Box], box: Box) -> Tensor:
     """Bound `rows @ output` of the last map from below.
 
-    A linear bound of the output is carried back through the network. Where a ReLU's input lies
+    A linear bound of the output is carried back through the network. If a ReLU's input lies
     between l < 0 < u, it is at most the chord u (z - l) / (u - l), which a negative coefficient
     takes, and at least z or 0, whichever is closer by area, which a positive one takes.
     """

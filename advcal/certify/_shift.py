@@ -30,7 +30,7 @@ class Scale(NamedTuple):
 
 
 def _fine() -> Scale:
-    """Step evenly by 1/128, and evenly on the scale of logits where probabilities are near 0, 1."""
+    """Step evenly by 1/128, and evenly on the scale of logits for probabilities near 0, 1."""
     even = np.arange(1, 128) / 128
     t = np.unique(np.concatenate([even, special.expit(np.linspace(-10, 10, 65))]))
     return Scale(t, np.diff(t, prepend=0.0), np.diff(t, append=1.0), float(t[0]))

@@ -22,7 +22,7 @@ def smoothed(
 
     $f_n(x) = \log \frac1n \sum_i \mathrm{softmax}(f(x + \sigma z_i))$. It is a model, which can be
     evaluated and attacked; gradients go through the mean (SmoothAdv). A certificate is of the limit
-    of many draws; a prediction with few can differ from it where the classes are close.
+    of many draws; a prediction with few can differ from it if the classes are close.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.

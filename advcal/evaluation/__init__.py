@@ -9,6 +9,7 @@ from advcal.evaluation._envelope import Envelope, confidence_envelope
 from advcal.evaluation._evaluate import Evaluation, TargetedEvaluation, evaluate
 from advcal.evaluation._files import read_corruptions
 from advcal.evaluation._pareto import hypervolume, pareto
+from advcal.evaluation._rows import rows
 from advcal.evaluation._search import pareto_search
 from advcal.evaluation._severities import CorruptionErrors, corruption_errors
 from advcal.evaluation._sweep import sweep
@@ -37,6 +38,7 @@ __all__ = [
     "pareto",
     "pareto_search",
     "read_corruptions",
+    "rows",
     "sweep",
     "table",
     "transfer",

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from advcal import _checks
+from advcal._markup import html
 from advcal._pass import again
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.attacks import apgd, worst_case
@@ -76,6 +77,9 @@ class Audit:
     def __str__(self) -> str:
         return self.table()
 
+    def _repr_html_(self) -> str:
+        return html(rows_of(self.as_dict()))
+
 
 def audit(
     model: Model,
@@ -124,10 +128,10 @@ def audit(
         path: A file of JSON that holds each part as soon as it is there, and from which a killed
             audit of the same settings goes on; nothing is written if None. It knows data by their
             first hundred examples.
-        generator: Where attacks and intervals draw from; a copy of the global one if None.
+        generator: What attacks and intervals draw from; a copy of the global one if None.
         autocast: `torch.bfloat16` to run model and attacks in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of the model if None.
+        device: The device to compute on; that of the model if None.
         forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the parts.
 

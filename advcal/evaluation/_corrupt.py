@@ -134,7 +134,7 @@ def corruptions(
         batches: A list, a `DataLoader` or the like of `(inputs, labels, *rest)`; see `corrupt`.
         kinds: The corruptions; all that can be done if None.
         severity: The severities.
-        generator: Where one seed per set comes from; a copy of the global one by default.
+        generator: The source of one seed per set; a copy of the global one by default.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the batches
             of a set, each time it is gone through.
 

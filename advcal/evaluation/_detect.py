@@ -107,7 +107,7 @@ def detection(
         others: Further scores, the attacks on which count too.
         autocast: `torch.bfloat16` to run the model in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of the model if None.
+        device: The device to compute on; that of the model if None.
         forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of each set.
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._frozen import bare, watching
+from advcal._markup import aligned, html
 from advcal._pass import Way, one_pass
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
-from advcal.evaluation._markup import aligned
 from advcal.evaluation._transfer import named
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
@@ -38,7 +38,7 @@ class Finding:
 
     Attributes:
         name: What was checked.
-        verdict: `"pass"`, `"warn"`, `"fail"`, or `"skip"` where the check does not apply.
+        verdict: `"pass"`, `"warn"`, `"fail"`, or `"skip"` if the check does not apply.
         evidence: The reason, one sentence with its numbers.
         numbers: The numbers alone.
     """
@@ -74,9 +74,15 @@ class Diagnosis:
     def __getitem__(self, name: str) -> Finding:
         return {finding.name: finding for finding in self.findings}[name]
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[list[str]]:
         rows = [[finding.name, finding.verdict, finding.evidence] for finding in self.findings]
-        return aligned([["check", "verdict", "evidence"], *rows], n_names=3)
+        return [["check", "verdict", "evidence"], *rows]
+
+    def __str__(self) -> str:
+        return aligned(self._rows(), n_names=3)
+
+    def _repr_html_(self) -> str:
+        return html(self._rows())
 
 
 def diagnose(
@@ -102,11 +108,11 @@ def diagnose(
     on the other examples of a batch; random outputs; outputs that are probabilities; logits so
     large that float32 cross-entropy has no gradient (defensive distillation); gradients that are
     zero, explode, or do not foretell what a step along them does; logits that are piecewise
-    constant (quantisation, rounding); one step, random search or transfer that fools where many
+    constant (quantisation, rounding); one step, random search or transfer that fools when many
     steps do not; accuracy that stays above 0 as `eps` grows to the whole box; with
-    `attacks`, one of these that fools where many steps do not.
+    `attacks`, one of these that fools when many steps do not.
 
-    A check warns from 2 % of the examples on and fails from 10 %; where two attacks are compared it
+    A check warns from 2 % of the examples on and fails from 10 %; when two attacks are compared it
     warns from 5 % on, since none finds all there is. A hundred examples are enough; of many
     thousands take a part. A verdict is evidence, not proof: a model that passes can still be beaten
     by an attack made for it.
@@ -121,15 +127,15 @@ def diagnose(
         batches: An iterable of `(inputs, labels, *rest)`, the inputs float32, float64 or 8-bit.
         eps: The radius, in units of `inputs`, at which the model is evaluated.
         norm: `"linf"` or `"l2"`.
-        bounds: The lowest and the highest valid value of an input. Where inputs exceed them, the
+        bounds: The lowest and the highest valid value of an input. If inputs exceed them, the
             first check fails and the others take the range of the batch.
         sources: Names to models on which to craft examples for transfer, best trained differently.
         attacks: Names to attacks of yours, `(model, inputs, labels, eps=...) -> inputs`.
         steps: The number of steps of the random search.
-        generator: Where random points come from; a copy of the global one if None.
+        generator: The source of random points; a copy of the global one if None.
         autocast: `torch.bfloat16` to run the model in mixed precision, if it is evaluated so.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of the model if None.
+        device: The device to compute on; that of the model if None.
         forward: `(model, batch) -> logits` as in `evaluate`, for batches of one example.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 

@@ -79,7 +79,7 @@ def confidence_envelope(
     """Find the lowest and the highest miscalibration score at unchanged predictions.
 
     Runs at each radius `uca` and `iaa(label="predicted")` downwards, `oca` upwards, `ace` both
-    ways, and `uca` and `oca` by random search, which gets on where gradients vanish. Takes, per
+    ways, and `uca` and `oca` by random search, which gets on when gradients vanish. Takes, per
     example, the lowest and the highest confidence that any of them reached there or at a smaller
     radius, or that the input has: the envelope opens monotonically. It is what these attacks find,
     not a certificate: `certified` gives one, from outside, so that how far confidence can be moved
@@ -99,10 +99,10 @@ def confidence_envelope(
         certified: `(model, inputs, eps=...) -> Reach`, such as `advcal.certify.crown`, for the norm
             and the bounds of the attacks. Of each example it bounds the probability of the clean
             prediction while that stays the prediction.
-        generator: Where the random searches draw from; each from a copy of the global one if None.
+        generator: What the random searches draw from; each from a copy of the global one if None.
         autocast: `torch.bfloat16` to run model and attacks in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of the model if None.
+        device: The device to compute on; that of the model if None.
         forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
@@ -196,7 +196,7 @@ def _kept(reach: Reach, predicted: Tensor) -> list[Tensor]:
 
 
 def _ace_up(model: Model, inputs: Tensor, predicted: Tensor, **options: Any) -> Tensor:
-    """Take ACE's step upwards, as it does where it is told that the prediction is wrong."""
+    """Take ACE's step upwards, as it does when it is told that the prediction is wrong."""
     return ace(model, inputs, (predicted == 0).long(), **options)
 
 

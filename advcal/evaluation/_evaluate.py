@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from advcal import _checks, _processes
+from advcal._markup import decimal, html
 from advcal._pass import Part, Way, one_pass
 from advcal._sums import exact
 from advcal._typing import Attack, Batch, Forward, Model, Progress
@@ -61,10 +62,19 @@ class Evaluation:
         intervals = {name: list(ends) for name, ends in self.intervals.items()}
         return vars(self) | {"bins": bins, "intervals": intervals}
 
+    def _repr_html_(self) -> str:
+        lines = [["figure", "value", "95 % interval"]]
+        for name, value in vars(self).items():
+            if isinstance(value, (int, float)):
+                words = str(value) if isinstance(value, int) else decimal(value, 4)
+                ends = ", ".join(decimal(end, 4) for end in self.intervals.get(name, ()))
+                lines.append([name.replace("_", " "), words, f"[{ends}]" if ends else ""])
+        return html(lines)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TargetedEvaluation(Evaluation):
-    """What one pass showed under an attack that has targets: an `Evaluation`, and how many it led.
+    """An `Evaluation` under an attack that has targets, and the share that it led to them.
 
     Attributes:
         reached: The share of examples whose predicted class is the target.
@@ -105,7 +115,8 @@ def evaluate(
         n_bins: The number of equal-width bins of the reliability table.
         autocast: `torch.bfloat16` to run model and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of the model if None, of a function nowhere.
+        device: The device to compute on; that of the model if None. With a function for a model,
+            None leaves the batches where they are.
         forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         all_reduce: Whether to sum over all processes of `torch.distributed`, so that each returns
             the record of all data. Give each its own part, which may be empty: what
@@ -196,7 +207,7 @@ class Tally(NamedTuple):
 def _over_processes(
     counted: Tally | None, n_bins: int, device: torch.device | None
 ) -> Tally | None:
-    """Sum what all processes counted, in one exchange; None where there is nothing in any."""
+    """Sum what all processes counted, in one exchange; None if there is nothing in any."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return counted
     _processes.same({"n_bins": n_bins}, distributed.group.WORLD)

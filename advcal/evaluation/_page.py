@@ -1,10 +1,10 @@
 """Audits as one page of HTML, by itself: tables, and pictures in SVG that follow its colours."""
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from advcal._markup import html
 from advcal.evaluation._report import rows_of
 
 _STYLE = """
@@ -84,16 +84,7 @@ def _section(found: Mapping[str, Any]) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    heading, *rest = ([_cell(cell) for cell in row] for row in rows)
-    lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rest]
-    top = "".join(f"<th>{cell}</th>" for cell in heading)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _cell(words: str) -> str:
-    """Keep an interval on one line."""
-    return re.sub(r"\[(\S+), (\S+)\]", "[\\1,\N{NO-BREAK SPACE}\\2]", escape(words))
+    return f'<div class="wide">{html(rows)}</div>'
 
 
 def _figure(picture: str, caption: str) -> str:

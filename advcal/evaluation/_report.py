@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advcal.evaluation._markup import aligned, latex
+from advcal._markup import Text, aligned, decimal, html, latex
 
 FIGURES = {
     "accuracy": "accuracy",
@@ -81,8 +81,8 @@ def _by_model(audits: Mapping[str, Any]) -> list[list[str]]:
 
 def interval(ends: Sequence[float]) -> str:
     """Write a figure with its interval."""
-    value, low, high = ends
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    value, low, high = (decimal(each, 3) for each in ends)
+    return f"{value} [{low}, {high}]"
 
 
 def bound(name: str, certified: Mapping[str, Any] | None) -> str:
@@ -90,11 +90,13 @@ def bound(name: str, certified: Mapping[str, Any] | None) -> str:
     if certified is None:
         return ""
     low, high = _BOUNDS[name]
-    words = [f"≥ {certified[low]:.3f}"] if low else []
-    words += [f"≤ {certified[high]:.3f}"] if high else []
+    words = [f"≥ {decimal(certified[low], 3)}"] if low else []
+    words += [f"≤ {decimal(certified[high], 3)}"] if high else []
     return ", ".join(words)
 
 
 def tabular(rows: list[list[str]], format: str) -> str:
-    """Lay out rows as Markdown or LaTeX."""
-    return aligned(rows, n_names=1) if format == "markdown" else latex(rows, n_names=1)
+    """Lay out rows as Markdown, which notebooks show as a table, or LaTeX."""
+    if format == "latex":
+        return latex(rows, n_names=1)
+    return Text(aligned(rows, n_names=1), html(rows))

@@ -16,7 +16,7 @@ def read(file: Path | None, settings: Mapping[str, Any], what: str, key: str) ->
         file: The file, or None.
         settings: What the run is made of, in plain numbers and words.
         what: What the file holds, in words for errors, such as "an audit".
-        key: Where in the file the results are.
+        key: The key in the file that has the results.
     """
     if file is None or not file.exists():
         return None

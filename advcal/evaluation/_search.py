@@ -25,7 +25,7 @@ def pareto_search(
     records: Mapping[float, Any] | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> dict[float, Any]:
-    """Fill a Pareto front by one hyperparameter: look half way where the front has its widest gap.
+    """Fill a Pareto front by one hyperparameter: look half way along the widest gap of the front.
 
     Runs the given values, then `n` more: each is the mean of two neighbours, those between which
     the figures differ most, in units of the range that each figure has so far. Training is `run`'s

@@ -79,9 +79,9 @@ def sweep(
     own `generator` too, and leaves them as they were. So a record depends on no other one, nor on
     who makes it: `map=` is the map of a `concurrent.futures` executor, a process pool, joblib or a
     `dask.distributed` client, which calls a function on other processes or machines. They must
-    load what they are sent, hence models and attacks of modules, not of `__main__`, where functions
-    are sent by name. Workers that are forked can hang in PyTorch: spawn them. This process alone
-    writes.
+    load what they are sent, hence models and attacks of modules, not of `__main__`, whose functions
+    are sent by name alone. Workers that are forked can hang in PyTorch: spawn them. This process
+    alone writes.
 
     Args:
         models: Names to models.
@@ -98,7 +98,7 @@ def sweep(
         n_bins: The number of equal-width bins of the reliability tables.
         autocast: `torch.bfloat16` to run models and attacks in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of each model if None.
+        device: The device to compute on; that of each model if None.
         forward: `(model, batch) -> logits` for models that take more of a batch than the inputs.
         all_reduce: Whether to sum over processes, as in `evaluate`; the first has the file.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`; of the batches
@@ -228,7 +228,7 @@ def _steps(cell: _Cell, run: _Run) -> Generator[None, None, Record]:
 
 
 def _own(attack: Attack | None) -> Attack | None:
-    """Copy an attack that draws from generators of its own, which stay where they are."""
+    """Copy an attack that draws from generators of its own, which stay as they are."""
     parts = _targets.within(attack)
     drawing = [each for each in parts if isinstance(each, torch.Generator)]
     if not drawing:

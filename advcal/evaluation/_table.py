@@ -1,60 +1,73 @@
-"""Records as aligned text, LaTeX or CSV."""
+"""Records as a table to read, to print or to compute with."""
 
 import csv
-import dataclasses
 import io
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 from advcal import _checks
-from advcal.evaluation._evaluate import FIGURES, Evaluation, TargetedEvaluation
-from advcal.evaluation._json import numbers
-from advcal.evaluation._markup import aligned, latex
-from advcal.evaluation._severities import averaged, listed
-
-Key = TypeVar("Key", bound=tuple[str, ...])
+from advcal._markup import Groups, Text, aligned, html, latex
+from advcal.evaluation._evaluate import Evaluation
+from advcal.evaluation._rows import SHOWN, Key, Names, Row, flat, gathered, headings, named_by
+from advcal.evaluation._words import Style, cells
 
 
 def table(
     records: Mapping[Key, Evaluation | Sequence[Evaluation]] | Sequence[Mapping[str, Any]],
     *,
-    columns: Sequence[str] | None = None,
-    figures: Sequence[str] = ("n", "clean_accuracy", *FIGURES),
+    columns: Names | None = None,
+    figures: Names = SHOWN,
     intervals: Literal["brackets", "plus_minus"] | None = None,
     over: Literal["severity", "corruption", "both"] | None = None,
+    across: str | None = None,
+    best: str | None = None,
+    percent: bool = False,
+    digits: int | None = None,
+    denominator: int | None = None,
     format: str = "markdown",
 ) -> str:
     """Lay out records as a table: Markdown that reads as plain text too, LaTeX or CSV.
 
+    A notebook shows the Markdown as a table. For all of it in one `DataFrame` see `rows`.
+
     Args:
-        records: From the words that name a row to its record, or to a list of records of
-            independent runs, shown as mean ± standard deviation; or what `sweep` returns.
-        columns: The heading of each of these words, `("model", "attack")` by default; of what
+        records: From the name of a row, one word or a tuple of several, to its record, or to a list
+            of records of independent runs, shown as mean ± standard deviation; or what `sweep`
+            returns.
+        columns: The heading of each word of a name, `"model"` and `"attack"` by default; of what
             `sweep` returns the keys that name a row, by default
-            `("model", "data", "attack", "eps")`.
-        figures: The attributes of `Evaluation` to show, in order; `"reached"` is of attacks that
-            had targets.
+            `("model", "data", "attack", "eps")`. A mapping renames them: `{"eps": "ε"}`.
+        figures: The attributes of `Evaluation` to show, in order, or a mapping from them to their
+            headings; `"reached"` is of attacks that had targets.
         intervals: How to show the interval of each figure, of level .95 over the examples:
             `"brackets"` for its ends, `"plus_minus"` for half its width, or None for not at all;
             records of several runs have their standard deviation instead.
         over: What to take means over, of what `sweep` returns of corrupted data: `"severity"` for a
             row per corruption, `"corruption"` for a row per severity, `"both"`, or None. They are
             known by names such as `"fog 3"`; rows of other data stay.
+        across: The column whose words become headings above the figures, such as `"attack"`, so
+            that a row has the figures of each; None for a row per record.
+        best: The column to compare, such as `"model"`: of the rows that differ in it alone the best
+            of each figure is in bold, for MCS the one nearest to zero; None for no bold. It is the
+            best number: `metrics.paired_test` says whether it is better by more than chance.
+        percent: Whether to show accuracies, confidences, calibration errors and other shares in
+            percent.
+        digits: Digits after the point: 4 if None, 3 with an interval, and 2 less in percent.
+        denominator: What radii are shown as fractions of, such as 255 for `8/255`.
         format: `"markdown"`; `"latex"`, a `tabular` with the rules of the package booktabs; or
-            `"csv"`, with all digits and the figures' own names; of runs the standard deviation has
-            a column to itself, such as `accuracy_std`, and the ends of intervals have two, such as
-            `accuracy_low` and `accuracy_high`.
+            `"csv"`, one record to a line, with all digits whatever is said of looks; of runs the
+            standard deviation has a column to itself, such as `accuracy_std`, and the ends of
+            intervals have two, such as `accuracy_low` and `accuracy_high`.
 
     Returns:
         The table, one line per record and one or more of heading.
 
     Raises:
         TypeError: If `records` is neither a mapping to `Evaluation` or lists of them, nor a list
-            of dicts.
-        ValueError: If there are no records, a key has not one word per name, a dict lacks a name or
-            a figure, or a figure is not an attribute of `Evaluation`.
+            of dicts, or another argument is of the wrong kind.
+        ValueError: If there are no records, a key has not one word per column, a dict lacks a name
+            or a figure, a figure is not an attribute of `Evaluation`, `across` or `best` is not a
+            column, or two records belong in one place.
 
     Example:
         >>> import torch
@@ -64,114 +77,70 @@ def table(
         | model    | attack | n | accuracy |    ece |
         |:---------|:-------|--:|---------:|-------:|
         | identity | none   | 2 |   1.0000 | 0.2689 |
+        >>> print(table({"identity": record}, figures={"accuracy": "right"}, percent=True))
+        | model    |  right |
+        |:---------|-------:|
+        | identity | 100.00 |
     """
     _checks.choice("format", format, ("markdown", "latex", "csv"))
+    _checks.arguments(percent=percent, digits=digits, denominator=denominator)
     if intervals is not None:
         _checks.choice("intervals", intervals, ("brackets", "plus_minus"))
-    others = ("bins", "intervals")
-    fields = dataclasses.fields(TargetedEvaluation)
-    known = [each.name for each in fields if each.name not in others]
-    for figure in figures:
-        _checks.choice("figures", figure, known)
-    if over is not None:
-        records = averaged(cast(Any, records), over, figures)
-    if isinstance(records, Mapping):
-        columns = ("model", "attack") if columns is None else columns
-        rows = _rows_of_mapping(records, columns, figures, intervals is not None)
-    else:
-        columns = ("model", "data", "attack", "eps") if columns is None else columns
-        rows = _rows_of_list(records, columns, figures, intervals is not None)
-    if not rows:
-        raise ValueError("expected one record or more, got none")
+    names, shown = named_by(records, columns), headings("figures", figures)
+    for option, column in (("across", across), ("best", best)):
+        if column is not None:
+            _checks.choice(option, column, [*names])
+    found = gathered(records, [*names], [*shown], over)
     if format == "csv":
-        return _csv(columns, figures, rows)
-    n = len(columns)
-    cells = [[*columns, *(figure.replace("_", " ") for figure in figures)]]
-    for row in rows:
-        cells.append([*map(_name, row[:n]), *(_cell(value, intervals) for value in row[n:])])
-    return (aligned if format == "markdown" else latex)(cells, n_names=n)
+        return _csv(found, names, shown, ends=intervals is not None)
+    style = Style(intervals, percent, digits, denominator)
+    lines = cells(found, [*names], style, best)
+    groups: list[tuple[str, int]] = []
+    if across is not None:
+        place = [*names].index(across)
+        words = [[*names.values()][place]] * isinstance(found[0].names[across], (int, float))
+        groups, lines = _beside(lines, place, " ".join(words))
+    above = [heading for name, heading in names.items() if name != across]
+    of_figures = [style.heading(figure, heading) for figure, heading in shown.items()]
+    text = [[*above, *of_figures * max(1, len(groups))], *([*word, *row] for word, row in lines)]
+    return _laid_out(text, len(above), groups, format)
 
 
-def _rows_of_mapping(
-    records: Mapping[Any, Any], columns: Sequence[str], figures: Sequence[str], intervals: bool
-) -> list[list[Any]]:
-    rows = []
-    for key, record in records.items():
-        words = isinstance(key, tuple) and all(isinstance(word, str) for word in key)
-        if not words or len(key) != len(columns):
-            raise ValueError(f"expected {len(columns)} words to name a row, got {key!r}")
-        runs = record if isinstance(record, (list, tuple)) else [record]
-        if not runs:
-            raise ValueError(f"expected one run or more for {key!r}, got none")
-        for run in runs:
-            if not isinstance(run, Evaluation):
-                raise TypeError(f"expected records of Evaluation, got {_checks.kind(run)}")
-        if intervals and len(runs) == 1:
-            values = [_with_ends(vars(runs[0]), figure) for figure in figures]
-        else:
-            values = [_over_runs([getattr(run, f, None) for run in runs]) for f in figures]
-        rows.append([*key, *values])
-    return rows
+def _laid_out(text: Sequence[Sequence[str]], n_names: int, groups: Groups, format: str) -> str:
+    if format == "latex":
+        return latex(text, n_names, groups)
+    return Text(aligned(text, n_names, groups), html(text, n_names, groups))
 
 
-def _over_runs(values: list[Any]) -> Any:
-    """Return the value that is the same in all runs, or the mean and the standard deviation."""
-    values = [value for value in values if value is not None] or [None]
-    if len(values) == 1 or (isinstance(values[0], int) and len(set(values)) == 1):
-        return values[0]
-    if not all(map(math.isfinite, values)):  # an infinite NLL has no spread
-        return statistics.fmean(values), math.nan
-    return statistics.fmean(values), statistics.stdev(values)
+def _beside(
+    lines: Sequence[tuple[list[str], list[str]]], place: int, of: str
+) -> tuple[list[tuple[str, int]], list[tuple[list[str], list[str]]]]:
+    """Put rows that differ in one word alone beside each other, under that word.
+
+    Returns the words, each with the number of its columns, and the wider rows.
+    """
+    width = len(lines[0][1])
+    groups = list(dict.fromkeys(names[place] for names, _ in lines))
+    found: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for names, figures in lines:
+        key = (*names[:place], *names[place + 1 :])
+        if names[place] in found.setdefault(key, {}):
+            raise ValueError(f"expected one record for {names}, got two; name more columns")
+        found[key][names[place]] = figures
+    wide = [
+        ([*key], [cell for group in groups for cell in row.get(group, [""] * width)])
+        for key, row in found.items()
+    ]
+    return [(f"{of} {group}".strip(), width) for group in groups], wide
 
 
-def _with_ends(record: Mapping[str, Any], figure: str) -> Any:
-    """Return a figure of a record and the ends of its interval, if it has one."""
-    ends = record.get("intervals", {}).get(figure)
-    value = numbers(record.get(figure))
-    return value if ends is None else (value, *map(numbers, ends))
-
-
-def _rows_of_list(
-    records: Any, columns: Sequence[str], figures: Sequence[str], intervals: bool
-) -> list[list[Any]]:
-    rows = []
-    for record in listed(records, [*columns, *(each for each in figures if each != "reached")]):
-        values = [_with_ends(record, f) if intervals else numbers(record.get(f)) for f in figures]
-        rows.append([*(record[name] for name in columns), *values])
-    return rows
-
-
-def _csv(columns: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    n = len(columns)
-    words: list[Any] = [*zip(columns, *(row[:n] for row in rows), strict=True)]
-    for figure, *values in zip(figures, *(row[n:] for row in rows), strict=True):
-        width = max(len(value) if isinstance(value, tuple) else 1 for value in values)
-        if width > 1:
-            empty = (None,) * width  # beside a figure without a spread
-            full = [
-                ((*value, *empty) if isinstance(value, tuple) else (value, *empty))
-                for value in values
-            ]
-            endings = {2: ("", "_std"), 3: ("", "_low", "_high")}[width]
-            headings = [f"{figure}{ending}" for ending in endings]
-            words += zip(headings, *(each[:width] for each in full), strict=True)
-        else:
-            words.append((figure, *values))
+def _csv(
+    found: Sequence[Row], names: Mapping[str, str], shown: Mapping[str, str], *, ends: bool
+) -> str:
+    if not ends:
+        found = [row.without_ends() for row in found]
+    lines = flat(found, names, shown)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(zip(*words, strict=True))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[*lines[0]], *([*line.values()] for line in lines)])
     return text.getvalue().rstrip("\n")
-
-
-def _name(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _cell(value: Any, intervals: str | None) -> str:
-    if isinstance(value, tuple) and len(value) == 3:
-        middle, low, high = value
-        if intervals == "brackets":
-            return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
-        return f"{middle:.3f} ± {(high - low) / 2:.3f}"
-    if isinstance(value, tuple):
-        return "{:.3f} ± {:.3f}".format(*value)
-    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)

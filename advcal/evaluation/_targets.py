@@ -74,7 +74,7 @@ def within(value: Any) -> list[Any]:
 
 
 def away(attack: Attack, instead: str = "pass targets=, the classes to reach") -> None:
-    """Refuse an attack that leads to the labels, where these are the true ones."""
+    """Refuse an attack that leads to the labels, if these are the true ones."""
     if targeted(attack):
         raise ValueError(
             "expected an attack that leads away from the labels, got one with targeted=True, which "

@@ -40,7 +40,7 @@ def transfer(
         n_bins: The number of equal-width bins of the reliability tables.
         autocast: `torch.bfloat16` to run models and attack in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of each model if None.
+        device: The device to compute on; that of each model if None.
         forward: `(model, batch) -> logits` for models that take more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 

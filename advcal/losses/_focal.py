@@ -11,11 +11,11 @@ from advcal.losses._reduce import Reduction, checked, reduced
 def focal(
     logits: Tensor, labels: Tensor, *, gamma: float = 3.0, reduction: Reduction = "mean"
 ) -> Tensor:
-    r"""Compute $-(1 - p_y)^\gamma \log p_y$.
+    r"""Compute the focal loss: cross-entropy with less weight on what is already right.
 
-    It bounds the KL divergence from the label less $\gamma$ times the entropy of the prediction
-    from above, so a model that is trained on it is less confident. It is computed from the
-    log-odds of the label, and stays exact if $p_y$ rounds to 1.
+    $-(1 - p_y)^\gamma \log p_y$. It bounds the KL divergence from the label less $\gamma$ times the
+    entropy of the prediction from above, so a model that is trained on it is less confident. It is
+    computed from the log-odds of the label, and stays exact if $p_y$ rounds to 1.
 
     Args:
         logits: Logits, shape `(n, classes)`.

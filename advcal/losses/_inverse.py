@@ -10,12 +10,13 @@ from advcal.losses._reduce import Reduction, checked, reduced
 def inverse_adversarial(
     logits: Tensor, labels: Tensor, *, lam: float = 5.0, reduction: Reduction = "mean"
 ) -> Tensor:
-    r"""Compute $\mathrm{CE}(z, y) + \lambda\,\mathrm{CE}(z, \mathrm{uniform})$.
+    r"""Compute the loss of IAA, which is low if the label leads and the model is unsure of it.
 
-    Its minimiser over the logits keeps the label and gives up the confidence: the label has
-    probability $(1 + \lambda/K)/(1 + \lambda)$, each other class $\lambda/(K(1 + \lambda))$. It is
-    convex in the logits and equals $(1 + \lambda)$ times the cross-entropy to the label smoothed
-    by $\lambda/(1 + \lambda)$. Masked classes do not count in $K$.
+    $\mathrm{CE}(z, y) + \lambda\,\mathrm{CE}(z, \mathrm{uniform})$. Its minimiser over the logits
+    keeps the label and gives up the confidence: the label has probability $(1 + \lambda/K)/(1 +
+    \lambda)$, each other class $\lambda/(K(1 + \lambda))$. It is convex in the logits and equals
+    $(1 + \lambda)$ times the cross-entropy to the label smoothed by $\lambda/(1 + \lambda)$. Masked
+    classes do not count in $K$.
 
     Args:
         logits: Logits, shape `(n, classes)`.

@@ -7,7 +7,7 @@ from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def margin(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    r"""Compute $\max_{k \ne y} z_k - z_y$: positive if the prediction is wrong.
+    r"""Compute by how much the best wrong class leads, $\max_{k \ne y} z_k - z_y$.
 
     Args:
         logits: Logits, shape `(n, classes)`.

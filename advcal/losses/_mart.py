@@ -17,7 +17,7 @@ def mart(
     lam: float = 5.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""Compute the boosted cross-entropy and the weighted divergence of MART.
+    r"""Compute the loss of MART: right under attack, and stable if the model is unsure.
 
     $\mathrm{CE}(f(x'), y) - \log(1.0001 - \max_{k \ne y} p_k(x'))
     + \lambda\,\mathrm{KL}(p(x) \| p(x'))\,(1 - p_y(x))$. The first two terms look at the attacked

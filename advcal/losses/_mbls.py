@@ -15,11 +15,12 @@ def mbls(
     alpha: float = 0.1,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""Compute $\mathrm{CE}(z, y) + \frac\alpha K \sum_k \max(0, \max_j z_j - z_k - m)$.
+    r"""Compute the cross-entropy with a penalty on logits far below the highest (MbLS).
 
-    Margin-based label smoothing: only distances of the logits beyond the margin are penalised. The
-    penalty is the mean over the classes, as in the authors' code; their equation has the sum.
-    Masked classes do not count in it.
+    $\mathrm{CE}(z, y) + \frac\alpha K \sum_k \max(0, \max_j z_j - z_k - m)$. Margin-based label
+    smoothing: only distances of the logits beyond the margin are penalised. The penalty is the mean
+    over the classes, as in the authors' code; their equation has the sum. Masked classes do not
+    count in it.
 
     Args:
         logits: Logits, shape `(n, classes)`.

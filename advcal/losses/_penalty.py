@@ -10,11 +10,12 @@ from advcal.losses._reduce import Reduction, checked, reduced
 def confidence_penalty(
     logits: Tensor, labels: Tensor, *, beta: float = 0.1, reduction: Reduction = "mean"
 ) -> Tensor:
-    r"""Compute $\mathrm{CE}(z, y) - \beta H(p)$, with $H(p) = -\sum_k p_k \log p_k$.
+    r"""Compute the cross-entropy less a reward for unsure predictions.
 
-    The entropy of the prediction is rewarded, so the loss can be negative. Over the logits it is
-    least when the label still leads: the penalty is the KL divergence from the prediction to the
-    uniform distribution, label smoothing that in the other direction.
+    $\mathrm{CE}(z, y) - \beta H(p)$, with the entropy $H(p) = -\sum_k p_k \log p_k$. The entropy of
+    the prediction is rewarded, so the loss can be negative. Over the logits it is least when the
+    label still leads: the penalty is the KL divergence from the prediction to the uniform
+    distribution, label smoothing that in the other direction.
 
     Args:
         logits: Logits, shape `(n, classes)`.

@@ -14,13 +14,13 @@ from advcal.losses._reduce import Reduction, checked, reduced
 def label_relaxation(
     logits: Tensor, labels: Tensor, *, alpha: float = 0.1, reduction: Reduction = "mean"
 ) -> Tensor:
-    r"""Compute the least KL divergence from any distribution that gives the label $1 - \alpha$.
+    r"""Compute a loss that asks for a probability of $1 - \alpha$ of the label, and for no more.
 
-    0 if $p_y \ge 1 - \alpha$, and otherwise
-    $(1 - \alpha) \log\frac{1 - \alpha}{p_y} + \alpha \log\frac{\alpha}{1 - p_y}$: of the
-    distributions with at least $1 - \alpha$ on the label, the nearest keeps the proportions of the
-    other classes, so only $p_y$ matters. Nothing pulls a confident prediction back, unlike with
-    label smoothing.
+    The least KL divergence from any distribution that gives the label $1 - \alpha$ or more. 0 if
+    $p_y \ge 1 - \alpha$, and otherwise $(1 - \alpha) \log\frac{1 - \alpha}{p_y} + \alpha
+    \log\frac{\alpha}{1 - p_y}$: of the distributions with at least $1 - \alpha$ on the label, the
+    nearest keeps the proportions of the other classes, so only $p_y$ matters. Nothing pulls a
+    confident prediction back, unlike with label smoothing.
 
     Args:
         logits: Logits, shape `(n, classes)`.

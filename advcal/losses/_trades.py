@@ -15,10 +15,11 @@ def trades(
     beta: float = 6.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""Compute $\mathrm{CE}(f(x), y) + \beta\,\mathrm{KL}(p(x) \| p(x'))$.
+    r"""Compute the loss of TRADES: right on clean inputs, and the same prediction under attack.
 
-    The gradient runs through both sides of the divergence. Each term is computed from
-    log-probabilities, so that it is finite wherever the logits are.
+    $\mathrm{CE}(f(x), y) + \beta\,\mathrm{KL}(p(x) \| p(x'))$. The gradient runs through both sides
+    of the divergence. Each term is computed from log-probabilities, so that it is finite wherever
+    the logits are.
 
     Args:
         logits: Logits of the inputs, $f(x)$, shape `(n, classes)`.

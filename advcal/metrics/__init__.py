@@ -1,7 +1,7 @@
 """How right and how honestly confident: functions `(probs, labels) -> number`.
 
 Every metric takes probabilities `(n, classes)` and integer labels `(n,)`, both as tensors or both
-as NumPy arrays, and returns a result of that kind in float64. Logits are taken where
+as NumPy arrays, and returns a result of that kind in float64. Logits are taken if
 `from_logits=True` says so; they are never guessed.
 """
 

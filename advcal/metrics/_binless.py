@@ -15,10 +15,10 @@ _LEAST_BANDWIDTH = 4 / GRID
 
 
 def ks_error(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
-    r"""Compute the Kolmogorov-Smirnov calibration error of the top label.
+    r"""Compute the Kolmogorov-Smirnov calibration error: the largest gap of cumulative sums.
 
     $\max_t \frac{1}{n} \, \bigl| \sum_{i: c_i \le t} (c_i - a_i) \bigr|$ with confidences `c` and
-    `a` 1 where the prediction is right, 0 elsewhere. Equal confidences enter together, so the order
+    `a` 1 if the prediction is right, 0 if not. Equal confidences enter together, so the order
     of the examples does not matter. It sorts, and does not stream.
 
     Args:
@@ -93,11 +93,11 @@ def smooth_ece(probs: Array, labels: Array, *, from_logits: bool = False) -> Arr
 def kde_ece(
     probs: Array, labels: Array, *, bandwidth: float | None = None, from_logits: bool = False
 ) -> Array:
-    r"""Compute the calibration error of the top label by kernel density estimation.
+    r"""Compute the calibration error with smooth estimates (kernel densities) instead of bins.
 
     $\int_0^1 |t - \hat a(t)| \, \hat f(t) \, dt$, where $\hat f(t) = \frac{1}{n} \sum_i
     K_h(t, c_i)$ is the density of the confidences and $\hat a(t) = \frac{1}{n} \sum_i a_i
-    K_h(t, c_i) / \hat f(t)$ the accuracy, `a` being 1 where the prediction is right. The kernel is
+    K_h(t, c_i) / \hat f(t)$ the accuracy, `a` being 1 if the prediction is right. The kernel is
     a Gaussian of standard deviation $h$, reflected at 0 and 1; the source has a triweight one. What
     is integrated is $|t \hat f - \hat a \hat f|$, which divides by nothing. As `t` stands for the
     confidences around it, right predictions of confidence 1 have an error of about $.8 h$, which

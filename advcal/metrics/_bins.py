@@ -23,7 +23,7 @@ def ece(
     positive: int | None = None,
     from_logits: bool = False,
 ) -> Array:
-    r"""Compute the expected calibration error of the top label.
+    r"""Compute the expected calibration error: the mean gap of confidence and accuracy over bins.
 
     $\sum_m \frac{|B_m|}{n} \, |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|$. Bins are right-closed; see
     `reliability_bins` for the edges.

@@ -24,7 +24,7 @@ def classwise_ece(
     \overline{p}_k(B_{mk})|$, the bins of class `k` being those of its probability: equal width,
     right-closed, as in `reliability_bins`. Streaming, without a copy. With `binning="quantile"` it
     is the adaptive calibration error (ACE), but for weights by the counts of the bins, which differ
-    where probabilities are equal. `classwise_bins` has the value of each class.
+    if probabilities are equal. `classwise_bins` has the value of each class.
 
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
@@ -131,7 +131,7 @@ def debiased_classwise_rmsce(
     binning: Binning = "quantile",
     from_logits: bool = False,
 ) -> Array:
-    r"""Compute the root mean square calibration error of all classes, less its bias.
+    r"""Compute the root mean square error of all classes, corrected for the size of the sample.
 
     $\sqrt{\max(0, \frac{1}{K} \sum_k \sum_m \frac{b_{mk}}{n} [(\overline{p}_{mk} - a_{mk})^2
     - a_{mk} (1 - a_{mk}) / (b_{mk} - 1)])}$ for bins of `b` predictions, of which a share `a` has
@@ -171,7 +171,7 @@ def classwise_mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> 
     r"""Compute the miscalibration score of each class: mean probability minus frequency, signed.
 
     $\frac{1}{n} \sum_i (p_{ik} - [y_i = k])$ for class `k`, over all examples, whatever their label
-    or prediction. Positive where the class is given too much probability. The scores of all classes
+    or prediction. Positive if the class is given too much probability. The scores of all classes
     sum to zero. The paper of `mcs` has class-wise scores too; this definition is not taken from it.
 
     Args:

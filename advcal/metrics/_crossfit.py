@@ -17,8 +17,8 @@ class CrossfitError(NamedTuple, Generic[Array]):
 
     Attributes:
         value: The estimate of the L1 calibration error of the top label.
-        overconfidence: The part where the confidence is above the accuracy.
-        underconfidence: The part where it is below.
+        overconfidence: The part of it from confidence above the accuracy.
+        underconfidence: The part of it from confidence below the accuracy.
     """
 
     value: Array
@@ -37,10 +37,11 @@ def crossfit_ece(
 
     In each of five folds an isotonic regression of being right on the confidence, fitted to the
     other four, says on which side of the confidence the accuracy is; the held-out examples say how
-    far: $\frac{1}{n} \sum_i \mathrm{sign}(\hat g(c_i) - c_i) (a_i - c_i)$, with `a` 1 where the
+    far: $\frac{1}{n} \sum_i \mathrm{sign}(\hat g(c_i) - c_i) (a_i - c_i)$, with `a` 1 if the
     prediction is right. A wrong side takes away, so what is expected is at most the error of the
-    population: 0 of a calibrated model, where `ece` is positive, and .022 at 300 and .038 at 1,000
-    examples with a gap of .05 everywhere. No interval comes with it: for that see `ece_interval`.
+    population: 0 of a calibrated model, for which `ece` is positive, and .022 at 300 and .038 at
+    1,000 examples with a gap of .05 everywhere. No interval comes with it: for that see
+    `ece_interval`.
 
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.

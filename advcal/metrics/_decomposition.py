@@ -29,18 +29,18 @@ class Decomposition(NamedTuple, Generic[Array]):
 def decompose_nll(
     probs: Array, labels: Array, *, from_logits: bool = False
 ) -> Decomposition[Array]:
-    r"""Split the negative log-likelihood into calibration and refinement.
+    r"""Split the NLL into calibration, which a map of confidences mends, and refinement.
 
     Refinement is the least that the score can become by a non-decreasing map of the confidence, the
     other classes keeping their proportions, and calibration the rest, at least 0. No bins, and no
     terms within bins: the best map is the isotonic regression of being right on the confidence,
     and with its values $q_i$ calibration is $\frac{1}{n} \sum_i \ell(c_i, a_i) - \ell(q_i, a_i)$,
-    where $\ell(c, a) = -a \log c - (1 - a) \log (1 - c)$ and `a` is 1 where the prediction is
+    where $\ell(c, a) = -a \log c - (1 - a) \log (1 - c)$ and `a` is 1 if the prediction is
     right. Which class a wrong prediction mistook is a term of the score that cancels.
 
     The map is fitted to the examples that it is judged on, so calibration is not 0 for calibrated
     predictions, but falls to it as their number grows. The score, with calibration or refinement,
-    is infinite where a label has probability 0.
+    is infinite if a label has probability 0.
 
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
@@ -79,7 +79,7 @@ def decompose_nll(
 def decompose_brier(
     probs: Array, labels: Array, *, from_logits: bool = False
 ) -> Decomposition[Array]:
-    r"""Split the Brier score, summed over the classes, into calibration and refinement.
+    r"""Split the Brier score into calibration, which a map of confidences mends, and refinement.
 
     Refinement is the least that the score can become by a non-decreasing map of the confidence, the
     other classes keeping their proportions, and calibration the rest, at least 0; the map is fitted

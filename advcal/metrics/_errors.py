@@ -19,7 +19,7 @@ def mce(
     binning: Binning = "uniform",
     from_logits: bool = False,
 ) -> Array:
-    r"""Compute the maximum calibration error of the top label.
+    r"""Compute the maximum calibration error: the gap of confidence and accuracy in the worst bin.
 
     $\max_m |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|$ over the bins that are not empty.
 
@@ -97,7 +97,7 @@ def debiased_rmsce(
     binning: Binning = "uniform",
     from_logits: bool = False,
 ) -> Array:
-    r"""Compute the root mean square calibration error of the top label, less its bias.
+    r"""Compute the root mean square calibration error, corrected for the size of the sample.
 
     In a bin of `b` predictions the squared gap exceeds that of the population by the variance of
     the accuracy. Its unbiased estimate, $a(1 - a)/(b - 1)$ at accuracy `a`, is taken off each

@@ -61,7 +61,7 @@ def paired_test(
 
     Accuracy has McNemar's exact test, of the examples that one model alone gets right, and Tango's
     score interval. Confidence, NLL and Brier score have a test by flips of the sign of each
-    example's difference, and Student's interval or, where it is wider, Wilson's on the range of
+    example's difference, and Student's interval or, if it is wider, Wilson's on the range of
     these differences. ECE has a test by swaps of the two models' predictions, which asks whether
     they are alike in accuracy too; its interval is that of the bootstrap of pairs, wider by how
     much the biases of two such errors can differ: they are those at gaps one standard error larger

@@ -35,7 +35,7 @@ def detection_interval(
     negatives as many as there are. FPR95 has the percentiles, or the end of Clopper and Pearson's
     interval at the threshold found if that is further out; AUPR the percentiles, or the standard
     deviation on the scale of the log-odds, and if no draw differs, as
-    where all positives are above all negatives, the end of a share of all of the fewer.
+    when all positives are above all negatives, the end of a share of all of the fewer.
 
     In simulations intervals of level .95 cover AUROC in 94 to 99 % of cases, FPR95 in 92 to 100 %,
     and AUPR in 91 to 100 %, or 88 % above .996 with 50 positives.

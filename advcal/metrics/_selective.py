@@ -1,4 +1,4 @@
-"""What remains wrong when a classifier answers only where it is confident."""
+"""What remains wrong when a classifier answers only when it is confident."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from advcal._typing import Array
 def _falling_errors(
     probs: Array, labels: Array, from_logits: bool
 ) -> tuple[Tensor, Callable[[Tensor], Array]]:
-    """Return the errors (0 or 1) by falling confidence, their mean where it is equal."""
+    """Return the errors (0 or 1) by falling confidence, their mean if it is equal."""
     confidence, correct, own_kind = _probs.top_labels(probs, labels, from_logits)
     falling, order = confidence.sort(descending=True)
     errors = (~correct)[order].double()
@@ -35,7 +35,7 @@ def _area(errors: Tensor) -> Tensor:
 
 
 def aurc(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
-    r"""Compute the area under the risk-coverage curve of the confidence.
+    r"""Compute the area under the risk-coverage curve: how well confidence tells mistakes apart.
 
     $\frac{1}{n} \sum_{k=1}^n r_k$, where $r_k$ is the error rate of the `k` most confident
     predictions. Equal confidences enter in random order, on average.
@@ -69,7 +69,7 @@ def e_aurc(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
     """Compute the excess of the area under the risk-coverage curve over the best order's.
 
     The best order puts every right prediction before every wrong one; its area is computed exactly
-    for the `n` examples, where the source approximates it by an integral.
+    for the `n` examples, while the source approximates it by an integral.
 
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
@@ -77,7 +77,7 @@ def e_aurc(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
-        A scalar in `[0, 1]`, float64, of the kind of `probs`; 0 where no order is better.
+        A scalar in `[0, 1]`, float64, of the kind of `probs`; 0 if no order is better.
 
     Raises:
         TypeError: If `probs` or `labels` is of another kind or dtype.

@@ -101,6 +101,8 @@ def _ks_law(x: float) -> float:
     """Return the probability that the absolute value of a Brownian motion on [0, 1] passes `x`."""
     if x < 0.1:
         return 1.0
+    # By the reflection principle the path stays within x with the probability
+    # 4/pi sum_k (-1)^k / (2k + 1) exp(-(2k + 1)^2 pi^2 / (8 x^2)).
     odd = 2 * np.arange(50) + 1
     signs = 1 - 2 * (np.arange(50) % 2)
     inside = (signs / odd * np.exp(-(odd**2) * np.pi**2 / (8 * x**2))).sum() * 4 / np.pi
@@ -111,6 +113,9 @@ def _kuiper_law(x: float) -> float:
     """Return the probability that a Brownian motion on [0, 1] has a range above `x`."""
     if x < 0.2:
         return 1.0
+    # Feller, The asymptotic distribution of the range of sums of independent random variables,
+    # 1951: with o_k = (2k + 1) pi it is at most x with the probability
+    # 8 sum_k (1 / x^2 + 1 / o_k^2) exp(-o_k^2 / (2 x^2)).
     odd = (2 * np.arange(200) + 1) * np.pi
     inside = 8 * ((x**-2 + odd**-2) * np.exp(-(odd**2) / (2 * x**2))).sum()
     return float(min(1.0, max(0.0, 1 - inside)))

@@ -97,7 +97,7 @@ def robustness_levels(distances: Array, *, n_levels: int = 10) -> Array:
     """Cut examples into levels of equal size by their distance to the decision boundary.
 
     Any metric per level: `ece(probs[levels == r], labels[levels == r])`. Equal distances are cut in
-    the order of the examples; infinity, where no attack succeeded, ranks last.
+    the order of the examples; infinity, if no attack succeeded, ranks last.
 
     Args:
         distances: Adversarial distances, shape `(n,)`; a tensor or a NumPy array.

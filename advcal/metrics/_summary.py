@@ -117,7 +117,7 @@ class Summary(Generic[Array]):
 
         For accuracy, ECE, MCE and MCS see `ReliabilityBins.interval`. Confidence, NLL and Brier
         score have the wider, at each end, of Student's interval and of Wilson's on the range of the
-        score, with the variance found: it has a width if all scores are alike, as where no
+        score, with the variance found: it has a width if all scores are alike, as when no
         prediction is wrong.
 
         Args:

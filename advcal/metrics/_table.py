@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _probs, _processes, _random, _sums
+from advcal._markup import decimal, html
 from advcal._typing import Array
 from advcal.metrics import _significance
 from advcal.metrics._bins import Binning, binned, expected_gap
@@ -76,7 +77,7 @@ class ReliabilityBins(Generic[Array]):
         """Return the sum of the tables of all processes of `torch.distributed`'s default group.
 
         Every process must call it, with bins of the same edges, and gets the same sum: counts
-        exactly, confidences to float64 rounding. Where no group of processes is initialised, one
+        exactly, confidences to float64 rounding. If no group of processes is initialised, one
         process is all there is, and the table comes back as it is. Tensors must be on a device
         that the group's backend takes (NumPy arrays are on the processor).
 
@@ -107,6 +108,17 @@ class ReliabilityBins(Generic[Array]):
             f"ece={float(self.ece):.4f})"
         )
 
+    def _repr_html_(self) -> str:
+        rows = [["confidence", "n", "mean confidence", "accuracy", "gap"]]
+        fields: tuple[Any, ...] = (self.edges[:-1], self.edges[1:], self.counts)
+        fields += self.bin_confidence, self.bin_accuracy, self.gaps
+        columns = [each.tolist() for each in fields]
+        for low, high, n, *figures in zip(*columns, strict=True):
+            rows.append(
+                [f"{low:.3f} to {high:.3f}", str(n), *(decimal(each, 4) for each in figures)]
+            )
+        return html([[cell.replace("nan", "") for cell in row] for row in rows])
+
     @property
     def n_bins(self) -> int:
         """The number of bins."""
@@ -119,17 +131,17 @@ class ReliabilityBins(Generic[Array]):
 
     @property
     def bin_confidence(self) -> Array:
-        """Mean confidence per bin, NaN where a bin is empty."""
+        """Mean confidence per bin, NaN if a bin is empty."""
         return self.confidences / _nan_where_zero(self.counts)
 
     @property
     def bin_accuracy(self) -> Array:
-        """Accuracy per bin, NaN where a bin is empty."""
+        """Accuracy per bin, NaN if a bin is empty."""
         return self.corrects / _nan_where_zero(self.counts)
 
     @property
     def gaps(self) -> Array:
-        """Confidence minus accuracy per bin, positive where overconfident, NaN where empty."""
+        """Confidence minus accuracy per bin, positive if overconfident, NaN if empty."""
         return (self.confidences - self.corrects) / _nan_where_zero(self.counts)
 
     @property
@@ -261,7 +273,7 @@ class ReliabilityBins(Generic[Array]):
             generator: The source of randomness; a copy of the global one by default.
 
         Returns:
-            The lower and the upper ends, each `(n_bins,)`, NaN where a bin is empty.
+            The lower and the upper ends, each `(n_bins,)`, NaN if a bin is empty.
 
         Raises:
             TypeError: If an argument is of the wrong kind.

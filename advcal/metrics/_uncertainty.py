@@ -91,7 +91,7 @@ def calibration_test(
       its level at any sample size.
     - `"ks"` and `"kuiper"`, without bins: how far $C_k = \frac{1}{n} \sum_{j \le k} (c_j - a_j)$
       goes from 0, and from its least to its greatest value, with the confidences `c` ascending and
-      `a` 1 where the prediction is right. `"spiegelhalter"`:
+      `a` 1 if the prediction is right. `"spiegelhalter"`:
       $Z = \sum (a - c) (1 - 2c) / \sqrt{\sum (1 - 2c)^2 c (1 - c)}$. By their limiting laws; of
       fewer than 100 examples by draws.
 
@@ -168,7 +168,7 @@ def consistency_bands(
         generator: The source of randomness; a copy of the global one by default.
 
     Returns:
-        The lower and the upper ends, each `(n_bins,)`, NaN where a bin is empty.
+        The lower and the upper ends, each `(n_bins,)`, NaN if a bin is empty.
 
     Raises:
         TypeError: If `probs` or `labels` is of another kind or dtype.

@@ -22,7 +22,7 @@ def curves(
 ) -> list[Axes]:
     r"""Draw figures of merit against a setting, a panel for each figure and a line for each name.
 
-    Lines of numbers make one panel, in which a line marks 0; where there is a list of independent
+    Lines of numbers make one panel, in which a line marks 0; if there is a list of independent
     runs for each setting, the line is their mean and the shade one standard deviation. Lines of
     records make a panel for each figure.
 
@@ -35,7 +35,7 @@ def curves(
         against: What the settings are: `"eps"`, `"n_levels"` or another word for the axis.
         by: What the names of the lines are, if they are numbers, such as `"lam"`: the lines then go
             from dark to light as it grows.
-        axes: Where to draw, one for each figure; a new figure if None.
+        axes: The axes to draw on, one for each figure; a new figure if None.
         title: A title; none if None.
 
     Returns:
@@ -96,7 +96,7 @@ def _looks(curves: Mapping[Any, Any], by: str | None) -> dict[Any, dict[str, Any
 
 
 def _one_panel(places: Any, curves: Any, looks: Any, figure: str, axes: Any) -> Axes:
-    """Draw lines of numbers, with a shade of one standard deviation where there are runs."""
+    """Draw lines of numbers, with a shade of one standard deviation if there are runs."""
     found = {key: _style.spread(key, curves[key], len(places)) for key in looks}
     ax = _style.one(None) if axes is None else _style.several(axes, 1, 1, (0, 0))[0, 0]
     ax.axhline(0, color="0.5", linewidth=1, linestyle="--")

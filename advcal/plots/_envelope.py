@@ -21,7 +21,7 @@ def confidence_envelope(
         curves: From the name of a model to what `evaluation.confidence_envelope` returns, or to
             anything with its `eps`, `lowest`, `highest`, `accuracy` and `confidence`, and with
             `certified_lowest` and `certified_highest` if there are any.
-        ax: Where to draw; a new figure if None.
+        ax: The axes to draw on; a new figure if None.
         title: A title; none if None.
 
     Returns:

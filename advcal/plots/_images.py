@@ -21,8 +21,8 @@ def image_grid(
 ) -> list[Axes]:
     """Draw clean and attacked images side by side with predictions and confidences.
 
-    A row per example and a column per kind. The prediction stands in blue where it is the label and
-    in vermilion, with a cross, where it is not; on several lines where one is too short.
+    A row per example and a column per kind. The prediction stands in blue if it is the label and
+    in vermilion, with a cross, if it is not; on several lines if one is too short.
 
     Args:
         inputs: From the name of a column to images in `[0, 1]`, `(n, channels, height, width)` with
@@ -30,7 +30,7 @@ def image_grid(
         probs: From the same names to probabilities, `(n, classes)`.
         labels: Integer labels, `(n,)`.
         names: The name of each class; its number if None.
-        axes: Where to draw, `n` times the number of columns, row by row; a new figure if None.
+        axes: The axes to draw on, `n` times the number of columns, row by row; new if None.
         title: A title; none if None.
 
     Returns:
@@ -85,7 +85,7 @@ def image_grid(
 
 
 def _fit(grid: Any, *, own: bool) -> None:
-    """Break what is written above and below the images where it does not fit side by side."""
+    """Break what is written above and below the images if it does not fit side by side."""
     figure, more = grid.flat[0].figure, 0
     wide = figure.bbox.width / figure.dpi * 72 / grid.shape[1]  # of a column, in points
     if crowded([[ax.title for ax in grid[0]]], figure):

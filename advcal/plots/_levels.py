@@ -28,7 +28,7 @@ def robustness_levels(
         runs: The probabilities of the same examples in two or more independent runs, for
             `metrics.variance` per level; not drawn if None.
         n_bins: The number of equal-width bins of the ECE.
-        axes: Where to draw, the upper and the lower; a new figure if None.
+        axes: The axes to draw on, the upper and the lower; a new figure if None.
         title: A title; none if None.
 
     Returns:

@@ -20,7 +20,7 @@ def pareto_front(
 
     Args:
         records: From the name of a model to its clean accuracy, robust accuracy and ECE.
-        ax: Where to draw; a new figure if None.
+        ax: The axes to draw on; a new figure if None.
         title: A title; none if None.
 
     Returns:

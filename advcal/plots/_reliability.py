@@ -21,13 +21,13 @@ def reliability_diagram(
     """Draw accuracy against confidence per bin, with the gaps and the share of predictions.
 
     A bar is a bin's accuracy; the hatched part is the gap to its mean confidence, in one colour
-    where the model is overconfident and in another where it is underconfident. The strip on top
+    if the model is overconfident and in another if it is underconfident. The strip on top
     shows how the predictions are spread. A bin whose bar ends outside the grey band is evidence
     against calibration.
 
     Args:
         bins: The table.
-        ax: Where to draw; a new figure if None.
+        ax: The axes to draw on; a new figure if None.
         title: A title; none if None.
         band: The lower and the upper ends, each `(n_bins,)`, of where the accuracies of a
             calibrated model lie, as from `metrics.consistency_bands`; not drawn if None.

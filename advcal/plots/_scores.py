@@ -29,7 +29,7 @@ def score_histograms(
         names: What to call the two.
         figure: What the score is, for the axis.
         n_bins: The number of bars of each histogram, over the range of both.
-        ax: Where to draw; a new figure if None.
+        ax: The axes to draw on; a new figure if None.
         title: A title; none if None.
 
     Returns:

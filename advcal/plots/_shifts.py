@@ -24,7 +24,7 @@ def shift_boxes(
     Args:
         curves: From the name of a model to a mapping from a severity to one value per shift; the
             severities of all models are the same.
-        ax: Where to draw; a new figure if None.
+        ax: The axes to draw on; a new figure if None.
         figure: What the values are, for the axis.
         title: A title; none if None.
 

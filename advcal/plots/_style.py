@@ -128,7 +128,7 @@ def _show_names(legend: Any) -> None:
 
 
 def limit(ax: Axes, low: float, high: float) -> None:
-    """Set the limits upwards, or leave them to the data where some lie outside."""
+    """Set the limits upwards, or leave them to the data if some lie outside."""
     drawn = [each.dataLim for each in ax.get_shared_y_axes().get_siblings(ax)]
     if all(low <= box.y0 and box.y1 <= high for box in drawn):
         ax.set_ylim(low, high)
@@ -220,7 +220,7 @@ def entry(record: Any, figure: str) -> float:
 def spread(name: str, values: Any, n: int) -> tuple[Any, Any]:
     """Check one number, or one list of runs, for each of `n` points; return means and deviations.
 
-    The deviation is that of a sample, NaN where there is one run.
+    The deviation is that of a sample, NaN if there is one run.
     """
     if isinstance(values, (str, Mapping, Set)) or not (
         isinstance(values, (Iterable, Tensor)) and isinstance(values, Sized)

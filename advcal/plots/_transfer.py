@@ -22,7 +22,7 @@ def transfer_matrix(
         records: `(source, target)` to a number or a record, as from `evaluation.transfer`; one for
             each pair.
         figure: Which figure of the records to draw; MCS gets colours that part at 0.
-        ax: Where to draw; a new figure if None.
+        ax: The axes to draw on; a new figure if None.
         title: A title; none if None.
 
     Returns:

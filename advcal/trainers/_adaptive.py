@@ -293,7 +293,7 @@ def adaptive_smoothing(
     Args:
         train: An iterable of `(inputs, labels, indices)` that can be gone through again, such as a
             `DataLoader` of a `TensorDataset(inputs, labels, torch.arange(n))`; every example once.
-            Where training augments, the same examples without.
+            If training augments, the same examples without.
         validation: The same of other examples, with indices of their own from 0.
         n_classes: The number of classes.
         n_levels: The number of levels; 1 is AdaLS.
@@ -303,7 +303,7 @@ def adaptive_smoothing(
         loss: `(logits, soft labels) -> scalar`.
         autocast: `torch.bfloat16` to rank and to validate in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last there.
-        device: Where batches go there; to the device of the model if None.
+        device: The device to compute on there; that of the model if None.
         progress: A wrapper of an iterable that shows progress there, such as `tqdm.tqdm`.
 
     Returns:

@@ -12,13 +12,14 @@ from advcal.trainers._crafting import Crafting, both, craft, examples
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class anti_adversarial(Crafting):
-    r"""Minimise $\mathrm{CE}(f(x'), y) + \beta\,\mathrm{KL}(p(\check x) \| p(x'))$.
+    r"""Train to predict under attack what is predicted on inputs that were moved the other way.
 
-    $x'$ is attacked, and $\check x$ is moved the other way, to a *higher* likelihood of its label:
-    a better example to be like than $x$ if the model is wrong. The idea is that of Dong et al., who
-    call $\check x$ an inverse adversarial example (here that is `iaa`); their class-wise universal
-    perturbations and their schedule are not here, and the default of `beta` is not from them. The
-    gradient runs through both sides of the divergence.
+    Minimises $\mathrm{CE}(f(x'), y) + \beta\,\mathrm{KL}(p(\check x) \| p(x'))$. $x'$ is attacked,
+    and $\check x$ is moved the other way, to a *higher* likelihood of its label: a better example
+    to be like than $x$ if the model is wrong. The idea is that of Dong et al., who call $\check x$
+    an inverse adversarial example (here that is `iaa`); their class-wise universal perturbations
+    and their schedule are not here, and the default of `beta` is not from them. The gradient runs
+    through both sides of the divergence.
 
     Args:
         attack: What makes $x'$, for instance `functools.partial(advcal.attacks.pgd, eps=8 / 255)`.

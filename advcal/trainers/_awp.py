@@ -17,13 +17,14 @@ from advcal.trainers._crafting import Crafting, two_steps
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class awp(Crafting):
-    r"""Take an objective at the weights $w + v$ that one ascent step leads to.
+    r"""Train any objective against a small worst change of the weights too.
 
-    $v_l = \gamma\,\|w_l\|\,g_l / \|g_l\|$ for each weight $w_l$, with $g$ the gradient of the
-    objective at $w$. The loss is that at $w + v$, and so are the gradients that `backward` gives
-    the parameters; the parameters themselves are never touched, so the optimizer steps from $w$.
-    (The authors step from $w + v$ and take $v$ off afterwards; that differs if the optimizer
-    decays the weights.) It needs no optimizer, and works in any loop.
+    Adversarial weight perturbation: the objective is taken at the weights $w + v$ that one ascent
+    step leads to. $v_l = \gamma\,\|w_l\|\,g_l / \|g_l\|$ for each weight $w_l$, with $g$ the
+    gradient of the objective at $w$. The loss is that at $w + v$, and so are the gradients that
+    `backward` gives the parameters; the parameters themselves are never touched, so the optimizer
+    steps from $w$. (The authors step from $w + v$ and take $v$ off afterwards; that differs if the
+    optimizer decays the weights.) It needs no optimizer, and works in any loop.
 
     Weights are the parameters of two dimensions or more that require a gradient; biases and the
     scales of normalisations stay, as with the authors. Shared weights move together.

@@ -33,7 +33,7 @@ class ccat(Crafting):
             defaults if None, the authors' 40 steps.
         eps: The radius in L∞, in units of the inputs, at which the target is uniform.
         rho: $\rho > 0$, how fast the target goes there.
-        generator: Where the random starts of the authors' attack come from; the global random
+        generator: The source of the random starts of the authors' attack; the global random
             state, which a checkpoint has, if None. Put your own into the `state` of `epochs`.
 
     Returns:

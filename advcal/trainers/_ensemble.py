@@ -22,8 +22,8 @@ def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     r"""Make one model of several: $f(x) = \log \frac1M \sum_m \mathrm{softmax}(f_m(x))$.
 
     Its logits are the logarithms of the mean probabilities, so a softmax gives the mean back, and
-    an attack on it is an attack on the averaged prediction, finite where the members are sure. It
-    is a module that holds the members: modes, devices, parameters and saving are those of any
+    an attack on it is an attack on the averaged prediction, finite even when the members are sure.
+    It is a module that holds the members: modes, devices, parameters and saving are those of any
     module. A forward pass costs one of each member.
 
     Args:

@@ -11,7 +11,7 @@ from advcal.trainers._crafting import Crafting, both, craft, examples
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class mart(Crafting):
-    r"""Minimise the loss of MART: boosted cross-entropy and a divergence weighed by the mistakes.
+    r"""Train on attacked inputs, with more weight on examples that the model gets wrong (MART).
 
     $\mathrm{CE}(f(x'), y) - \log(1.0001 - \max_{k \ne y} p_k(x'))
     + \lambda\,\mathrm{KL}(p(x) \| p(x'))\,(1 - p_y(x))$, see `advcal.losses.mart`. The authors'

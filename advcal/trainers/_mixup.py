@@ -15,18 +15,18 @@ from advcal.trainers._crafting import Crafting, examples, loss_of
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class mixup(Crafting):
-    r"""Minimise $\lambda L(f(\tilde x), y) + (1 - \lambda) L(f(\tilde x), y')$.
+    r"""Train on mixtures of two examples, with their labels mixed alike.
 
-    $\tilde x = \lambda x + (1 - \lambda) x'$ mixes each example with another one of its batch, and
-    $\lambda \sim \mathrm{Beta}(\alpha, \alpha)$ is drawn once per batch, as in the authors' code.
-    The sum of two losses is the loss to the mixed labels if it is linear in them, as cross-entropy
-    is.
+    Minimises $\lambda L(f(\tilde x), y) + (1 - \lambda) L(f(\tilde x), y')$. $\tilde x = \lambda x
+    + (1 - \lambda) x'$ mixes each example with another one of its batch, and $\lambda \sim
+    \mathrm{Beta}(\alpha, \alpha)$ is drawn once per batch, as in the authors' code. The sum of two
+    losses is the loss to the mixed labels if it is linear in them, as cross-entropy is.
 
     Args:
         alpha: $\alpha > 0$; the smaller, the nearer is $\lambda$ to 0 or 1. For calibration .1 to
             .4 is usual.
         loss: `(logits, labels) -> scalar`.
-        generator: Where $\lambda$ and the pairs come from; the global random state, which a
+        generator: The source of $\lambda$ and the pairs; the global random state, which a
             checkpoint has, if None. Put your own into the `state` of `epochs`.
 
     Returns:

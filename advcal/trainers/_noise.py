@@ -28,7 +28,7 @@ class noisy(Crafting):
     Args:
         objective: What is trained on the noisy inputs; `standard()` is the method of Cohen et al.
         sigma: The standard deviation of the noise, in units of the inputs.
-        generator: Where the noise comes from; the global random state, which a checkpoint has, if
+        generator: The source of the noise; the global random state, which a checkpoint has, if
             None. Put your own into the `state` of `epochs`.
 
     Returns:
@@ -79,7 +79,7 @@ class smooth_adversarial(Crafting):
         sigma: The standard deviation of the noise, in units of the inputs.
         n: The number of passes of which the smoothed model is the mean.
         loss: `(logits, labels) -> scalar`.
-        generator: Where the noise comes from; the global random state, which a checkpoint has, if
+        generator: The source of the noise; the global random state, which a checkpoint has, if
             None. Put your own into the `state` of `epochs`.
 
     Returns:

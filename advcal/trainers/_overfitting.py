@@ -9,7 +9,7 @@ _APART = 0.25  # the least distance of the two accuracies; less is the noise of 
 
 
 class Overfitting(NamedTuple):
-    """Where catastrophic overfitting set in.
+    """When catastrophic overfitting set in.
 
     Attributes:
         epoch: The first epoch at which it shows, from 1.

@@ -52,7 +52,7 @@ def predict(
         attack: `(model, inputs, labels) -> inputs`, on whose outputs the model predicts, or None.
         autocast: `torch.bfloat16` to run in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
-        device: Where batches go; to the device of the model if None.
+        device: The device to compute on; that of the model if None.
         forward: `(model, batch) -> logits` for a model that takes more of a batch than the inputs.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 

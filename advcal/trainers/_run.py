@@ -130,7 +130,7 @@ class Run:
 
 @contextmanager
 def _noting(at: Position) -> Iterator[None]:
-    """Note in an error of an objective, whatever it is, where it came."""
+    """Note in an error of an objective, whatever it is, its origin."""
     try:
         yield
     except Exception as error:

@@ -20,12 +20,13 @@ _EPS, _STEPS, _STEP_SIZE, _NOISE = 0.031, 10, 0.007, 0.001  # the authors'
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class trades(Crafting):
-    r"""Minimise $\mathrm{CE}(f(x), y) + \beta\,\mathrm{KL}(p(x) \| p(x'))$ where $x'$ raises it.
+    r"""Train to be right on clean inputs and to predict the same under attack (TRADES).
 
-    The gradient runs through both sides of the divergence. Without `attack` it is the authors',
-    from $x + .001\,\mathcal N(0, 1)$, 10 steps of .007 within .031 in L∞, for inputs in `[0, 1]`,
-    the last point; in eval mode, like every attack here. For another radius give
-    `functools.partial(advcal.attacks.pgd, eps=..., loss="kl")`.
+    Minimises $\mathrm{CE}(f(x), y) + \beta\,\mathrm{KL}(p(x) \| p(x'))$, with $x'$ attacked to
+    raise the divergence. The gradient runs through both sides of the divergence. Without `attack`
+    it is the authors', from $x + .001\,\mathcal N(0, 1)$, 10 steps of .007 within .031 in L∞, for
+    inputs in `[0, 1]`, the last point; in eval mode, like every attack here. For another radius
+    give `functools.partial(advcal.attacks.pgd, eps=..., loss="kl")`.
 
     BatchNorm normalises inputs and attacked inputs each by their own statistics, and its running
     statistics see both. (The authors make a third pass, which repeats the first.)
@@ -34,7 +35,7 @@ class trades(Crafting):
         attack: `(model, inputs, labels) -> adversarial inputs`; the authors' if None.
         beta: $\beta \ge 0$, what robustness weighs.
         joint: Whether both go through the model in one pass, and are normalised together.
-        generator: Where the noise of the authors' attack comes from; the global random state, which
+        generator: The source of the noise of the authors' attack; the global random state, which
             a checkpoint has, if None. Put your own into the `state` of `epochs`.
 
     Returns:

@@ -88,6 +88,8 @@ def test_a_table_and_plain_numbers(found):
     assert latex.count(r" \\") == len(lines) - 1
     with pytest.raises(ValueError, match="format to be one of"):
         found.table(format="html")
+    for shown in (found, found.table()):
+        assert shown._repr_html_().count("<tr>") == len(lines) - 1
     plain = found.as_dict()
     assert json.loads(json.dumps(plain)) == plain
 

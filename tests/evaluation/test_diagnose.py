@@ -232,6 +232,7 @@ def test_the_record():
     assert plain_record["verdict"] == "warn"
     assert [each["name"] for each in plain_record["findings"]] == [f.name for f in found.findings]
     lines = str(found).splitlines()
+    assert found._repr_html_().count("<tr>") == len(lines) - 1
     assert len(lines) == 2 + len(found.findings)
     assert len({len(line) for line in lines}) == 1
     assert "1 BatchNorm and 0 Dropout layers are in train mode" in str(found)

@@ -3,13 +3,14 @@
 import csv
 import dataclasses
 import io
+import pickle
 import re
 
 import numpy as np
 import pytest
 import torch
 
-from advcal.evaluation import evaluate, table
+from advcal.evaluation import evaluate, rows, table
 
 
 def record(scale=1.0, n=2):
@@ -100,17 +101,36 @@ def test_runs_in_latex_and_csv():
     assert alone == f"c,d,2,{record().nll},"
 
 
+# fmt: off
 BAD = {
     "no runs": ({("x", "y"): []}, {}, ValueError, r"one run or more for \('x', 'y'\), got none"),
     "runs of numbers": ({("x", "y"): [record(), 0.5]}, {}, TypeError, ".*got float"),
     "no records": ({}, {}, ValueError, "one record or more, got none"),
-    "too few words": ({("x",): record()}, {}, ValueError, r"2 words to name a row, got \('x',\)"),
+    "too few words": (
+        {("x", "y"): record(), "x": record()}, {}, ValueError, "2 words to name a row, got 'x'"
+    ),
     "too many words": ({("x", "y", "z"): record()}, {}, ValueError, "2 words to name a row, got"),
-    "one word for two": ({"ab": record()}, {}, (TypeError, ValueError), ".*'ab'"),
+    "one word for two": (
+        {"ab": record()}, {"columns": ["m", "a"]}, ValueError, "2 words to name a row, got 'ab'"
+    ),
+    "a number": ({3: record()}, {}, ValueError, "2 words to name a row, got 3"),
+    "across nothing": (RECORDS, {"across": "eps"}, ValueError, "across to be one of .*'eps'"),
+    "best of nothing": (RECORDS, {"best": "eps"}, ValueError, "best to be one of .*'eps'"),
+    "part of a digit": (RECORDS, {"digits": 0.5}, TypeError, "digits .*"),
+    "no denominator": (RECORDS, {"denominator": 0}, ValueError, "denominator .*"),
+    "a number of percent": (RECORDS, {"percent": 1}, TypeError, "percent .*"),
+    "headings alike": (RECORDS, {"figures": {"n": "x", "ece": "x"}}, ValueError, ".*'x' twice"),
+    "two in one place": (
+        [{"m": "a", "eps": 1, "data": d, "ece": 0.5} for d in "ab"],
+        {"columns": ["m", "eps"], "across": "eps", "figures": ["ece"]},
+        ValueError,
+        r"one record for \['a', '1'\], got two",
+    ),
     "a list": ([record()], {}, TypeError, "records as .*, got list"),
     "no record": ({("x", "y"): 0.5}, {}, TypeError, ".*got float"),
     "unknown figure": (RECORDS, {"figures": ["auroc"]}, ValueError, "figure.* 'auroc'"),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -240,3 +260,183 @@ def test_a_figure_of_some_records_alone():
     assert [line.split("|")[4].strip() for line in lines[2:]] == ["0.0000", "", ""]
     brackets = table(given, figures=["reached"], intervals="brackets").splitlines()
     assert brackets[2].split("|")[3].strip() == "0.000 [0.000, 0.658]"
+
+
+# --- tables to publish -----------------------------------------------------------------------
+
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def swept(values, **others):
+    """Records as `sweep` returns them, from (model, attack, eps) to figures."""
+    return [
+        {"model": model, "data": "test", "attack": attack, "eps": eps} | others | figures
+        for (model, attack, eps), figures in values.items()
+    ]
+
+
+GRID = swept(
+    {
+        ("plain", "PGD", 4 / 255): {"accuracy": 0.25, "mcs": 0.5, "confidence": 0.75, "nll": 2.0},
+        ("plain", "PGD", 8 / 255): {"accuracy": 0.0, "mcs": 0.9, "confidence": 0.9, "nll": 9.0},
+        ("AT", "PGD", 4 / 255): {"accuracy": 0.5, "mcs": -0.25, "confidence": 0.25, "nll": 1.0},
+        ("AT", "PGD", 8 / 255): {"accuracy": 0.375, "mcs": -0.00001, "confidence": 0.375, "nll": 1},
+    }
+)
+
+
+def test_one_word_names_a_row():
+    one, two = record(), record(5.0)
+    lines = table({"a": one, ("b",): two}, figures=["n"]).splitlines()
+    assert lines == ["| model | n |", "|:------|--:|", "| a     | 2 |", "| b     | 2 |"]
+    assert table({"a": one}) == table({("a",): one}, columns=["model"])
+
+
+def test_columns_and_figures_are_renamed_in_every_format():
+    options = {"columns": {"model": "Network", "eps": "ε"}, "figures": {"accuracy": "Acc. ↑"}}
+    assert cells_of(table(GRID, **options).splitlines()[0]) == ["Network", "ε", "Acc. ↑"]
+    heading = table(GRID, format="latex", **options).splitlines()[2]
+    assert heading == r"Network & $\varepsilon$ & Acc. $\uparrow$ \\"
+    assert table(GRID, format="csv", **options).startswith("Network,ε,Acc. ↑\n")
+    assert [*rows(GRID, **options)[0]] == ["Network", "ε", "Acc. ↑"]
+
+
+@pytest.mark.parametrize(
+    ("eps", "shown"),
+    [(8 / 255, "8/255"), (0.5 / 255, "0.5/255"), (0.0, "0"), (None, ""), (1, "255/255")],
+)
+def test_radii_as_fractions(eps, shown):
+    [line] = table(
+        [{"eps": eps, "n": 2}], columns=["eps"], figures=["n"], denominator=255
+    ).splitlines()[2:]
+    assert cells_of(line)[0] == shown
+
+
+def test_percent_is_of_shares_alone():
+    figures = ["accuracy", "mcs", "nll"]
+    heading, _, *lines = table(GRID, figures=figures, percent=True).splitlines()
+    assert cells_of(heading)[4:] == ["accuracy (%)", "mcs (%)", "nll"]
+    assert [cells_of(line)[4:] for line in lines] == [
+        ["25.00", "50.00", "2.0000"],
+        ["0.00", "90.00", "9.0000"],
+        ["50.00", MINUS + "25.00", "1.0000"],
+        ["37.50", "0.00", "1"],
+    ]
+    few = table(GRID, figures=figures, percent=True, digits=0).splitlines()
+    assert cells_of(few[4])[4:] == ["50", MINUS + "25", "1"]
+    one = record(n=50)
+    low, high = one.intervals["accuracy"]
+    shown = table({"x": one}, figures=["accuracy"], percent=True, intervals="brackets")
+    assert f"100.0 [{100 * low:.1f}, {100 * high:.1f}]" in shown
+    plain = table(GRID, figures=figures, format="csv")
+    assert table(GRID, figures=figures, percent=True, digits=0, format="csv") == plain
+
+
+def test_minus_signs_are_real_ones():
+    lines = table(GRID, figures=["mcs"], format="latex").splitlines()
+    assert [line.split(" & ")[-1] for line in lines[4:8]] == [
+        *(r"0.5000 \\", r"0.9000 \\", r"$-$0.2500 \\", r"0.0000 \\")
+    ]
+    assert "-0.25" in table(GRID, figures=["mcs"], format="csv")
+
+
+def test_the_best_of_each_radius_is_bold():
+    figures = ["accuracy", "mcs", "confidence", "nll"]
+    lines = table(GRID, columns=["model", "eps"], figures=figures, best="model").splitlines()[2:]
+    bold = [["**" in cell for cell in cells_of(line)[2:]] for line in lines]
+    assert bold == [[False] * 4, [False] * 4, [True, True, False, True], [True, True, False, False]]
+    tex = table(GRID, columns=["model", "eps"], figures=["mcs"], best="model", format="latex")
+    assert r"AT & 0.01569 & \textbf{$-$0.2500} \\" in tex
+    shown = table(GRID, columns=["model", "eps"], figures=["mcs"], best="model")._repr_html_()
+    assert shown.count("<strong>") == 2
+
+
+def test_equal_ones_are_bold_together_and_none_if_all_are_equal():
+    given = {"a": 0.50004, "b": 0.50001, "c": 0.4}
+    records = swept({(name, "", 0): {"accuracy": value} for name, value in given.items()})
+    for digits, n in ((None, 2), (5, 1), (0, 2)):
+        lines = table(records, figures=["accuracy"], best="model", digits=digits).splitlines()
+        assert ["**" in line for line in lines[2:]] == [True, n == 2, False]
+    assert "**" not in table(records[:2], figures=["accuracy"], best="model")
+    unknown = swept({(name, "", 0): {"nll": float("nan")} for name in "ab"})
+    assert "**" not in table(unknown, figures=["nll"], best="model")
+
+
+def test_columns_beside_each_other():
+    options = {"columns": ["model", "eps"], "figures": ["accuracy", "mcs"], "across": "eps"}
+    options |= {"denominator": 255, "best": "model"}
+    tex = table(GRID, format="latex", **options).splitlines()
+    assert tex == [
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r"& \multicolumn{2}{c}{eps 4/255} & \multicolumn{2}{c}{eps 8/255} \\",
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}",
+        r"model & accuracy & mcs & accuracy & mcs \\",
+        r"\midrule",
+        r"plain & 0.2500 & 0.5000 & 0.0000 & 0.9000 \\",
+        r"AT & \textbf{0.5000} & \textbf{$-$0.2500} & \textbf{0.3750} & \textbf{0.0000} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    heading, _, *lines = table(GRID, **options).splitlines()
+    assert cells_of(heading) == [
+        *("model", "eps 4/255 accuracy", "eps 4/255 mcs", "eps 8/255 accuracy", "eps 8/255 mcs")
+    ]
+    assert len(lines) == 2
+    shown = table(GRID, **options)._repr_html_()
+    assert shown.count('colspan="2"') == 2
+    tidy = {**options, "format": "csv"}
+    assert len(table(GRID, **tidy).splitlines()) == 1 + len(GRID)
+
+
+def test_what_is_not_there_is_an_empty_place():
+    options = {"columns": ["model", "eps"], "figures": ["mcs"], "across": "model"}
+    lines = table(GRID[:3], **options).splitlines()
+    assert cells_of(lines[0]) == ["eps", "plain mcs", "AT mcs"]
+    assert cells_of(lines[3]) == ["0.03137", "0.9000", ""]
+
+
+def test_rows_are_flat_and_have_all_digits():
+    pair = {("a", "x"): record(n=50), ("b", "x"): [record(), record(5.0)]}
+    first, second = rows(pair, figures=["n", "nll"])
+    assert (
+        [*first] == [*second] == ["model", "attack", "n", "nll", "nll_low", "nll_high", "nll_std"]
+    )
+    one = pair["a", "x"]
+    assert [*first.values()] == ["a", "x", 50, one.nll, *one.intervals["nll"], None]
+    values = [run.nll for run in pair["b", "x"]]
+    assert second["nll"], second["nll_std"] == (np.mean(values), np.std(values, ddof=1))
+    assert second["nll_low"] is None
+    text = table(pair, figures=["n", "nll"], intervals="plus_minus", format="csv")
+    [*lines] = csv.DictReader(io.StringIO(text))
+    for line, row in zip(lines, rows(pair, figures=["n", "nll"]), strict=True):
+        assert line == {name: "" if cell is None else str(cell) for name, cell in row.items()}
+
+
+def test_rows_of_records_that_sweep_returns_make_a_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(rows(GRID, figures=["accuracy"]))
+    assert frame.pivot(index="model", columns="eps", values="accuracy").loc["AT", 4 / 255] == 0.5
+
+
+# --- notebooks -------------------------------------------------------------------------------
+
+
+def test_notebooks_show_tables_records_and_bins():
+    one = record()
+    for shown in (one, one.bins, table({"<b>": one})):
+        text = shown._repr_html_()
+        assert text.startswith("<table><tr><th>")
+        assert text.endswith("</td></tr></table>")
+    assert "&lt;b&gt;" in text
+    assert "<td>accuracy</td><td>1.0000</td><td>[0.3424,\u00a01.0000]</td>" in one._repr_html_()
+    assert one.bins._repr_html_().count("<tr>") == 1 + one.bins.n_bins
+    assert "nan" not in one.bins._repr_html_()
+    again = pickle.loads(pickle.dumps(table({"x": one})))
+    assert again._repr_html_() == table({"x": one})._repr_html_()
+    assert type(table({"x": one}, format="latex")) is str
