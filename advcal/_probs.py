@@ -78,6 +78,20 @@ def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any
     return v, own_kind
 
 
+def example_weights(probs: Array, weights: Array, y: Tensor) -> Tensor:
+    """Check weights `(n,)`, one per label and of the kind of `probs`; return them in float64."""
+    if not isinstance(weights, Tensor if isinstance(probs, Tensor) else np.ndarray):
+        wanted = "a torch.Tensor" if isinstance(probs, Tensor) else "a numpy.ndarray"
+        raise TypeError(f"expected weights as {wanted} like probs, got {_checks.kind(weights)}")
+    w = vector("weights", weights)[0]
+    if w.shape != y.shape or w.device != y.device:
+        wanted, found = f"of shape ({len(y)},) on {y.device}", _checks.kind(weights)
+        raise ValueError(f"expected weights {wanted}, got {found} on {w.device}")
+    if not _checks.recording() and not 0 <= float(w.min()) <= float(w.max()) > 0:
+        raise ValueError(f"expected weights >= 0, one of them above, got {float(w.min()):g}")
+    return w
+
+
 def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """View a tensor or a NumPy array as a tensor; return it and the way back."""
     if isinstance(value, Tensor):
