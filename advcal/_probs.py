@@ -36,7 +36,7 @@ def probabilities(
     rows, n_classes = p.shape
     y = _checks.labels(labels_like("probs", probs, labels, n_classes), rows, device=p.device)
     # As whole numbers without a sign, what is below 0 is above all classes: one look, in NumPy.
-    if not small(p) or y.numpy().view(np.uint64).max() >= n_classes:
+    if not small(p) or np.maximum.reduce(y.numpy().view(np.uint64)) >= n_classes:
         _checks.label_range(y, n_classes)
     return p, y, own_kind
 
@@ -178,11 +178,14 @@ def sound(rows: Any, first: int = 0) -> Any:
         return rows.clip(0, None)
     half = _checks.SUM_TOLERANCE.get(rows.dtype)
     wide, slack = (rows, _SLACK) if half is None else (rows.float(), half)
-    smallest = wide.min()  # the first to read the rows, which are in the cache from then on
-    if isinstance(wide, np.ndarray):
-        sums = wide @ _ones(*wide.shape[1:], wide.dtype)
-        least, low, high = float(smallest), float(sums.min()), float(sums.max())
+    if isinstance(wide, np.ndarray):  # a sum of squares is one look, and no less than the largest
+        least, off = np.minimum.reduce(wide, axis=None), wide @ _ones(*wide.shape[1:], wide.dtype)
+        off -= 1
+        if least >= 0 and off.dot(off) <= slack**2:
+            return rows
+        low, high = 1 + float(off.min()), 1 + float(off.max())
     else:
+        smallest = wide.min()  # the first to read the rows, which are in the cache from then on
         sums = wide.sum(1)
         least, low, high = _checks.read(smallest, sums.min(), sums.max())
     if least >= -_BELOW and 1 - slack <= low <= high <= 1 + slack:

@@ -132,10 +132,9 @@ def _in_numpy(p: Any, y: Any, n_bins: int, positive: int | None) -> tuple[Any, .
     top = rows.argmax(axis=1) if positive is None else positive
     confidence = rows[_numbers(len(rows)), top].astype(np.float64)
     index = edges[1:-1].searchsorted(confidence)
-    cells = np.bincount(2 * index + (top == y), minlength=2 * n_bins)
-    confidences = np.bincount(index, confidence, minlength=n_bins)
-    right = cells[1::2].copy()
-    return edges, cells[::2] + right, confidences, right
+    counts = np.bincount(index, minlength=n_bins)
+    corrects = np.bincount(index[top == y], minlength=n_bins)
+    return edges, counts, np.bincount(index, confidence, minlength=n_bins), corrects
 
 
 @functools.lru_cache(8)
