@@ -249,7 +249,7 @@ def labels(
         raise ValueError(f"expected {name} on {device} like the rest, got {value.device}")
     if value.is_meta:
         raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
-    whole: Tensor = value.to(torch.int64)
+    whole: Tensor = value if value.dtype == torch.int64 else value.to(torch.int64)
     if n_classes is not None:
         label_range(whole, n_classes, name)
     return whole

@@ -36,7 +36,7 @@ def probabilities(
     rows, n_classes = p.shape
     y = _checks.labels(labels_like("probs", probs, labels, n_classes), rows, device=p.device)
     # As whole numbers without a sign, what is below 0 is above all classes: one look, in NumPy.
-    if not small(p) or y.numpy().view(np.uint64).max() >= n_classes:
+    if not small(p) or np.maximum.reduce(y.numpy().view(np.uint64)) >= n_classes:
         _checks.label_range(y, n_classes)
     return p, y, own_kind
 
@@ -76,6 +76,20 @@ def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any
     if bad.any():
         raise ValueError(f"expected {name} that are numbers, got {float(v[bad][0]):g}")
     return v, own_kind
+
+
+def example_weights(probs: Array, weights: Array, y: Tensor) -> Tensor:
+    """Check weights `(n,)`, one per label and of the kind of `probs`; return them in float64."""
+    if not isinstance(weights, Tensor if isinstance(probs, Tensor) else np.ndarray):
+        wanted = "a torch.Tensor" if isinstance(probs, Tensor) else "a numpy.ndarray"
+        raise TypeError(f"expected weights as {wanted} like probs, got {_checks.kind(weights)}")
+    w = vector("weights", weights)[0]
+    if w.shape != y.shape or w.device != y.device:
+        wanted, found = f"of shape ({len(y)},) on {y.device}", _checks.kind(weights)
+        raise ValueError(f"expected weights {wanted}, got {found} on {w.device}")
+    if not _checks.recording() and not 0 <= float(w.min()) <= float(w.max()) > 0:
+        raise ValueError(f"expected weights >= 0, one of them above, got {float(w.min()):g}")
+    return w
 
 
 def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -164,11 +178,14 @@ def sound(rows: Any, first: int = 0) -> Any:
         return rows.clip(0, None)
     half = _checks.SUM_TOLERANCE.get(rows.dtype)
     wide, slack = (rows, _SLACK) if half is None else (rows.float(), half)
-    smallest = wide.min()  # the first to read the rows, which are in the cache from then on
-    if isinstance(wide, np.ndarray):
-        sums = wide @ _ones(*wide.shape[1:], wide.dtype)
-        least, low, high = float(smallest), float(sums.min()), float(sums.max())
+    if isinstance(wide, np.ndarray):  # a sum of squares is one look, and no less than the largest
+        least, off = np.minimum.reduce(wide, axis=None), wide @ _ones(*wide.shape[1:], wide.dtype)
+        off -= 1
+        if least >= 0 and off.dot(off) <= slack**2:
+            return rows
+        low, high = 1 + float(off.min()), 1 + float(off.max())
     else:
+        smallest = wide.min()  # the first to read the rows, which are in the cache from then on
         sums = wide.sum(1)
         least, low, high = _checks.read(smallest, sums.min(), sums.max())
     if least >= -_BELOW and 1 - slack <= low <= high <= 1 + slack:

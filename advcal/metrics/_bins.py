@@ -21,6 +21,7 @@ def ece(
     n_bins: int = 15,
     binning: Binning = "uniform",
     positive: int | None = None,
+    weights: Array | None = None,
     from_logits: bool = False,
 ) -> Array:
     r"""Compute the expected calibration error: the mean gap of confidence and accuracy over bins.
@@ -35,6 +36,8 @@ def ece(
         binning: `"uniform"` for bins of equal width or `"quantile"` for bins of equal mass.
         positive: The class whose probability is compared with how often it is the label, such as 1
             of two classes; the highest probability and whether it is the label's if None.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -53,8 +56,8 @@ def ece(
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3.
     """
-    _, *sums = binned(probs, labels, n_bins, binning, from_logits, positive)
-    return expected_gap(*sums)
+    sums = binned(probs, labels, n_bins, binning, from_logits, positive, weights)
+    return expected_gap(*sums[1:4])
 
 
 def expected_gap(counts: Any, confidences: Any, corrects: Any) -> Any:
@@ -69,31 +72,47 @@ def binned(
     binning: Binning,
     from_logits: bool,
     positive: int | None = None,
+    weights: Array | None = None,
 ) -> tuple[Array, ...]:
-    """Return edges, and per bin counts, summed confidence and how many are right."""
+    """Return edges, and per bin counts, summed confidence and how many are right.
+
+    With weights the counts are sums of them, and the sum of their squares is a fifth.
+    """
     p, y, own_kind = _probs.probabilities(
         probs, labels, n_bins=n_bins, binning=binning, from_logits=from_logits
     )
     if positive is not None and _checks.count("positive", positive, least=0) >= p.shape[1]:
         raise ValueError(f"expected positive from 0 to {p.shape[1] - 1}, got {positive}")
-    if binning == "uniform" and not from_logits and _probs.small(p):
+    w: Tensor | None = None if weights is None else _probs.example_weights(probs, weights, y)
+    if w is None and binning == "uniform" and not from_logits and _probs.small(p):
         arrays = _in_numpy(p.numpy(), y.numpy(), n_bins, positive)
         return tuple([own_kind(torch.from_numpy(each)) for each in arrays])
-    edges = uniform_edges(n_bins, p.device)
     rows = _probs.checked_rows(p, y, from_logits)
-    chunks = (_probs.top_label(*each, positive) for each in rows)
-    counts, confidences, corrects = summed(chunks, edges, binning)
-    return tuple([own_kind(each) for each in (edges, counts, confidences, corrects)])
+    chunks: Iterable[Any] = (_probs.top_label(*each, positive) for each in rows)
+    edges: Tensor = uniform_edges(n_bins, p.device)
+    fields = [edges, *summed(chunks, edges, binning, w)]
+    if w is not None:
+        fields.append(w.square().sum())
+    return tuple([own_kind(each) for each in fields])
 
 
 def summed(
-    chunks: Iterable[tuple[Tensor, Tensor]], edges: Tensor, binning: Binning
+    chunks: Iterable[tuple[Tensor, Tensor]],
+    edges: Tensor,
+    binning: Binning,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return counts, summed confidence and the right per bin; set the edges of equal mass."""
     n_bins = len(edges) - 1
-    if binning == "quantile":
+    if binning == "quantile" or weights is not None:
         confidence, correct = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        edges[1:-1] = quantile_edges(confidence.sort().values, n_bins)
+        if binning == "quantile":
+            edges[1:-1] = quantile_edges(*confidence.sort(), n_bins, weights)
+        if weights is not None:
+            index = torch.bucketize(confidence, edges[1:-1])
+            each = (weights, weights * confidence, weights * correct)
+            counts, confidences, corrects = (_sums.per_cell(index, n_bins, part) for part in each)
+            return counts, confidences, corrects
         chunks = (each for each in [(confidence, correct)])
     cells = torch.zeros(2 * n_bins, dtype=torch.int64, device=edges.device)  # the wrong, the right
     confidences = torch.zeros(n_bins, dtype=torch.float64, device=edges.device)
@@ -113,10 +132,9 @@ def _in_numpy(p: Any, y: Any, n_bins: int, positive: int | None) -> tuple[Any, .
     top = rows.argmax(axis=1) if positive is None else positive
     confidence = rows[_numbers(len(rows)), top].astype(np.float64)
     index = edges[1:-1].searchsorted(confidence)
-    cells = np.bincount(2 * index + (top == y), minlength=2 * n_bins)
-    confidences = np.bincount(index, confidence, minlength=n_bins)
-    right = cells[1::2].copy()
-    return edges, cells[::2] + right, confidences, right
+    counts = np.bincount(index, minlength=n_bins)
+    corrects = np.bincount(index[top == y], minlength=n_bins)
+    return edges, counts, np.bincount(index, confidence, minlength=n_bins), corrects
 
 
 @functools.lru_cache(8)
@@ -145,7 +163,13 @@ def uniform_bin(confidence: Tensor, n_bins: int) -> Tensor:
     return edge.sub_(1).clamp_(0, n_bins - 1).to(torch.int32)
 
 
-def quantile_edges(ascending: Tensor, n_bins: int) -> Tensor:
+def quantile_edges(
+    ascending: Tensor, order: Tensor, n_bins: int, weights: Tensor | None = None
+) -> Tensor:
     """Return the inner edges of equal-mass bins: the values of rank `ceil(i n / n_bins)`."""
     numbers = torch.arange(1, n_bins, device=ascending.device)
-    return ascending[(numbers * len(ascending) + n_bins - 1) // n_bins - 1]
+    if weights is None:
+        return ascending[(numbers * len(ascending) + n_bins - 1) // n_bins - 1]
+    mass = _sums.running(weights[order])
+    goals = numbers * mass[-1] / n_bins * (1 - 1e-12)  # so that rounding keeps no mass out
+    return ascending[torch.searchsorted(mass, goals)]

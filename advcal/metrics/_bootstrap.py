@@ -86,6 +86,11 @@ def bootstrap(
         Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
     """
     _checks.arguments(metric=metric, resamples=resamples, level=level, generator=generator)
+    if isinstance(metric, partial) and metric.keywords.get("weights") is not None:
+        raise ValueError(
+            "expected a metric without weights, which would stay where they are as examples are "
+            "drawn, got weights; summary(..., weights=weights).interval(figure) has an interval"
+        )
     ranked = isinstance(probs, (Tensor, np.ndarray)) and probs.ndim == 1
     p, y, own_kind = _probs.scores(probs, labels) if ranked else _probs.probabilities(probs, labels)
     source = _checks.resolve(generator, p.device)

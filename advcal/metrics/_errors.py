@@ -169,7 +169,7 @@ def ece_sweep(probs: Array, labels: Array, *, from_logits: bool = False) -> Arra
     n = len(ascending)
 
     def at(n_bins: int) -> tuple[Tensor, bool]:
-        edges = quantile_edges(ascending, n_bins)
+        edges = quantile_edges(ascending, order, n_bins)
         ends = torch.searchsorted(ascending, edges, right=True).unique()
         ends = torch.cat([ends.new_tensor([0]), ends[ends < n], ends.new_tensor([n])])
         right = rights[ends].diff()

@@ -62,7 +62,7 @@ class Sums(NamedTuple):
         return float(np.abs(self.corrects - self.confidences).sum()) / self.n
 
 
-def wilson(k: float, n: int, level: float) -> tuple[float, float]:
+def wilson(k: float, n: float, level: float) -> tuple[float, float]:
     """Return Wilson's interval of a share of which `k` of `n` were found."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
@@ -186,9 +186,9 @@ def _tail(counts: Vector, rates: Vector, total: Vector) -> Vector:
     Exactly from its Fourier transform for few examples, else by Lugannani and Rice's formula,
     within 2 % of a probability of .025.
     """
-    n = int(counts.sum())
-    if n > _EXACT:
-        return _saddlepoint(counts, rates, total)
+    n, whole = int(counts.sum()), all((each % 1 == 0).all() for each in (counts, total))
+    if n > _EXACT or not whole:
+        return _saddlepoint(counts, rates, np.ceil(total))
     turns = np.exp(2j * np.pi * np.arange((n + 1) // 2 + 1) / (n + 1))[:, None]
     transform = ((1 + rates[:, None] * (turns - 1)) ** counts).prod(axis=2)
     masses = np.fft.hfft(transform, n + 1, axis=1) / (n + 1)
@@ -227,10 +227,11 @@ def _saddlepoint(counts: Vector, rates: Vector, total: Vector) -> Vector:
 
 def drawn_corrects(sums: Sums, rates: Vector, resamples: int, source: torch.Generator) -> Vector:
     """Draw how many predictions of each bin are right, `(resamples, bins)`, at given rates."""
-    counts, p = (torch.from_numpy(each).to(source.device) for each in (sums.counts, rates))
+    whole = sums.counts.round().clip(1)  # they are whole but for weighted examples
+    counts, p = (torch.from_numpy(each).to(source.device) for each in (whole, rates))
     shape = (resamples, len(sums.counts))
     found: Vector = torch.binomial(counts.expand(shape), p.expand(shape), source).cpu().numpy()
-    return found
+    return found if (whole == sums.counts).all() else found * (sums.counts / whole)
 
 
 def _least_error(sums: Sums, tail: float, resamples: int, source: torch.Generator) -> float:

@@ -10,7 +10,8 @@ def labelled(probs: Array, labels: Array, *, ignore_index: int = -100) -> tuple[
     """Return as rows the predictions that have a label, for any metric of this package.
 
     Of segmentations and sequences each pixel or token becomes an example:
-    `ece(*labelled(probs, labels, ignore_index=255))`. It takes logits alike.
+    `ece(*labelled(probs, labels, ignore_index=255))`. It takes logits alike. Weights of the same
+    shape as the labels go along as `weights[labels != 255]`.
 
     Args:
         probs: Probabilities, shape `(n, classes)` or `(n, classes, ...)`, the classes second as in

@@ -13,7 +13,12 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def accuracy(
-    probs: Array, labels: Array, *, reduction: Reduction = "mean", from_logits: bool = False
+    probs: Array,
+    labels: Array,
+    *,
+    reduction: Reduction = "mean",
+    weights: Array | None = None,
+    from_logits: bool = False,
 ) -> Array:
     """Compute the share of examples whose most probable class is the label.
 
@@ -23,6 +28,8 @@ def accuracy(
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`.
         reduction: `"mean"`, `"sum"`, or `"none"` for one value (0 or 1) per example.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None. They are in the values of `"sum"` and `"none"` too.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -38,12 +45,22 @@ def accuracy(
         0.5
     """
     return _reduce(
-        lambda p, y: _probs.top_label(p, y)[1].double(), probs, labels, reduction, from_logits
+        lambda p, y: _probs.top_label(p, y)[1].double(),
+        probs,
+        labels,
+        reduction,
+        weights,
+        from_logits,
     )
 
 
 def confidence(
-    probs: Array, labels: Array, *, reduction: Reduction = "mean", from_logits: bool = False
+    probs: Array,
+    labels: Array,
+    *,
+    reduction: Reduction = "mean",
+    weights: Array | None = None,
+    from_logits: bool = False,
 ) -> Array:
     """Compute the mean probability of the predicted class.
 
@@ -51,6 +68,8 @@ def confidence(
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`; checked, and used for nothing else.
         reduction: `"mean"`, `"sum"`, or `"none"` for one value per example.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None. They are in the values of `"sum"` and `"none"` too.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -65,10 +84,13 @@ def confidence(
         >>> float(confidence(torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 0])))
         0.625
     """
-    return _reduce(lambda p, y: p.amax(dim=1).double(), probs, labels, reduction, from_logits)
+    highest = lambda p, y: p.amax(dim=1).double()  # noqa: E731
+    return _reduce(highest, probs, labels, reduction, weights, from_logits)
 
 
-def mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
+def mcs(
+    probs: Array, labels: Array, *, weights: Array | None = None, from_logits: bool = False
+) -> Array:
     r"""Compute the miscalibration score: mean confidence minus accuracy, signed.
 
     $\sum_m \frac{|B_m|}{n} \, (\mathrm{conf}(B_m) - \mathrm{acc}(B_m))$, in which the bins cancel.
@@ -78,6 +100,8 @@ def mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
     Args:
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -101,11 +125,16 @@ def mcs(probs: Array, labels: Array, *, from_logits: bool = False) -> Array:
         highest, correct = _probs.top_label(p, y)
         return highest - correct.double()
 
-    return _reduce(gap, probs, labels, "mean", from_logits)
+    return _reduce(gap, probs, labels, "mean", weights, from_logits)
 
 
 def nll(
-    probs: Array, labels: Array, *, reduction: Reduction = "mean", from_logits: bool = False
+    probs: Array,
+    labels: Array,
+    *,
+    reduction: Reduction = "mean",
+    weights: Array | None = None,
+    from_logits: bool = False,
 ) -> Array:
     r"""Compute the negative log-likelihood $-\log p_y$ in nats.
 
@@ -115,6 +144,8 @@ def nll(
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`.
         reduction: `"mean"`, `"sum"`, or `"none"` for one value per example.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None. They are in the values of `"sum"` and `"none"` too.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -136,11 +167,16 @@ def nll(
         return -_label_entry(rows, y).log()
 
     rows = _probs.checked_logits if from_logits is True else None
-    return _reduce(loss, probs, labels, reduction, from_logits, rows)
+    return _reduce(loss, probs, labels, reduction, weights, from_logits, rows)
 
 
 def brier(
-    probs: Array, labels: Array, *, reduction: Reduction = "mean", from_logits: bool = False
+    probs: Array,
+    labels: Array,
+    *,
+    reduction: Reduction = "mean",
+    weights: Array | None = None,
+    from_logits: bool = False,
 ) -> Array:
     r"""Compute the Brier score $\sum_k (p_k - [k = y])^2$, summed over the classes.
 
@@ -151,6 +187,8 @@ def brier(
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`.
         reduction: `"mean"`, `"sum"`, or `"none"` for one value per example.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None. They are in the values of `"sum"` and `"none"` too.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -168,7 +206,7 @@ def brier(
     References:
         Brier, Verification of forecasts expressed in terms of probability, 1950, eq. 2.
     """
-    return _reduce(squares, probs, labels, reduction, from_logits)
+    return _reduce(squares, probs, labels, reduction, weights, from_logits)
 
 
 def squares(p: Tensor, y: Tensor) -> Tensor:
@@ -199,6 +237,7 @@ def _reduce(
     probs: Array,
     labels: Array,
     reduction: Reduction,
+    weights: Array | None,
     from_logits: bool,
     rows: Callable[..., Iterator[tuple[Tensor, Tensor]]] | None = None,
 ) -> Array:
@@ -207,7 +246,16 @@ def _reduce(
     )
     chunks = rows(p, y) if rows else _probs.checked_rows(p, y, from_logits)
     scores = (score(*chunk) for chunk in chunks)
+    n: Tensor | int = len(p)
+    if weights is not None:
+        w = _probs.example_weights(probs, weights, y)
+        scores, n = (part for part in [weighted(torch.cat(list(scores)), w)]), w.sum()
     if reduction == "none":
         return own_kind(torch.cat(list(scores)))
     total = torch.stack([part.sum() for part in scores]).sum()
-    return own_kind(total / len(p) if reduction == "mean" else total)
+    return own_kind(total / n if reduction == "mean" else total)
+
+
+def weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """Return values times weights, in which an infinite one of weight 0 is nothing."""
+    return torch.where(weights > 0, weights * values, 0)

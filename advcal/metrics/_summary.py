@@ -11,7 +11,7 @@ from torch import Tensor
 from advcal import _checks, _probs, _processes
 from advcal._typing import Array
 from advcal.metrics._intervals import Interval, mean_ends
-from advcal.metrics._scores import scored
+from advcal.metrics._scores import scored, weighted
 from advcal.metrics._table import ReliabilityBins, reliability_bins
 
 _FIGURES = ("accuracy", "confidence", "nll", "brier", "ece", "mce", "mcs")
@@ -28,7 +28,8 @@ class Summary(Generic[Array]):
         bins: The reliability table.
         sums: Float64, shape `(6,)`: the summed NLL and Brier score; the summed squares of
             confidence, NLL and Brier score; and, as the scale of what mistakes that were not seen
-            would cost, the summed NLL of the mistakes, $-\log(1 - c)$ at confidence `c`.
+            would cost, the summed NLL of the mistakes, $-\log(1 - c)$ at confidence `c`. All of
+            them times the weights, if the examples have weights.
     """
 
     bins: ReliabilityBins[Array]
@@ -47,7 +48,7 @@ class Summary(Generic[Array]):
     def __repr__(self) -> str:
         names = ("accuracy", "nll", "brier", "ece")
         figures = ", ".join(f"{name}={float(getattr(self, name)):.4f}" for name in names)
-        return f"Summary(n={int(self.n)}, {figures})"
+        return f"Summary(n={float(self.n):.10g}, {figures})"
 
     def all_reduce(self) -> Summary[Array]:
         """Return the sum over all processes; see `ReliabilityBins.all_reduce`.
@@ -65,7 +66,7 @@ class Summary(Generic[Array]):
 
     @property
     def n(self) -> Array:
-        """The number of predictions, a scalar."""
+        """The number of predictions, or the sum of their weights, a scalar."""
         return self.bins.n
 
     @property
@@ -140,13 +141,12 @@ class Summary(Generic[Array]):
             return self.bins.interval(chosen, **options)
         _checks.arguments(level=level, resamples=resamples, generator=generator)
         sums, own_kind = _probs.as_tensor("sums", self.sums)
-        n = float(self.n)
-        if n == 0:
+        if float(self.n) == 0:
             raise ValueError("expected a summary of one prediction or more, got none")
-        value = float(getattr(self, figure))
-        squares = float(sums[{"confidence": 2, "nll": 3, "brier": 4}[figure]])
-        most = {"confidence": 1.0, "nll": float(sums[5]) / n, "brier": 2.0}[figure]
-        low, high = mean_ends(value * n, squares, n, level, most=most)
+        value, n = float(getattr(self, figure)), float(self.bins.effective_n)
+        square = float(sums[{"confidence": 2, "nll": 3, "brier": 4}[figure]] / self.n)
+        most = {"confidence": 1.0, "nll": float(sums[5] / self.n), "brier": 2.0}[figure]
+        low, high = mean_ends(value * n, square * n, n, level, most=most)
         high = high if figure == "nll" else min(most, high)
         low, high = min(max(0.0, low), value), max(high, value)  # whatever rounding says
         ends = (own_kind(sums.new_tensor(end)) for end in (low, high))
@@ -154,18 +154,29 @@ class Summary(Generic[Array]):
 
     @classmethod
     def of_scores(
-        cls, bins: ReliabilityBins[Array], confidence: Tensor, nll: Tensor, brier: Tensor
+        cls,
+        bins: ReliabilityBins[Array],
+        confidence: Tensor,
+        nll: Tensor,
+        brier: Tensor,
+        weights: Tensor | None = None,
     ) -> Summary[Array]:
         """Sum up what is known of each example, float64 `(n,)`, beside the table of all of them."""
-        totals = [nll.sum(), brier.sum()]
-        totals += [each.square().sum() for each in (confidence, nll, brier)]
-        totals.append(-(1 - confidence).clamp_min(2**-53).log().sum())
+        each = [nll, brier, *(part.square() for part in (confidence, nll, brier))]
+        each.append(-(1 - confidence).clamp_min(2**-53).log())
+        if weights is not None:
+            each = [weighted(part, weights) for part in each]
         own_kind = _probs.as_tensor("edges", bins.edges)[1]
-        return cls(bins, own_kind(torch.stack(totals)))
+        return cls(bins, own_kind(torch.stack([part.sum() for part in each])))
 
 
 def summary(
-    probs: Array, labels: Array, *, n_bins: int = 15, from_logits: bool = False
+    probs: Array,
+    labels: Array,
+    *,
+    n_bins: int = 15,
+    weights: Array | None = None,
+    from_logits: bool = False,
 ) -> Summary[Array]:
     """Sum up predictions: accuracy, confidence, NLL, Brier score and the reliability table.
 
@@ -176,6 +187,8 @@ def summary(
         probs: Probabilities, shape `(n, classes)`; a tensor or a NumPy array.
         labels: Integer labels of the same kind, shape `(n,)`.
         n_bins: The number of equal-width bins of the table.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -196,7 +209,9 @@ def summary(
         >>> round(float(found.low), 3), round(float(found.high), 3)
         (0.376, 0.964)
     """
-    bins = reliability_bins(probs, labels, n_bins=n_bins, from_logits=from_logits)
+    options: Any = {"weights": weights, "from_logits": from_logits}
+    bins = reliability_bins(probs, labels, n_bins=n_bins, **options)
     p, y, _ = _probs.probabilities(probs, labels)
-    parts = zip(*scored(p, y, from_logits), strict=True)
-    return Summary.of_scores(bins, *map(torch.cat, parts))
+    highest, costs, squares = map(torch.cat, zip(*scored(p, y, from_logits), strict=True))
+    w = None if weights is None else _probs.example_weights(probs, weights, y)
+    return Summary.of_scores(bins, highest, costs, squares, w)

@@ -40,12 +40,15 @@ class ReliabilityBins(Generic[Array]):
         counts: Predictions per bin, int64, shape `(n_bins,)`.
         confidences: Summed confidence per bin, float64, shape `(n_bins,)`.
         corrects: Right predictions per bin, int64, shape `(n_bins,)`.
+        squares: None, or, of weighted examples, the sum of their squared weights, a float64 scalar.
+            The other sums are of weights then, in float64, and `n` is the sum of all weights.
     """
 
     edges: Array
     counts: Array
     confidences: Array
     corrects: Array
+    squares: Array | None = None
 
     def __add__(self, other: object) -> ReliabilityBins[Array]:
         if not isinstance(other, ReliabilityBins):
@@ -61,11 +64,13 @@ class ReliabilityBins(Generic[Array]):
                 f"expected reliability bins of the same edges, got {self.n_bins} bins and "
                 f"{other.n_bins} bins" + (" elsewhere" if self.n_bins == other.n_bins else "")
             )
+        weighted = self.squares is not None or other.squares is not None
         return ReliabilityBins(
             self.edges,
             self.counts + other.counts,
             self.confidences + other.confidences,
             self.corrects + other.corrects,
+            self._squares() + other._squares() if weighted else None,
         )
 
     # Any, so that type checkers take `total = 0` and then `total += table`.
@@ -85,25 +90,28 @@ class ReliabilityBins(Generic[Array]):
             The sum, of the kind of this table.
 
         Raises:
-            ValueError: If the edges differ between processes; it is raised in each of them.
+            ValueError: If the edges differ between processes, or there are weights in some only; it
+                is raised in each of them.
         """
         if not _processes.running():
             return self
         edges, own_kind = _probs.as_tensor("edges", self.edges)
-        if not _processes.alike(edges):
+        weighted = self.squares is not None
+        if not _processes.alike(torch.cat([edges, edges.new_tensor([weighted])])):
+            told = f"{self.n_bins} bins{' of weights' if weighted else ''}"
             raise ValueError(
-                f"expected reliability bins of the same edges in all processes, got {self.n_bins} "
-                "bins here and others elsewhere"
+                f"expected reliability bins of the same edges in all processes, got {told} here "
+                "and others elsewhere"
             )
-        counts, confidences, corrects = (
-            own_kind(_processes.summed(_probs.as_tensor("field", field)[0]))
-            for field in (self.counts, self.confidences, self.corrects)
-        )
-        return ReliabilityBins(self.edges, counts, confidences, corrects)
+        fields = [self.counts, self.confidences, self.corrects]
+        if self.squares is not None:
+            fields.append(self.squares)
+        sums = (_processes.summed(_probs.as_tensor("field", field)[0]) for field in fields)
+        return ReliabilityBins(self.edges, *map(own_kind, sums))
 
     def __repr__(self) -> str:
         return (
-            f"ReliabilityBins(n={int(self.n)}, n_bins={self.n_bins}, "
+            f"ReliabilityBins(n={float(self.n):.10g}, n_bins={self.n_bins}, "
             f"accuracy={float(self.accuracy):.4f}, confidence={float(self.confidence):.4f}, "
             f"ece={float(self.ece):.4f})"
         )
@@ -126,8 +134,14 @@ class ReliabilityBins(Generic[Array]):
 
     @property
     def n(self) -> Array:
-        """The number of predictions, a scalar."""
+        """The number of predictions, or the sum of their weights, a scalar."""
         return self.counts.sum()
+
+    @property
+    def effective_n(self) -> Array:
+        r"""How many examples of equal weight tell as much: `n`, or $(\sum w)^2 / \sum w^2$."""
+        value: Array = self.n if self.squares is None else self.n**2 / self.squares
+        return value
 
     @property
     def bin_confidence(self) -> Array:
@@ -177,13 +191,16 @@ class ReliabilityBins(Generic[Array]):
     @property
     def rmsce(self) -> Array:
         """The root mean square calibration error."""
-        squares = (self.confidences - self.corrects) ** 2 / self.counts.clip(min=1)
+        squares = (self.confidences - self.corrects) ** 2 / (self.counts + (self.counts == 0))
         return (_in_turn(squares) / self.n) ** 0.5
 
     @property
     def debiased_rmsce(self) -> Array:
         """The root mean square calibration error less its bias; see the function of this name."""
-        value: Array = excess(self.counts, self.confidences, self.corrects).clip(min=0) ** 0.5
+        fields: tuple[Any, ...] = (self.counts, self.confidences, self.corrects)
+        if self.squares is not None:
+            fields = tuple(each * (self.effective_n / self.n) for each in fields)
+        value: Array = excess(*fields).clip(min=0) ** 0.5
         return value
 
     def interval(
@@ -198,7 +215,8 @@ class ReliabilityBins(Generic[Array]):
 
         Accuracy has Wilson's interval. For the errors see `metrics.ece_interval`; that of MCS has
         the same exact bounds, of the signs that are all alike. MCE has the exact intervals of all
-        bins that are not empty, at once. Only the lower end of ECE draws.
+        bins that are not empty, at once. Only the lower end of ECE draws. Of weighted examples they
+        are the intervals of `effective_n` examples with the same shares.
 
         Args:
             figure: `"accuracy"`, `"mcs"`, `"ece"` or `"mce"`.
@@ -218,7 +236,7 @@ class ReliabilityBins(Generic[Array]):
         sums, own_kind = self._sums(), _probs.as_tensor("edges", self.edges)[1]
         source = _random.steady(generator)
         if figure == "accuracy":
-            ends = wilson(float(sums.corrects.sum()), int(sums.n), level)
+            ends = wilson(float(sums.corrects.sum()), sums.n, level)
         elif figure == "mcs":
             ends = mcs_ends(sums, level)
         elif figure == "mce":
@@ -293,13 +311,22 @@ class ReliabilityBins(Generic[Array]):
         """Tell which bins are not empty, in NumPy."""
         return _probs.as_tensor("counts", self.counts)[0].cpu().numpy() > 0
 
+    def _squares(self) -> Any:
+        return self.counts.sum() if self.squares is None else self.squares
+
     def _sums(self) -> Sums:
-        """Return the sums of the bins that are not empty, in float64 and NumPy."""
+        """Return the sums of the bins that are not empty, in float64 and NumPy.
+
+        Of weighted examples those of so many examples of weight 1 as tell as much.
+        """
         chosen = self._occupied()
         if not chosen.any():
             raise ValueError("expected a table of one prediction or more, got none")
         fields = (self.counts, self.confidences, self.corrects)
         arrays = [_probs.as_tensor("sums", field)[0].cpu().double().numpy() for field in fields]
+        if self.squares is not None:
+            arrays = [array * float(self.effective_n / self.n) for array in arrays]
+            arrays[::2] = (array.round(9) for array in arrays[::2])  # whole if weights are equal
         return Sums(*(array[chosen] for array in arrays))
 
     def _scalar(self, value: float) -> Tensor:
@@ -340,6 +367,7 @@ def reliability_bins(
     n_bins: int = 15,
     binning: Binning = "uniform",
     positive: int | None = None,
+    weights: Array | None = None,
     from_logits: bool = False,
 ) -> ReliabilityBins[Array]:
     """Sort predictions into bins of confidence, of equal width or of equal mass.
@@ -363,6 +391,9 @@ def reliability_bins(
         binning: `"uniform"` for bins of equal width or `"quantile"` for bins of equal mass.
         positive: The class whose probability is compared with how often it is the label, such as 1
             of two classes; the highest probability and whether it is the label's if None.
+        weights: What each example counts for, `(n,)` of the kind of `probs`, not negative; all the
+            same if None. Bins of equal mass are of equal weight then. All that a table has, it has
+            of weighted examples too.
         from_logits: Whether `probs` are logits, whose softmax is taken in float64.
 
     Returns:
@@ -381,4 +412,4 @@ def reliability_bins(
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
     """
-    return ReliabilityBins(*binned(probs, labels, n_bins, binning, from_logits, positive))
+    return ReliabilityBins(*binned(probs, labels, n_bins, binning, from_logits, positive, weights))

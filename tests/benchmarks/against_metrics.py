@@ -34,7 +34,9 @@ SIZES = {
     "ece": [(10**6, 10), (10**7, 10), (50_000, 1_000)],
     "classwise_ece": [(50_000, 1_000)],
     "smooth_ece": [(10**6, 10)],
+    **{each: [(10**6, 10)] for each in ("mce", "rmsce", "nll", "brier", "aurc", "augrc")},
 }
+NORMS = {"ece": "l1", "mce": "max", "rmsce": "l2"}
 
 
 def prepare() -> None:
@@ -89,8 +91,9 @@ def torchmetrics_(figure: str) -> Figure:
         multiclass_calibration_error,
     )
 
-    if figure == "ece":
-        return lambda p, y: multiclass_calibration_error(p, y, p.shape[1], n_bins=BINS)
+    if figure in NORMS:
+        norm = NORMS[figure]
+        return lambda p, y: multiclass_calibration_error(p, y, p.shape[1], n_bins=BINS, norm=norm)
     return lambda p, y: (
         sum(
             binary_calibration_error(p[:, k].contiguous(), (y == k).long(), n_bins=BINS)
@@ -101,10 +104,10 @@ def torchmetrics_(figure: str) -> Figure:
 
 
 def netcal_(figure: str) -> Figure:
-    from netcal.metrics import ECE
+    from netcal.metrics import ECE, MCE
 
-    measure = ECE(BINS).measure
-    if figure == "ece":
+    measure = (MCE if figure == "mce" else ECE)(BINS).measure
+    if figure in NORMS:
         return lambda p, y: measure(*numpy_pair(p, y))
 
     def classwise(p: Tensor, y: Tensor) -> float:
@@ -118,7 +121,8 @@ def netcal_(figure: str) -> Figure:
 def probmetrics_(figure: str) -> Figure:
     from probmetrics.metrics import Metrics
 
-    name = {"ece": f"ece-{BINS}", "smooth_ece": "smece"}[figure]
+    names = {"ece": f"ece-{BINS}", "smooth_ece": "smece", "nll": "logloss", "brier": "brier"}
+    name = names[figure]
     metrics = Metrics.from_names([name])
 
     def compute(p: Tensor, y: Tensor) -> object:
@@ -128,10 +132,18 @@ def probmetrics_(figure: str) -> Figure:
 
 
 def torch_uncertainty_(figure: str) -> Figure:
+    from torch_uncertainty.metrics import classification
     from torch_uncertainty.metrics.classification import calibration
 
-    if figure == "ece":
-        make = lambda k: calibration.CalibrationError("multiclass", num_bins=BINS, num_classes=k)  # noqa: E731
+    if figure in NORMS:
+        options = {"num_bins": BINS, "norm": NORMS[figure]}
+        make = lambda k: calibration.CalibrationError("multiclass", num_classes=k, **options)  # noqa: E731
+    elif figure in ("aurc", "augrc"):
+        make = lambda k: getattr(classification, figure.upper())()  # noqa: E731
+    elif figure == "nll":
+        make = lambda k: classification.CategoricalNLL()  # noqa: E731
+    elif figure == "brier":
+        make = lambda k: classification.BrierScore(num_classes=k)  # noqa: E731
     elif figure == "smooth_ece":
         make = lambda k: calibration.SmoothCalibrationError(kernel_type="reflected")  # noqa: E731
     else:
@@ -159,6 +171,12 @@ def relplot_(figure: str) -> Figure:
 
 def sklearn_(figure: str) -> Figure:
     from sklearn.calibration import calibration_curve
+    from sklearn.metrics import brier_score_loss, log_loss
+
+    if figure == "nll":
+        return lambda p, y: log_loss(*numpy_pair(p, y)[::-1])
+    if figure == "brier":
+        return lambda p, y: brier_score_loss(*numpy_pair(p, y)[::-1], scale_by_half=False)
 
     def compute(p: Tensor, y: Tensor) -> float:
         confidence, correct = (part.numpy() for part in top(p, y))
@@ -189,12 +207,20 @@ def uncertainty_calibration_(figure: str) -> Figure:
 # How to make a figure, of which there are, the module, and the known difference of convention.
 PEERS: dict[str, tuple[Callable[[str], Figure], set[str], str]] = {
     "advcal": (advcal_, set(SIZES), ""),
-    "torchmetrics": (torchmetrics_, {"ece", "classwise_ece"}, OWN_BIN),
-    "netcal": (netcal_, {"ece", "classwise_ece"}, "left-closed bins"),
-    "probmetrics": (probmetrics_, {"ece", "smooth_ece"}, OWN_BIN + "; smooth: relplot's method"),
-    "torch-uncertainty": (torch_uncertainty_, set(SIZES), OWN_BIN + "; width of smooth to .001"),
+    "torchmetrics": (torchmetrics_, {*NORMS, "classwise_ece"}, OWN_BIN),
+    "netcal": (netcal_, {"ece", "mce", "classwise_ece"}, "left-closed bins"),
+    "probmetrics": (
+        probmetrics_,
+        {"ece", "smooth_ece", "nll", "brier"},
+        OWN_BIN + "; smooth: relplot's method",
+    ),
+    "torch-uncertainty": (
+        torch_uncertainty_,
+        set(SIZES),
+        OWN_BIN + "; width of smooth to .001; areas by trapezoids from 1/n on",
+    ),
     "relplot": (relplot_, {"ece", "smooth_ece"}, "extra bin at 1; width of smooth to .001"),
-    "scikit-learn": (sklearn_, {"ece"}, "right-closed bins, as here"),
+    "scikit-learn": (sklearn_, {"ece", "nll", "brier"}, "right-closed bins, as here"),
     "uncertainty-calibration": (
         uncertainty_calibration_,
         {"ece", "classwise_ece"},
@@ -289,6 +315,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a hundredth of each size")
     parser.add_argument("--limit", type=int, default=600, help="seconds for one peer (600)")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
+    parser.add_argument("--figures", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--most", type=int, default=10**7, help="examples of a size, at most")
     parser.add_argument("--batch", action="store_true", help="a batch of 128 x 10 alone, in µs")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -299,10 +327,15 @@ def main() -> None:
         print(small_batch(args.rounds))
         return
     record: dict[str, object] = {"threads": 1}
-    for n, n_classes in sorted({size for sizes in SIZES.values() for size in sizes}):
+    if args.json and args.json.exists():  # what is not measured now stays
+        record |= json.loads(args.json.read_text())
+    chosen = {figure: SIZES[figure] for figure in args.figures}
+    for n, n_classes in sorted({size for sizes in chosen.values() for size in sizes}):
+        if n > args.most:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             draw(folder, n // 100 if args.small else n, n_classes)
-            for figure in (figure for figure, sizes in SIZES.items() if (n, n_classes) in sizes):
+            for figure in (figure for figure, sizes in chosen.items() if (n, n_classes) in sizes):
                 rows = []
                 for peer, (_, figures, convention) in PEERS.items():
                     if figure not in figures:
@@ -327,7 +360,7 @@ def main() -> None:
                             "value": f"{found['value']:.7f}",
                             "time / max": found["ratio"],
                             "memory, MB": round(found["memory"], 1),
-                            "convention": convention,
+                            "convention": "" if figure in ("nll", "brier") else convention,
                         }
                     )
                 print(f"\n{figure}, {n} x {n_classes}", flush=True)

@@ -3,13 +3,16 @@
 Logits are drawn, labels from their softmax at a temperature: 1 for a calibrated model, which none
 can help. Of each calibrator, the NLL of others less that without calibration, the mean of three
 seeds, with a `!` for each in which it warned. Of those in which it did not, a mean above .05 + 1/n,
-which is one nat over all examples of the fit, is a fault.
+which is one nat over all examples of the fit, is a fault. The grid is gone over from the smallest
+fits to the largest; settings that the file of JSON holds already are kept.
 
     python tests/benchmarks/calibrator_harm.py --json docs/benchmarks/calibrator_harm.json
     python tests/benchmarks/calibrator_harm.py --small
 """
 
 import argparse
+import itertools
+import json
 import math
 import warnings
 from collections.abc import Callable
@@ -84,20 +87,21 @@ def main() -> None:
     args = parser.parse_args()
 
     record: dict[str, Any] = {}
-    for n_classes in CLASSES[: 3 if args.small else None]:
-        for n in SIZES[: 3 if args.small else None]:
-            if n * n_classes > ENTRIES:
-                continue
-            for temperature in (1.0, 1.7):
-                setting = f"{n} x {n_classes}, T = {temperature}"
-                found = {
-                    name: cost(fit, n, n_classes, temperature)
-                    for name, fit in fits(n_classes).items()
-                }
-                record[setting] = found
-                told = (f"{k[4:]} {v['cost']}{'!' * v['warned']}" for k, v in found.items())
-                print(setting, *told, sep="  ", flush=True)
-                peers.write_json(args.json, record)
+    if args.json and args.json.exists():
+        record = json.loads(args.json.read_text())
+    few = 3 if args.small else None
+    grid = itertools.product(SIZES[:few], CLASSES[:few], (1.0, 1.7))
+    for n, n_classes, temperature in sorted(grid, key=lambda each: each[0] * each[1]):
+        setting = f"{n} x {n_classes}, T = {temperature}"
+        if setting in record or n * n_classes > ENTRIES:
+            continue
+        found = {
+            name: cost(fit, n, n_classes, temperature) for name, fit in fits(n_classes).items()
+        }
+        record[setting] = found
+        told = (f"{k[4:]} {v['cost']}{'!' * v['warned']}" for k, v in found.items())
+        print(setting, *told, sep="  ", flush=True)
+        peers.write_json(args.json, record)
     faults = [
         f"{setting}: {name} {each['cost']}"
         for setting, found in record.items()

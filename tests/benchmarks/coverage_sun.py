@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import peers
-from coverage import MODELS, N_BINS, SIZES, bins_of
+from interval_coverage import MODELS, N_BINS, SIZES, bins_of
 
 Z = 1.959964
 

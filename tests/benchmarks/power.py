@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import peers
 import torch
-from coverage import beta, even, less, one_bad_bin, wavy
+from interval_coverage import beta, even, less, one_bad_bin, wavy
 
 from advcal import metrics
 

@@ -472,4 +472,4 @@ def test_perfectly_calibrated_predictions_have_no_error():
 
 
 def test_public_names_of_a_table():
-    assert {field.name for field in dataclasses.fields(ReliabilityBins)} == set(FIELDS)
+    assert {field.name for field in dataclasses.fields(ReliabilityBins)} == {*FIELDS, "squares"}
