@@ -258,16 +258,24 @@ def label_range(value: Tensor, n_classes: int, name: str = "labels") -> None:
     """Check that int64 labels lie in `[0, n_classes)`."""
     if recording():
         return
-    low, high = map(int, getattr(value, "ends", None) or read(*value.aminmax()))
+    low, high = map(int, ends_of(value) or read(*value.aminmax()))
     if low < 0 or high >= n_classes:
         worst = low if low < 0 else high
         raise ValueError(f"expected {name} from 0 to {n_classes - 1}, got {worst}")
 
 
 def known(value: Tensor, low: float, high: float) -> Tensor:
-    """Note of labels that they lie in `[low, high]`, so that no check waits for a device."""
-    value.ends = low, high  # type: ignore[attr-defined]
+    """Note of values that they lie in `[low, high]`, so that no check waits for a device."""
+    written = None if recording() or value.is_inference() else value._version
+    value.ends = low, high, written  # type: ignore[attr-defined]
     return value
+
+
+def ends_of(value: Tensor) -> tuple[float, float] | None:
+    """Return between what values lie, if that was noted and nobody wrote to them since."""
+    *ends, written = getattr(value, "ends", (0.0, 0.0, -1))
+    old = written is not None and (value.is_inference() or written != value._version)
+    return None if old else (ends[0], ends[1])
 
 
 def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -> None:
@@ -442,7 +450,8 @@ def attack_inputs(
 ) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
     """Check what every attack takes, inputs within `bounds`, and copy it; bounds become a `box`.
 
-    The values are read all at once. The copied labels know their `ends`, for `label_range`.
+    The values are read all at once. The copies know their ends: an attack that is called with them
+    by another one reads nothing.
     """
     points = inputs(inputs_)
     targets = copied(labels(labels_, len(points), device=points.device))
@@ -453,12 +462,14 @@ def attack_inputs(
     values, within = [*points.aminmax(), *targets.aminmax()], isinstance(low, Tensor)
     if within:
         values.append(((low <= points) & (points <= high)).all())
-    least, most, first, last, *inside = read(*values)
+    noted = [*(ends_of(inputs_) or ()), *(ends_of(labels_) or ())]
+    all_noted = len(noted) == 4 and not within
+    least, most, first, last, *inside = noted if all_noted else read(*values)
     inside = inside or [low <= least and most <= high]
     if not (inside[0] and -inf < least <= most < inf):
         box(bounds, points)
         raise outside(low, high, least, most)
-    return points, known(targets, first, last), (low, high)
+    return known(points, least, most), known(targets, first, last), (low, high)
 
 
 def outside(low: Any, high: Any, least: float, most: float) -> ValueError:

@@ -90,10 +90,11 @@ def autoattack(
             sequence.append(partial(square, norm=norm, steps=queries, generator=generator))
 
         def of(attack: Callable[..., Tensor], rows: Tensor) -> Attack:
-            part = region.of(rows)
-            return partial(attack, eps=part.radius, bounds=part.bounds)
+            part = region.of(rows)  # whose centre has been checked, unlike any copy of it
+            options = {"eps": part.radius, "bounds": part.bounds}
+            return lambda model, _, labels: attack(model, part.centre, labels, **options)
 
-        return one_by_one(model, inputs, labels, sequence, of)
+        return one_by_one(model, region.centre, labels, sequence, of)
 
 
 def _fmn_within(

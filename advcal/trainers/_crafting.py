@@ -151,7 +151,7 @@ def _check_range(logits: Any, labels: Any, left_out: int | None) -> None:
         return
     if labels.dtype != torch.int64 or labels.ndim != logits.ndim - 1:
         return
-    low, high = getattr(labels, "ends", (-1, -1))
+    low, high = _checks.ends_of(labels) or (-1, -1)
     if left_out is not None and not 0 <= low <= high < logits.shape[1]:
         labels = labels.masked_fill(labels == left_out, 0)
     _checks.label_range(labels, logits.shape[1])
