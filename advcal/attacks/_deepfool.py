@@ -10,10 +10,11 @@ from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._sums import widest
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import DUAL_ORDERS, free, of_rows, per_example
 from advcal.attacks._gradient import Best, logits_at, select, to_be_sorted_out
 from advcal.attacks._nearest import Box, behind, lengths, unit
+from advcal.attacks._shown import shown
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps
 # that the box cuts do not creep: of the move and of the whole way so far, and of the numbers moved.
@@ -30,6 +31,7 @@ def deepfool(
     candidates: int = 9,
     overshoot: float = 0.02,
     bounds: Bounds = (0.0, 1.0),
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Find a small perturbation that changes the prediction by stepping to linearised boundaries.
 
@@ -49,6 +51,8 @@ def deepfool(
             at the inputs.
         overshoot: $\eta$, how much further to go than to the boundary.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -69,8 +73,8 @@ def deepfool(
     """
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, _DIRECTIONS)
-    _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot)
-    with frozen(model, grad=True):
+    _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot, progress=progress)
+    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
         best, points, others = Best(inputs, stop=True), inputs, None
         rows = torch.arange(len(inputs), device=inputs.device)  # the examples in the batch
         for step in range(1, steps + 1):
