@@ -16,7 +16,7 @@ from advcal._sums import exact
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.metrics import robustness_levels
-from advcal.trainers._crafting import examples
+from advcal.trainers._crafting import examples, logits_at
 
 Source = TypeVar("Source", bound=Iterable[Batch])
 _LEVELS = ("levels", "validation_levels")
@@ -83,7 +83,7 @@ class AdaptiveSmoothing:
         if self.state.n_levels > 1:
             indices = _indices("train", rest, len(inputs), len(self.levels))
             levels = self.levels[indices.cpu()].to(labels.device)
-        logits = model(inputs)
+        logits = logits_at(model, inputs)
         self._check_classes(logits)
         targets = self.state.targets(labels, levels, logits)
         return self._loss(finite(logits), targets.to(logits.device))
