@@ -278,6 +278,18 @@ def ends_of(value: Tensor) -> tuple[float, float] | None:
     return None if old else (ends[0], ends[1])
 
 
+def true_labels(value: Tensor) -> Tensor:
+    """Note of labels that they are the true ones, which an attack must lead away from."""
+    value.true = value._version  # type: ignore[attr-defined]
+    return value
+
+
+def are_true(value: Tensor) -> bool:
+    """Tell whether that was noted of labels and nobody wrote to them since."""
+    written = getattr(value, "true", None)
+    return written is not None and written == value._version
+
+
 def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -> None:
     """Check logits or probabilities `(n, classes)` of two classes or more.
 
@@ -455,6 +467,7 @@ def attack_inputs(
     """
     points = inputs(inputs_)
     targets = copied(labels(labels_, len(points), device=points.device))
+    targets = true_labels(targets) if are_true(labels_) else targets
     low, high = _ends(bounds, points)
     points = copied(points)
     if recording():
@@ -509,6 +522,15 @@ def _ends(bounds: Any, points: Tensor) -> tuple[Any, Any]:
         return tuple(torch.tensor(pair, dtype=points.dtype, device="cpu").tolist())
     low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
     return low, high
+
+
+def narrow(eps: float, norm: str, bounds: tuple[float, float]) -> None:
+    """Check that a cube does not hold the whole box: what is said of it would be of any inputs."""
+    low, high = bounds
+    if norm == "linf" and eps >= high - low:
+        told = f"expected eps below {high - low:g}, the width of bounds ({low:g}, {high:g})"
+        hint = f"; pass {eps:g} / 255 if it is in steps of 8-bit images" if high - low == 1 else ""
+        raise ValueError(f"{told}, got {eps:g}{hint}")
 
 
 def bounds_pair(bounds: Any, *, finite: bool = False) -> tuple[float, float]:
