@@ -259,16 +259,36 @@ def label_range(value: Tensor, n_classes: int, name: str = "labels") -> None:
     """Check that int64 labels lie in `[0, n_classes)`."""
     if recording():
         return
-    low, high = map(int, getattr(value, "ends", None) or read(*value.aminmax()))
+    low, high = map(int, ends_of(value) or read(*value.aminmax()))
     if low < 0 or high >= n_classes:
         worst = low if low < 0 else high
         raise ValueError(f"expected {name} from 0 to {n_classes - 1}, got {worst}")
 
 
 def known(value: Tensor, low: float, high: float) -> Tensor:
-    """Note of labels that they lie in `[low, high]`, so that no check waits for a device."""
-    value.ends = low, high  # type: ignore[attr-defined]
+    """Note of values that they lie in `[low, high]`, so that no check waits for a device."""
+    written = None if recording() or value.is_inference() else value._version
+    value.ends = low, high, written  # type: ignore[attr-defined]
     return value
+
+
+def ends_of(value: Tensor) -> tuple[float, float] | None:
+    """Return between what values lie, if that was noted and nobody wrote to them since."""
+    *ends, written = getattr(value, "ends", (0.0, 0.0, -1))
+    old = written is not None and (value.is_inference() or written != value._version)
+    return None if old else (ends[0], ends[1])
+
+
+def true_labels(value: Tensor) -> Tensor:
+    """Note of labels that they are the true ones, which an attack must lead away from."""
+    value.true = value._version  # type: ignore[attr-defined]
+    return value
+
+
+def are_true(value: Tensor) -> bool:
+    """Tell whether that was noted of labels and nobody wrote to them since."""
+    written = getattr(value, "true", None)
+    return written is not None and written == value._version
 
 
 def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -> None:
@@ -443,10 +463,12 @@ def attack_inputs(
 ) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
     """Check what every attack takes, inputs within `bounds`, and copy it; bounds become a `box`.
 
-    The values are read all at once. The copied labels know their `ends`, for `label_range`.
+    The values are read all at once. The copies know their ends: an attack that is called with them
+    by another one reads nothing.
     """
     points = inputs(inputs_)
     targets = copied(labels(labels_, len(points), device=points.device))
+    targets = true_labels(targets) if are_true(labels_) else targets
     low, high = _ends(bounds, points)
     points = copied(points)
     if recording():
@@ -454,12 +476,14 @@ def attack_inputs(
     values, within = [*points.aminmax(), *targets.aminmax()], isinstance(low, Tensor)
     if within:
         values.append(((low <= points) & (points <= high)).all())
-    least, most, first, last, *inside = read(*values)
+    noted = [*(ends_of(inputs_) or ()), *(ends_of(labels_) or ())]
+    all_noted = len(noted) == 4 and not within
+    least, most, first, last, *inside = noted if all_noted else read(*values)
     inside = inside or [low <= least and most <= high]
     if not (inside[0] and -inf < least <= most < inf):
         box(bounds, points)
         raise outside(low, high, least, most)
-    return points, known(targets, first, last), (low, high)
+    return known(points, least, most), known(targets, first, last), (low, high)
 
 
 def outside(low: Any, high: Any, least: float, most: float) -> ValueError:
@@ -499,6 +523,15 @@ def _ends(bounds: Any, points: Tensor) -> tuple[Any, Any]:
         return tuple(torch.tensor(pair, dtype=points.dtype, device="cpu").tolist())
     low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
     return low, high
+
+
+def narrow(eps: float, norm: str, bounds: tuple[float, float]) -> None:
+    """Check that a cube does not hold the whole box: what is said of it would be of any inputs."""
+    low, high = bounds
+    if norm == "linf" and eps >= high - low:
+        told = f"expected eps below {high - low:g}, the width of bounds ({low:g}, {high:g})"
+        hint = f"; pass {eps:g} / 255 if it is in steps of 8-bit images" if high - low == 1 else ""
+        raise ValueError(f"{told}, got {eps:g}{hint}")
 
 
 def bounds_pair(bounds: Any, *, finite: bool = False) -> tuple[float, float]:

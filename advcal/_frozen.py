@@ -103,6 +103,9 @@ _watch: ContextVar[_Watch | None] = ContextVar("_watch", default=None)
 def watching(*, warn: bool = True, late: bool = False) -> Iterator[None]:
     """Watch logits inside; of probabilities the outermost use says whether to warn, and once."""
     outer = _watch.get()
+    if late and outer is not None and outer.late:
+        yield  # the outermost tells what is told late, and waits for a device once
+        return
     inside = _Watch(late=late, unseen=[warn] if outer is None else outer.unseen)
     try:
         try:

@@ -111,10 +111,12 @@ class Part:
     def attacked(self, attack: Attack, model: Model, labels: Tensor | None = None) -> Tensor:
         """Attack a model from the inputs, with their labels or with others."""
         device = self._way.place(model)
-        labels = (self.labels if labels is None else labels).to(device, copy=True)
+        aims = (self.labels if labels is None else labels).to(device, copy=True)
+        if labels is None:
+            aims = _checks.true_labels(aims)
         with self.casting():
             taking = self.taking(unwrapped(model))
-            return attacked(attack, taking, self.floats.to(device), labels)
+            return attacked(attack, taking, self.floats.to(device), aims)
 
     def taking(self, model: Model) -> Model:
         """Return a model of inputs alone, which knows the rest of this batch."""

@@ -272,16 +272,58 @@ def test_probabilities_where_logits_belong():
         metrics.ece(rows(), classes(30), from_logits=True)
 
 
+@pytest.mark.parametrize("eps", [1.0, 8.0])
+def test_a_radius_of_the_whole_range_is_no_report(eps):
+    batches = [(images(), classes())]
+    told = (
+        rf"expected eps below 1, the width of bounds \(0, 1\), got {eps:g}; pass {eps:g} / 255 if"
+    )
+    for call in (
+        lambda: evaluation.audit(network(), batches, eps=eps, steps=1),
+        lambda: evaluation.confidence_envelope(network(), batches, eps=[0.1, eps], steps=1),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+    wide = [(255 * images(), classes())]
+    options = {"eps": [eps], "steps": 1, "bounds": (0.0, 255.0)}
+    evaluation.confidence_envelope(network(), wide, **options)
+    evaluation.confidence_envelope(network(), batches, eps=[eps], steps=1, norm="l2")
+
+
 def test_infinite_logits_give_no_figures():
     def model(inputs):
         return torch.where(torch.arange(3) == 1, torch.inf, network()(inputs))
 
     for call in (
         lambda: attacks.adversarial_distance(model, images()),
+        lambda: attacks.adversarial_distance(model, images(), attack="linear"),
         lambda: evaluation.evaluate(model, [(images(), classes())]),
     ):
         with pytest.raises(ValueError, match="finite maximum, got inf at example 0 of the 4"):
             call()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "transfer", "distance", "diagnose"])
+def test_infinite_logits_that_an_attack_reaches_give_no_figures(name):
+    labels, batches = network()(images()).argmax(dim=1), []
+
+    def model(inputs):
+        moved = (inputs - images()[: len(inputs)]).abs().flatten(1).amax(dim=1) > 1e-2
+        highest = torch.arange(3) == (labels[: len(inputs), None] + 1) % 3
+        return torch.where(moved[:, None] & highest, torch.inf, network()(inputs))
+
+    batches = [(images(), labels)]
+    calls = {
+        "evaluate": lambda: evaluation.evaluate(model, batches, PGD),
+        "predict": lambda: trainers.predict(model, batches, PGD),
+        "transfer": lambda: evaluation.transfer({"a": model}, {"a": model}, batches, PGD),
+        "distance": lambda: attacks.adversarial_distance(
+            model, images(), attack=partial(attacks.deepfool, overshoot=1.0)
+        ),
+        "diagnose": lambda: evaluation.diagnose(model, batches, eps=0.1, steps=2),
+    }
+    with pytest.raises(ValueError, match="finite maximum, got inf at example"):
+        calls[name]()
 
 
 # --- training --------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from advcal import losses, trainers
+from advcal import _checks, losses, trainers
 from advcal.attacks import (
     apgd,
     autoattack,
     cw_l2,
     ddn,
+    deepfool,
     fgsm,
     fmn,
     foot,
@@ -97,6 +98,25 @@ def test_examples_that_are_done_are_looked_for_now_and_then(name):
     attack, most = SEVERAL[name]
     counts = [waits_of(partial(attack, steps=steps)).total() for steps in (8, 16)]
     assert counts[1] - counts[0] <= 8 * most
+
+
+@pytest.mark.parametrize("name", [*SEVERAL, "deepfool"])
+def test_a_whole_call_waits_little_besides_looking_who_is_done(name):
+    waits = waits_of(partial(SEVERAL.get(name, [deepfool])[0], steps=8))
+    looks = sum(n for (kind, _), n in waits.items() if kind == "nonzero")
+    assert 0 < looks <= (4 * 8 if name == "autoattack" else 8)
+    assert waits.total() - looks <= 6
+
+
+def test_what_was_read_of_a_tensor_is_read_again_once_somebody_wrote_to_it():
+    inputs, labels, _ = _checks.attack_inputs(*examples(), (0.0, 1.0))
+    assert _checks.ends_of(labels) == (0, 4)
+    labels[3], inputs[0] = 9, 0.5
+    assert _checks.ends_of(labels) is None
+    _checks.attack_inputs(inputs, labels, (0.0, 1.0))
+    inputs[0] = torch.nan
+    with pytest.raises(ValueError, match="got values from nan"):
+        _checks.attack_inputs(inputs, labels, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("attack", [pgd, apgd, square])

@@ -10,12 +10,13 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import masked
-from advcal._typing import Attack, Bounds, Model, Norm
+from advcal._typing import Attack, Bounds, Model, Norm, Progress
 from advcal.attacks._apgd import apgd
 from advcal.attacks._balls import around, ball
 from advcal.attacks._combine import one_by_one
 from advcal.attacks._fmn import fmn
 from advcal.attacks._gradient import logits_at
+from advcal.attacks._shown import shown
 from advcal.attacks._square import square
 
 
@@ -31,6 +32,7 @@ def autoattack(
     queries: int = 5000,
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Run the standard sequence of attacks, each on the examples that withstood all before it.
 
@@ -53,6 +55,8 @@ def autoattack(
         queries: How often `square` calls the model, at most.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: The source of random starts and squares; a copy of the global one if None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`. For one that withstands,
@@ -74,26 +78,31 @@ def autoattack(
         Parameter-free Attacks, ICML 2020, section 5.
     """
     region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(steps=steps, n_targets=n_targets, generator=generator)
+    _checks.arguments(steps=steps, n_targets=n_targets, generator=generator, progress=progress)
     _checks.count("queries", queries, least=0)
     with frozen(model, grad=False):
         n_classes = int((~masked(logits_at(model, region.centre))).sum(dim=1).max())
         generator = _checks.resolve(generator, inputs.device)
         climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)
-        sequence: list[Callable[..., Tensor]] = [climb]
+        sequence: dict[Callable[..., Tensor], int] = {climb: steps + 1}  # and calls of the model
         if n_targets:
             loss = "dlr" if n_classes >= 4 else "margin"
-            sequence.append(partial(climb, loss=loss, n_targets=n_targets))
+            aims = min(n_targets, n_classes - 1)
+            sequence[partial(climb, loss=loss, n_targets=n_targets)] = 1 + aims * (steps + 1)
         if norm != "l1":
-            sequence.append(partial(_fmn_within, norm=norm, steps=steps))
+            sequence[partial(_fmn_within, norm=norm, steps=steps)] = steps + 1
         if queries and norm != "l1":
-            sequence.append(partial(square, norm=norm, steps=queries, generator=generator))
+            own = partial(square, norm=norm, steps=queries, generator=generator)
+            sequence[own] = queries
 
         def of(attack: Callable[..., Tensor], rows: Tensor) -> Attack:
-            part = region.of(rows)
-            return partial(attack, eps=part.radius, bounds=part.bounds)
+            part = region.of(rows)  # whose centre has been checked, unlike any copy of it
+            options = {"eps": part.radius, "bounds": part.bounds}
+            return lambda model, _, labels: attack(model, part.centre, labels, **options)
 
-        return one_by_one(model, inputs, labels, sequence, of)
+        calls = 1 + sum(each + 1 for each in sequence.values())
+        with shown(model, progress, len(inputs), calls) as model:
+            return one_by_one(model, region.centre, labels, [*sequence], of)
 
 
 def _fmn_within(

@@ -379,7 +379,8 @@ def free_to_read(value: Tensor) -> bool:
 def of_rows(value: Any, rows: Tensor | slice) -> Any:
     """Take some examples out of a tensor, or of all that a tuple or a dataclass holds."""
     if isinstance(value, Tensor):
-        part, ends = value[rows], getattr(value, "ends", None)
+        part, ends = value[rows], _checks.ends_of(value)
+        part = _checks.true_labels(part) if _checks.are_true(value) else part
         return part if ends is None else _checks.known(part, *ends)
     if isinstance(value, tuple):
         return tuple(of_rows(each, rows) for each in value)

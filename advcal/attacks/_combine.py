@@ -193,5 +193,6 @@ class batched(Value):
         """Attack a batch."""
         inputs, labels = _checks.examples(inputs, labels)
         size = int(self.size)
-        parts = zip(inputs.split(size), labels.split(size), strict=True)
-        return torch.cat([attacked(self.attack, model, *part) for part in parts])
+        parts = (slice(i, i + size) for i in range(0, len(inputs), size))
+        each = (of_rows((inputs, labels), part) for part in parts)
+        return torch.cat([attacked(self.attack, model, *part) for part in each])

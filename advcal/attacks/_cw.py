@@ -6,10 +6,11 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free_to_read, of_rows, per_example
 from advcal.attacks._gradient import Goal, goal_of, gradient_at, logits_at
 from advcal.attacks._nearest import Box, Nearest
+from advcal.attacks._shown import shown
 
 _STEEPEST = 1e15  # keeps Adam's squares finite if a model's gradient is not
 _SHRINK = 0.999999  # keeps arctanh finite at the bounds, as published
@@ -29,6 +30,7 @@ def cw_l2(
     kappa: float = 0.0,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Find the smallest L2 perturbation that changes the prediction.
 
@@ -58,6 +60,8 @@ def cw_l2(
         kappa: By how much another logit must lead, $\kappa \ge 0$.
         targeted: Whether to reach `labels` instead of leaving them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -77,10 +81,13 @@ def cw_l2(
         section V and VI.A.
     """
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(search_steps=search_steps, steps=steps, targeted=targeted)
+    _checks.arguments(search_steps=search_steps, steps=steps, targeted=targeted, progress=progress)
     _checks.arguments(initial_c=initial_c, kappa=kappa)
     _checks.number("step_size", step_size, above=0)
-    with frozen(model, grad=True):
+    with (
+        frozen(model, grad=True),
+        shown(model, progress, len(inputs), 1 + search_steps * (steps + 1 + _HALVINGS)) as model,
+    ):
         found = inputs.clone()
         goal = goal_of("margin", model, found, labels, targeted)
         logits = logits_at(model, found)

@@ -6,10 +6,11 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
 from advcal.attacks._nearest import Nearest, corner, cosine, steady, unit
+from advcal.attacks._shown import shown
 
 
 def ddn(
@@ -22,6 +23,7 @@ def ddn(
     gamma: float = 0.05,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Find a small L2 perturbation that changes the prediction, adjusting its norm step by step.
 
@@ -41,6 +43,8 @@ def ddn(
         gamma: By which share the norm changes at each step, at most 1.
         targeted: Whether to reach `labels` instead of leaving them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -60,9 +64,9 @@ def ddn(
         Attacks and Defenses, CVPR 2019, algorithm 1.
     """
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(steps=steps, initial_eps=initial_eps, targeted=targeted)
+    _checks.arguments(steps=steps, initial_eps=initial_eps, targeted=targeted, progress=progress)
     _checks.number("gamma", gamma, above=0, most=1)
-    with frozen(model, grad=True):
+    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
         goal = goal_of("cross_entropy", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, targeted=targeted)
         origin = lift(inputs)

@@ -10,10 +10,11 @@ from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._sums import widest
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import DUAL_ORDERS, free, of_rows, per_example
-from advcal.attacks._gradient import logits_at, select
+from advcal.attacks._gradient import Best, logits_at, select, to_be_sorted_out
 from advcal.attacks._nearest import Box, behind, lengths, unit
+from advcal.attacks._shown import shown
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps
 # that the box cuts do not creep: of the move and of the whole way so far, and of the numbers moved.
@@ -30,6 +31,7 @@ def deepfool(
     candidates: int = 9,
     overshoot: float = 0.02,
     bounds: Bounds = (0.0, 1.0),
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Find a small perturbation that changes the prediction by stepping to linearised boundaries.
 
@@ -49,6 +51,8 @@ def deepfool(
             at the inputs.
         overshoot: $\eta$, how much further to go than to the boundary.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -69,35 +73,36 @@ def deepfool(
     """
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, _DIRECTIONS)
-    _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot)
-    with frozen(model, grad=True):
-        found, points = inputs.clone(), inputs
-        left = torch.arange(len(inputs), device=inputs.device)  # the examples in the batch
-        others = None
-        for _ in range(steps):
+    _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot, progress=progress)
+    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
+        best, points, others = Best(inputs, stop=True), inputs, None
+        rows = torch.arange(len(inputs), device=inputs.device)  # the examples in the batch
+        for step in range(1, steps + 1):
             points = points.detach().requires_grad_()
             output = logits_of(model, points)
             logits = lift(output.detach())
             if others is None:
                 _checks.label_range(labels, logits.shape[1])
                 others = rivals(logits, labels, candidates)
-            missed = logits.argmax(dim=1) == labels[left]
-            found[left[~missed]] = points.detach()[~missed]
-            if not missed.any():
-                return found
+            missed = logits.argmax(dim=1) == labels[rows]
+            best.offer(points.detach(), ~missed, torch.zeros_like(logits[:, 0]), rows)
+            left = best.left(rows) if to_be_sorted_out(step, inputs) else slice(None)
+            if not len(rows[left]):
+                return best.points
             _checks.differentiable("logits", output, "the inputs")
-            here, walls = lift(points.detach()), of_rows(box, left)
-            distance, direction = _boundary(points, output, labels[left], others[left], norm, walls)
-            way = torch.maximum(distance, lengths(here - inputs[left], norm))
+            here, walls = lift(points.detach()), of_rows(box, rows)
+            distance, direction = _boundary(points, output, labels[rows], others[rows], norm, walls)
+            way = torch.maximum(distance, lengths(here - inputs[rows], norm))
             moving = lengths(here.masked_fill(direction == 0, 0.0), norm).clamp_min(_LEAST)
             distance = distance + _BEYOND * way + _ROUNDING * moving
             size = torch.where(distance < torch.finfo(here.dtype).max, distance, 0.0)
             move = per_example(size, here).to(here.dtype) * direction
             moved = (here + (1 + overshoot) * move).clamp(*walls)
-            left, points = left[missed], moved.to(inputs.dtype)[missed]
-        fooled = logits_at(model, points).argmax(dim=1) != labels[left]
-        found[left[fooled]] = points[fooled]
-        return found
+            moved = select(missed, moved.to(inputs.dtype), points.detach())  # what is done stays
+            rows, points = rows[left], moved[left]
+        logits = logits_at(model, points)
+        best.offer(points, logits.argmax(dim=1) != labels[rows], logits[:, 0] * 0, rows)
+        return best.points
 
 
 _DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"linf": torch.sign, "l2": unit}

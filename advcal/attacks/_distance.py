@@ -87,5 +87,5 @@ def adversarial_distance(
         inputs = inputs.detach().clone()
         predicted = _checks.with_softmax(logits_at(model, inputs)).argmax(dim=1)
         points = attacked(attack, model, inputs, predicted)
-        changed = logits_at(model, points).argmax(dim=1) != predicted
+        changed = _checks.with_softmax(logits_at(model, points)).argmax(dim=1) != predicted
         return torch.where(changed, norm(wide(points) - wide(inputs)), torch.inf)

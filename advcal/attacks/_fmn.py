@@ -8,10 +8,11 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import DUAL_ORDERS, free, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
 from advcal.attacks._nearest import Nearest, corner, cosine, lengths, steady, unit
+from advcal.attacks._shown import shown
 
 
 def fmn(
@@ -25,6 +26,7 @@ def fmn(
     gamma: float = 0.05,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Find a small perturbation that changes the prediction, in L2 or linf.
 
@@ -50,6 +52,8 @@ def fmn(
         gamma: By which share the radius changes at first, at most 1.
         targeted: Whether to reach `labels` instead of leaving them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -70,10 +74,10 @@ def fmn(
     """
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, PROJECTIONS)
-    _checks.arguments(steps=steps, targeted=targeted)
+    _checks.arguments(steps=steps, targeted=targeted, progress=progress)
     _checks.number("step_size", step_size, above=0)
     _checks.number("gamma", gamma, above=0, most=1)
-    with frozen(model, grad=True):
+    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
         goal = goal_of("margin", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
         origin = lift(inputs)

@@ -8,10 +8,12 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
-from advcal._typing import Bounds, Model
+from advcal._targets import check_aim
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select, slope_of
 from advcal.attacks._nearest import Box, Nearest, corner, dot, steady, unit
+from advcal.attacks._shown import shown
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
 _SETTLED = 3e-3  # the overshoot to go on with once an example has been fooled
@@ -29,6 +31,7 @@ def foot(
     candidates: int = 3,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Find the nearest L2 point beyond the decision boundary, in tens of passes.
 
@@ -57,6 +60,8 @@ def foot(
         candidates: How many classes have a search of their own; of no use if `targeted`.
         targeted: Whether to reach `labels` instead of leaving them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -77,8 +82,9 @@ def foot(
         International Journal for Numerical Methods in Engineering 1969.
     """
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(steps=steps, candidates=candidates, targeted=targeted)
-    with frozen(model, grad=True):
+    _checks.arguments(steps=steps, candidates=candidates, targeted=targeted, progress=progress)
+    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
+        check_aim(labels, targeted=targeted)
         search = _Search(model, inputs, labels, targeted, box)
         share, begun = 0 if targeted else steps // (candidates + 1), 0
         while share and begun < min(candidates, search.most_others):

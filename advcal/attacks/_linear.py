@@ -58,7 +58,7 @@ def linear_distance(
 def _forward(model: Model, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the points with a gradient, the logits in float32 or wider, and the graph's end."""
     points = points.detach().clone().requires_grad_()
-    output = logits_of(model, points)
+    output = logits_of(model, points, finite=True)  # else no number that follows could be trusted
     _checks.differentiable("logits", output, "the inputs")
     return points, lift(output.detach()), output
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._sums import running
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import Ball, ball, each_of, free, of_rows, per_example
 from advcal.attacks._balls import norm as length_of
 from advcal.attacks._gradient import Best, goal_of, logits_at, to_be_sorted_out
+from advcal.attacks._shown import shown
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 
@@ -31,6 +32,7 @@ def square(
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Raise the margin by random patches, without a gradient.
 
@@ -57,6 +59,8 @@ def square(
         targeted: Whether to move towards `labels` instead of away from them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: The source of the squares; a copy of the global one if None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -79,7 +83,8 @@ def square(
     inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, ("linf", "l2"))
     _checks.arguments(steps=steps, initial_p=initial_p, targeted=targeted, generator=generator)
-    with frozen(model, grad=False):
+    _checks.arguments(progress=progress)
+    with frozen(model, grad=False), shown(model, progress, len(inputs), steps) as model:
         n, shape = len(inputs), inputs.shape if inputs.ndim == 4 else (len(inputs), 1, 1, -1)
         low, high = (e.reshape(shape) if isinstance(e, Tensor) else e for e in bounds)
         whole = ball(norm, inputs.reshape(shape), eps, (low, high))

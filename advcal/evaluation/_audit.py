@@ -15,6 +15,7 @@ import torch
 from advcal import _checks
 from advcal._markup import html
 from advcal._pass import again
+from advcal._targets import away
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.attacks import apgd, worst_case
 from advcal.certify import Reach
@@ -23,7 +24,6 @@ from advcal.evaluation._fingerprint import fingerprint
 from advcal.evaluation._page import page
 from advcal.evaluation._parts import PROBED, Parts
 from advcal.evaluation._report import rows_of, tabular
-from advcal.evaluation._targets import away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,8 @@ def audit(
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind, or batches can be read only once.
-        ValueError: If there are no batches, or a value or the file is wrong.
+        ValueError: If there are no batches, a value or the file is wrong, or in `linf` `eps` is as
+            large as the whole range of `bounds`.
 
     Example:
         >>> model = torch.nn.Linear(2, 2)
@@ -155,7 +156,7 @@ def audit(
     _checks.choice("norm", norm, ("linf", "l2"))
     _checks.arguments(steps=steps, n_bins=n_bins, generator=generator, progress=progress)
     eps = _checks.number("eps", eps, above=0)
-    _checks.bounds_pair(bounds, finite=True)
+    _checks.narrow(eps, norm, _checks.bounds_pair(bounds, finite=True))
     if path is not None:
         _checks.path("path", path)
     if certified is not None:

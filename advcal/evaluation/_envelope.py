@@ -111,7 +111,8 @@ def confidence_envelope(
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If there are no batches or radii, or a shape or value is wrong.
+        ValueError: If there are no batches or radii, a shape or value is wrong, or in `linf` a
+            radius is as large as the whole range of `bounds`.
 
     Example:
         >>> model = lambda inputs: inputs @ torch.tensor([[2.0, -2.0], [0.0, 0.0]])
@@ -126,7 +127,7 @@ def confidence_envelope(
         raise ValueError("expected one eps or more, got none")
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(steps=steps, norm=norm, generator=generator)
-    _checks.bounds_pair(bounds)
+    _checks.narrow(radii[-1], norm, _checks.bounds_pair(bounds))
     _checks.sequence("attacks", attacks)
     for attack in attacks:
         _checks.arguments(attack=attack)

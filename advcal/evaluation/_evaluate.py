@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from advcal import _checks, _processes
+from advcal import _checks, _processes, _targets
 from advcal._markup import decimal, html
 from advcal._pass import Part, Way, one_pass
 from advcal._sums import exact
+from advcal._targets import Targets
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.evaluation import _targets
-from advcal.evaluation._targets import InOrder, Targets
 from advcal.metrics import ReliabilityBins, Summary, brier, reliability_bins, wilson
 
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
@@ -169,8 +168,7 @@ def evaluating(
         counted = _over_processes(counted, n_bins, way.place(model))
     if counted is None:
         raise ValueError("expected one batch or more, got none")
-    if isinstance(toward, InOrder):
-        toward.end()
+    _targets.end(toward)
     return counted.evaluation(aimed=toward is not None)
 
 

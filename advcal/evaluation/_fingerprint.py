@@ -55,7 +55,9 @@ class _Reader:
         if isinstance(value, functools.partial):
             words = [self.described(each) for each in value.args]
             words += [
-                f"{key}={self.described(each)}" for key, each in sorted(value.keywords.items())
+                f"{key}={self.described(each)}"
+                for key, each in sorted(value.keywords.items())
+                if key != "progress"  # which changes no result
             ]
             return f"{self.described(value.func)}({', '.join(words)})"
         if isinstance(value, Mapping):

@@ -149,7 +149,8 @@ class Probe:
         if chosen.any():
             crafting = (source or self._target)(chosen)
             points = attacked(attack, crafting, self.inputs[chosen], self.labels[chosen])
-            answers = _logits(self._target(chosen), points).argmax(dim=1)
+            logits = _checks.with_softmax(_logits(self._target(chosen), points))
+            answers = logits.argmax(dim=1)
             result[chosen] = answers != self.labels[chosen]
         return result
 

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import distributed
 
-from advcal import _checks, _digest, _files, _processes
+from advcal import _checks, _digest, _files, _processes, _targets
 from advcal._pass import Way, again
+from advcal._targets import Targets
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.evaluation import _lines, _targets
+from advcal.evaluation import _lines
 from advcal.evaluation._corrupt import listed
 from advcal.evaluation._evaluate import evaluating
 from advcal.evaluation._fingerprint import fingerprint
 from advcal.evaluation._lines import NAMES, Key, Record
-from advcal.evaluation._targets import Targets
 from advcal.evaluation._transfer import named
 
 

@@ -7,9 +7,9 @@ import torch
 
 from advcal import _checks
 from advcal._pass import Way, one_pass
+from advcal._targets import away
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.evaluation._evaluate import Evaluation, Tally, tallied
-from advcal.evaluation._targets import away
 
 
 def transfer(

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from advcal._logits import divergence, lift
 from advcal._typing import Attack, Batch, Model
-from advcal.trainers._crafting import Crafting, both, craft, examples
+from advcal.trainers._crafting import Crafting, both, craft, examples, loss_of
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -61,4 +61,4 @@ class anti_adversarial(Crafting):
         points, better, labels = crafted
         logits, others = (lift(each) for each in both(model, points, better, joint=self.joint))
         apart = divergence(others.log_softmax(dim=1), logits.log_softmax(dim=1)).mean()
-        return cross_entropy(logits, labels) + self.beta * apart
+        return loss_of(cross_entropy, logits, labels) + self.beta * apart

@@ -12,7 +12,7 @@ from advcal import _checks
 from advcal._frozen import buffers_kept
 from advcal._sums import wide
 from advcal._typing import Batch, Model, Objective
-from advcal.trainers._crafting import Crafting, two_steps
+from advcal.trainers._crafting import Crafting, first_met, two_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -72,6 +72,9 @@ class awp(Crafting):
         loss_of = two_steps(self.objective)[1]
         with buffers_kept(whole), torch.enable_grad():
             loss = loss_of(model, crafted)
+            if not isinstance(loss, Tensor) or loss.ndim != 0:
+                found = _checks.kind(loss)
+                raise ValueError(f"expected the objective to give a scalar, got {found}")
             _checks.differentiable("losses", loss, "the parameters")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         offsets = {
@@ -79,7 +82,9 @@ class awp(Crafting):
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }
-        return loss_of(_Moved(whole, offsets), crafted)
+        moved = _Moved(whole, offsets)
+        first_met(moved)  # its answers look like those of the model
+        return loss_of(moved, crafted)
 
 
 def _weights(model: Model) -> tuple[nn.Module, dict[str, nn.Parameter]]:

@@ -12,7 +12,7 @@ from advcal._logits import finite
 from advcal._sums import wide, widest
 from advcal._typing import Attack, Batch, Model
 from advcal.attacks import pgd_conf
-from advcal.trainers._crafting import Crafting, craft, examples
+from advcal.trainers._crafting import Crafting, craft, examples, logits_at
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -80,6 +80,6 @@ class ccat(Crafting):
 
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, labels, kept = crafted
-        logits = model(inputs)
+        logits = logits_at(model, inputs)
         targets = losses.smooth_labels(labels, logits.shape[1], 1 - kept, logits)
         return cross_entropy(finite(logits), targets.to(logits.dtype))

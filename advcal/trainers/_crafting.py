@@ -124,7 +124,7 @@ def loss_of(loss: Loss, logits: Any, labels: Any, model: object = None) -> Tenso
         if getattr(loss, "func", loss) is cross_entropy:
             left_out = getattr(loss, "keywords", {}).get("ignore_index", -100)
             _check_classification(logits, labels)
-            if _new(model) and logits.ndim == 2:
+            if first_met(model) and logits.ndim == 2:
                 _checks.warn_of_probabilities(logits)
         _check_range(logits, labels, left_out)
     value = loss(logits, labels)
@@ -151,7 +151,7 @@ def _check_range(logits: Any, labels: Any, left_out: int | None) -> None:
         return
     if labels.dtype != torch.int64 or labels.ndim != logits.ndim - 1:
         return
-    low, high = getattr(labels, "ends", (-1, -1))
+    low, high = _checks.ends_of(labels) or (-1, -1)
     if left_out is not None and not 0 <= low <= high < logits.shape[1]:
         labels = labels.masked_fill(labels == left_out, 0)
     _checks.label_range(labels, logits.shape[1])
@@ -160,17 +160,25 @@ def _check_range(logits: Any, labels: Any, left_out: int | None) -> None:
 _seen = WeakSet[Any]()
 
 
-def _new(model: object) -> bool:
-    """Tell whether a module was not met before."""
+def first_met(model: object) -> bool:
+    """Tell whether a module was not met before: what its answers look like is said once."""
     new = isinstance(model, nn.Module) and model not in _seen
     if new:
         _seen.add(model)
     return new
 
 
+def logits_at(model: Model, inputs: Tensor) -> Tensor:
+    """Run a model in training; its answer must be logits `(n, classes)`, as of a loss of ours."""
+    logits = _checks.logits(model(inputs), len(inputs))
+    if not _checks.recording() and first_met(model):
+        _checks.warn_of_probabilities(logits)
+    return logits
+
+
 def both(model: Model, inputs: Tensor, others: Tensor, *, joint: bool) -> tuple[Tensor, Tensor]:
     """Run two batches through a model, in one forward pass or in two."""
     if not joint:
-        return model(inputs), model(others)
-    first, second = model(torch.cat([inputs, others])).chunk(2)
+        return logits_at(model, inputs), logits_at(model, others)
+    first, second = logits_at(model, torch.cat([inputs, others])).chunk(2)
     return first, second

@@ -68,5 +68,5 @@ class mixup(Crafting):
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor, float]) -> Tensor:
         inputs, labels, others, share = crafted
         logits = model(inputs)
-        first, second = (loss_of(self.loss, logits, each) for each in (labels, others))
+        first, second = (loss_of(self.loss, logits, each, model) for each in (labels, others))
         return share * first + (1 - share) * second

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _checks, _targets
 from advcal._logits import lift
 from advcal._pass import Way, one_pass
 from advcal._sums import exact
+from advcal._targets import Targets
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 
 
@@ -35,6 +36,7 @@ def predict(
     batches: Iterable[Batch],
     attack: Attack | None = None,
     *,
+    targets: Targets | None = None,
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
     device: torch.device | str | None = None,
@@ -50,6 +52,8 @@ def predict(
         batches: An iterable of `(inputs, labels, *rest)`, as in `evaluate`; without an attack
             `(inputs,)` will do.
         attack: `(model, inputs, labels) -> inputs`, on whose outputs the model predicts, or None.
+        targets: The classes that a targeted attack is to reach, as in `evaluate`; it is refused
+            without.
         autocast: `torch.bfloat16` to run in mixed precision.
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: The device to compute on; that of the model if None.
@@ -61,7 +65,8 @@ def predict(
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If there are no batches, or a shape or value is wrong.
+        ValueError: If there are no batches, a shape or value is wrong, or an attack is targeted
+            and has no targets.
 
     Example:
         >>> batches = [(torch.eye(2), torch.tensor([0, 1]))]
@@ -71,13 +76,16 @@ def predict(
     way = Way(autocast, channels_last, device, forward, progress)
     if attack is not None:
         _checks.arguments(attack=attack)
+    toward = _targets.given(attack, targets)
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     with one_pass([model], batches, way, labelled=attack is not None) as parts:
         for part in parts:
             labels.append(part.labels)
-            points = None if attack is None else part.attacked(attack, model)
+            aims = None if toward is None else toward(part.labels)
+            points = None if attack is None else part.attacked(attack, model, aims)
             logits.append(lift(part.logits(model, points)))
             if part.labelled:
                 _checks.label_range(labels[-1], logits[-1].shape[1])
+    _targets.end(toward)
     return Predictions(torch.cat(logits), torch.cat(labels))

@@ -5,10 +5,10 @@ peers that are installed: a wait is what makes the host stop until the device is
 `item`, an index of booleans, or a copy from pageable memory; an operation is one call of PyTorch's
 dispatcher below autograd, forward and backward. Per step is the difference of a long and a short
 call over the steps between; the operations of the bare passes, which are the model's own, are taken
-off. Another checkout is measured by putting it in front:
+off. Another checkout, such as that before waits were counted, is measured by putting it in front:
 
     python tests/benchmarks/host_waits.py --json docs/benchmarks/host_waits.json
-    PYTHONPATH=OTHER python tests/benchmarks/host_waits.py
+    PYTHONPATH=OTHER python tests/benchmarks/host_waits.py --json OTHER.json
 """
 
 import argparse
@@ -29,7 +29,7 @@ import models
 
 from tests.pretend_device import Pretend
 
-EPS, SHORT, LONG, BATCH = 1e-4, 8, 12, 16  # a radius in which nothing is fooled and stops
+EPS, SHORT, LONG, BATCH = 1e-4, 8, 16, 16  # a radius in which nothing is fooled and stops
 Attack = Callable[..., Any]
 
 
@@ -96,6 +96,7 @@ def ours() -> dict[str, Callable[[int], Attack]]:
         "pgd, stop_early": of(attacks.pgd, eps=EPS, stop_early=True),
         **free,
         "cw_l2": of(attacks.cw_l2, search_steps=1),
+        "deepfool": of(attacks.deepfool),
         "autoattack": lambda steps: partial(
             attacks.autoattack, eps=EPS, steps=steps, queries=steps
         ),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from advcal.attacks import batched, fgsm, pgd, worst_case
+from advcal.attacks import batched, fgsm, pgd, square, worst_case
 from advcal.evaluation import (
     _evaluate,
     evaluate,
@@ -292,6 +292,11 @@ def test_bad_arguments_are_refused_before_any_work(case):
 
 def attack_of(eps):
     return lambda model, inputs, labels: fgsm(model, inputs, labels, eps=eps)
+
+
+def test_progress_changes_no_fingerprint():
+    attack = partial(square, eps=0.1)
+    assert fingerprint(partial(attack, progress=list)) == fingerprint(attack)
 
 
 def test_fingerprints_change_with_what_matters_and_with_nothing_else():

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from advcal import attacks
+from advcal._targets import targeted
 from advcal.attacks import autocast, batched, cascade, fgsm, pgd, worst_case
 from advcal.evaluation import audit, evaluate, sweep, transfer
-from advcal.evaluation._targets import targeted
+from advcal.trainers import predict
 from tests.attacks.cases import N_CLASSES, examples, mlp
 
 PGD = partial(pgd, eps=0.3, steps=5, random_start=False)
@@ -102,6 +103,7 @@ def test_towards_true_labels_is_refused_in_any_nesting(name):
         "sweep": lambda attack: sweep(models, {"a": batches}, {"x": attack}),
         "transfer": lambda attack: transfer(models, models, batches, attack),
         "audit": lambda attack: audit(models["m"], batches, eps=0.1, attack=attack),
+        "predict": lambda attack: predict(models["m"], batches, attack),
     }
     for use in uses.values():
         with pytest.raises(ValueError, match=r"expected an attack that leads away from .*targeted"):
@@ -123,6 +125,76 @@ def test_of_a_function_that_says_nothing_nothing_is_known():
     loop.inner = {"self": loop}
     for attack in (None, loop, lambda model, inputs, labels: inputs, nn.Linear(2, 2), max):
         assert targeted(attack) is None
+
+
+def hidden(model, inputs, labels):
+    return PGD(model, inputs, labels, targeted=True)
+
+
+def in_a_closure(name, **options):
+    return lambda *batch: getattr(attacks, name)(*batch, targeted=True, **options)
+
+
+SHOWN_BY_THE_CALL = {
+    "function": hidden,
+    "lambda": lambda model, inputs, labels: TOWARDS(model, inputs, labels),
+    "partial of a lambda": partial(
+        lambda *batch, eps: pgd(*batch, eps=eps, targeted=True), eps=0.1
+    ),
+    "batched": batched(hidden, 2),
+    "autocast": autocast(hidden),
+    "worst case": worst_case(PGD, hidden),
+    "cascade in a lambda": lambda *batch: cascade(hidden)(*batch),
+    **{name: in_a_closure(name) for name in ("cw_l2", "ddn", "fmn", "foot")},
+    **{name: in_a_closure(name, eps=0.1) for name in ("apgd", "fgsm", "square")},
+}
+
+
+@pytest.mark.parametrize("name", SHOWN_BY_THE_CALL)
+def test_what_only_the_call_shows_is_refused_by_the_call(name):
+    attack, models, batches = SHOWN_BY_THE_CALL[name], {"m": mlp()}, [examples(4)]
+    for use in (
+        lambda: evaluate(models["m"], batches, attack),
+        lambda: sweep(models, {"a": batches}, {"x": attack}),
+        lambda: transfer(models, models, batches, attack),
+        lambda: predict(models["m"], batches, attack),
+    ):
+        with pytest.raises(ValueError, match=r"expected an attack that leads away from .*targeted"):
+            use()
+
+
+def each_other_class(model, inputs, labels):
+    """Lead to each class but the label, which is the class itself in a batch of that class."""
+    points = inputs
+    for k in range(N_CLASSES):
+        aim = torch.full_like(labels, k)
+        led = PGD(model, inputs, aim, targeted=True)
+        better = (model(led).argmax(dim=1) != labels)[:, None, None, None]
+        points = torch.where(better, led, points)
+    return points
+
+
+def of_other_labels(model, inputs, labels):
+    labels.add_(1).remainder_(N_CLASSES)
+    return PGD(model, inputs, labels, targeted=True)
+
+
+@pytest.mark.parametrize("attack", [each_other_class, of_other_labels])
+def test_to_lead_to_other_classes_is_to_lead_away(attack):
+    inputs, _ = examples(6)
+    labels = mlp()(inputs).argmax(dim=1)
+    batches = [*zip(inputs.split(1), labels.split(1), strict=True)]
+    record = evaluate(mlp(), batches, attack)
+    assert record.accuracy < record.clean_accuracy == 1
+
+
+def test_predict_takes_targets():
+    model, batch = mlp(), examples(6)
+    found = predict(model, [batch], TOWARDS, targets=following)
+    assert torch.equal(found.logits, model(TOWARDS(model, batch[0], following(batch[1]))).detach())
+    assert torch.equal(found.labels, batch[1])
+    with pytest.raises(ValueError, match="as many targets as examples, 6, got 7"):
+        predict(model, [batch], TOWARDS, targets=torch.zeros(7, dtype=torch.int64))
 
 
 def following(labels):

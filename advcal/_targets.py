@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._typing import Attack
-from advcal.attacks import cascade, worst_case
+from advcal._values import Value
 
 Targets: TypeAlias = Tensor | Callable[[Tensor], Tensor]
 """The classes to reach: one for each example of the data, in their order, or a function of the
@@ -73,13 +73,26 @@ def within(value: Any) -> list[Any]:
     return [*found.values()]
 
 
-def away(attack: Attack, instead: str = "pass targets=, the classes to reach") -> None:
+_INSTEAD = "pass targets=, the classes to reach"
+
+
+def away(attack: Attack, instead: str = _INSTEAD) -> None:
     """Refuse an attack that leads to the labels, if these are the true ones."""
     if targeted(attack):
-        raise ValueError(
-            "expected an attack that leads away from the labels, got one with targeted=True, which "
-            f"leads to them and can only raise the accuracy; {instead}"
-        )
+        raise _towards(instead)
+
+
+def check_aim(labels: Tensor, *, targeted: bool) -> None:
+    """Refuse to lead to labels that came as the true ones, in a call that did not show it."""
+    if targeted and _checks.are_true(labels):
+        raise _towards(_INSTEAD)
+
+
+def _towards(instead: str) -> ValueError:
+    return ValueError(
+        "expected an attack that leads away from the labels, got one with targeted=True, which "
+        f"leads to them and can only raise the accuracy; {instead}"
+    )
 
 
 def given(attack: Attack | None, targets: Targets | None) -> Callable[[Tensor], Tensor] | None:
@@ -103,7 +116,7 @@ def given(attack: Attack | None, targets: Targets | None) -> Callable[[Tensor], 
         found = "none" if attack is None else "one with targeted=False"
         raise ValueError(f"expected an attack with targeted=True for targets=, got {found}")
     for each in within(attack):
-        if isinstance(each, (worst_case, cascade)):
+        if isinstance(each, Value) and type(each).__name__ in ("worst_case", "cascade"):
             raise ValueError(
                 f"expected an attack by itself for targets=, got it within {type(each).__name__}, "
                 "which keeps what is farthest from the classes to reach"
@@ -140,3 +153,9 @@ class InOrder:
             more = " or more" if self.used > len(self.targets) else ""
             wanted = f"expected as many targets as examples, {self.used}{more}"
             raise ValueError(f"{wanted}, got {len(self.targets)}")
+
+
+def end(toward: Callable[[Tensor], Tensor] | None) -> None:
+    """Check after the last batch that there were as many targets as examples."""
+    if isinstance(toward, InOrder):
+        toward.end()
