@@ -101,6 +101,7 @@ _declare("accumulate candidates n n_bins n_levels resamples restarts", count)
 _declare("n_pilot search_steps size steps", count)
 _declare("every", optional(count))
 _declare("n_classes", partial(count, least=2))
+_declare("levels", optional(partial(count, least=2)))
 _declare("n_free n_targets", partial(count, least=0))
 
 

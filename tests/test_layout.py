@@ -58,18 +58,18 @@ POSITIONAL = {
 KEYWORDS = {
     "accumulate", "affine", "against", "all_reduce", "alpha", "attack", "attacked", "attacks",
     "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "baseline", "beta",
-    "binning", "bounds", "by", "candidates", "certified", "changed", "channels_last",
-    "checkpoint", "clean", "columns", "coverage", "delta", "device", "dtype", "eps", "eta",
-    "every", "figure", "figures", "format", "forward", "from_logits", "gamma", "generator",
-    "held_out", "ignore_index", "initial_c", "initial_eps", "initial_p", "interval", "intervals",
-    "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal", "label", "lam", "level", "loss",
+    "binning", "bounds", "by", "candidates", "certified", "changed", "channels_last", "checkpoint",
+    "clean", "columns", "coverage", "delta", "device", "dtype", "eps", "eta", "every", "figure",
+    "figures", "format", "forward", "from_logits", "gamma", "generator", "held_out",
+    "ignore_index", "initial_c", "initial_eps", "initial_p", "interval", "intervals", "joint",
+    "kappa", "kinds", "l2_bias", "l2_off_diagonal", "label", "lam", "level", "levels", "loss",
     "map", "margin", "max_norm", "maximise", "method", "minimise", "momentum", "n", "n_bins",
     "n_free", "n_levels", "n_pilot", "n_targets", "names", "noise", "norm", "omega", "others",
     "out_batches", "over", "overshoot", "path", "penalty", "positive", "prior", "progress",
-    "queries", "random_start", "records", "reduction", "reference", "resamples", "restarts",
-    "rho", "runs", "schedule", "score", "search_steps", "severity", "side", "sigma", "size",
-    "sources", "state", "statistic", "step_size", "steps", "stop_early", "strength", "targeted",
-    "targets", "threshold", "title", "tol", "tpr", "variant", "votes", "weights",
+    "queries", "random_start", "records", "reduction", "reference", "resamples", "restarts", "rho",
+    "runs", "schedule", "score", "search_steps", "severity", "side", "sigma", "size", "sources",
+    "state", "statistic", "step_size", "steps", "stop_early", "strength", "targeted", "targets",
+    "threshold", "title", "tol", "tpr", "variant", "votes", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}
 
@@ -274,7 +274,7 @@ def test_every_name_of_the_vocabulary_is_in_use():
 
 
 def test_one_default_for_one_thing():
-    shared = {"bounds", "generator", "lam", "n_bins", "norm", "reduction", "targeted"}
+    shared = {"bounds", "generator", "lam", "levels", "n_bins", "norm", "reduction", "targeted"}
     defaults = {}
     for name, function in FUNCTIONS.items():
         for argument in inspect.signature(function).parameters.values():
