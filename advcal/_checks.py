@@ -374,10 +374,14 @@ def warn(message: str) -> None:
 def differentiable(name: str, value: Tensor, of: str) -> None:
     """Check that a gradient can run back from a value."""
     if not value.requires_grad:
-        other = " attacks.square needs no gradient" if of == "the inputs" else ""
+        other = (
+            " attacks.square needs no gradient, attacks.through lends one"
+            if of == "the inputs"
+            else ""
+        )
         raise ValueError(
             f"expected {name} that depend on {of} by a gradient, got none; is there a detach, a "
-            f"no_grad or a quantised layer on the way?{other}"
+            f"no_grad or a quantised layer on the way?{other if of == 'the inputs' else ''}"
         )
 
 

@@ -46,13 +46,13 @@ OPTIONAL = {  # imported as they are used
 
 # Where an argument may be passed by position; every other one is keyword-only.
 POSITIONAL = {
-    "accuracy", "attack", "attacks", "audits", "batch", "batches", "bins", "calibrator",
-    "confidence", "corruption", "count", "crafted", "curves", "distances", "eps", "figure",
-    "generator", "gradient", "in_batches", "inputs", "labels", "levels", "logits", "metric",
-    "model", "models", "n_classes", "objective", "optimizer", "others", "out_batches", "path",
-    "points", "probs", "reach", "records", "rows", "run", "runs", "score", "scores", "sets",
-    "settings", "size", "smoothing", "sources", "state", "targets", "temperature", "train",
-    "validation", "values",
+    "accuracy", "attack", "attacks", "audits", "backward", "batch", "batches", "bins",
+    "calibrator", "confidence", "corruption", "count", "crafted", "curves", "distances", "eps",
+    "figure", "forward", "generator", "gradient", "in_batches", "inputs", "labels", "levels",
+    "logits", "metric", "model", "models", "n_classes", "objective", "optimizer", "others",
+    "out_batches", "path", "points", "probs", "reach", "records", "rows", "run", "runs", "score",
+    "scores", "sets", "settings", "size", "smoothing", "sources", "state", "targets",
+    "temperature", "train", "validation", "values",
 }  # fmt: skip
 # One word for one thing: what a keyword-only argument may be called.
 KEYWORDS = {

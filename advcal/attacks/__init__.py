@@ -31,6 +31,7 @@ from advcal.attacks._combine import autocast, batched, cascade, worst_case
 from advcal.attacks._distance import adversarial_distance
 from advcal.attacks._expectation import expectation
 from advcal.attacks._levels import levelled as _levelled
+from advcal.attacks._through import through
 
 ace = _levelled(_ace.ace, keeps=True)
 apgd = _levelled(_apgd.apgd)
@@ -82,6 +83,7 @@ __all__ = [
     "pgd_conf",
     "rca",
     "square",
+    "through",
     "uca",
     "uniform_noise",
     "worst_case",

@@ -91,6 +91,7 @@ NO_ATTACKS = [
     "l1",
     "l2",
     "linf",
+    "through",
     *COMBINED,
 ]
 ULP = 2**-23
