@@ -102,6 +102,7 @@ _declare("n_pilot search_steps size steps", count)
 _declare("denominator every", optional(count))
 _declare("digits", optional(partial(count, least=0)))
 _declare("n_classes", partial(count, least=2))
+_declare("levels", optional(partial(count, least=2)))
 _declare("n_free n_targets", partial(count, least=0))
 
 
@@ -394,10 +395,14 @@ def warn(message: str) -> None:
 def differentiable(name: str, value: Tensor, of: str) -> None:
     """Check that a gradient can run back from a value."""
     if not value.requires_grad:
-        other = " attacks.square needs no gradient" if of == "the inputs" else ""
+        other = (
+            " attacks.square needs no gradient, attacks.through lends one"
+            if of == "the inputs"
+            else ""
+        )
         raise ValueError(
             f"expected {name} that depend on {of} by a gradient, got none; is there a detach, a "
-            f"no_grad or a quantised layer on the way?{other}"
+            f"no_grad or a quantised layer on the way?{other if of == 'the inputs' else ''}"
         )
 
 

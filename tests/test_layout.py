@@ -295,7 +295,7 @@ def test_every_name_of_the_vocabulary_is_in_use():
 
 
 def test_one_default_for_one_thing():
-    shared = {"bounds", "generator", "lam", "n_bins", "norm", "reduction", "targeted"}
+    shared = {"bounds", "generator", "lam", "levels", "n_bins", "norm", "reduction", "targeted"}
     defaults = {}
     for name, function in FUNCTIONS.items():
         for argument in inspect.signature(function).parameters.values():

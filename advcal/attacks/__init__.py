@@ -4,29 +4,55 @@ Every attack returns inputs of the same shape, dtype and device, within `eps` of
 (if it takes one) and within `bounds`, and leaves the model exactly as it found it. It uses the
 labels that it is given unless it says otherwise: the true ones make it an attack on accuracy, the
 predicted ones measure the distance to the decision boundary. Configure one with
-`functools.partial(pgd, eps=8 / 255)`.
+`functools.partial(pgd, eps=8 / 255)`. With `levels=256` each returns 8-bit images that still do
+what it is for.
 """
 
 from advcal._typing import Attack
-from advcal.attacks._ace import ace, generalised_ace
-from advcal.attacks._apgd import apgd
-from advcal.attacks._autoattack import autoattack
+from advcal.attacks import (
+    _ace,
+    _apgd,
+    _autoattack,
+    _confidence,
+    _cw,
+    _ddn,
+    _deepfool,
+    _fgsm,
+    _fmn,
+    _foot,
+    _iaa,
+    _noise,
+    _pgd,
+    _pgd_conf,
+    _square,
+)
 from advcal.attacks._balls import Ball, l1, l2, linf
 from advcal.attacks._combine import autocast, batched, cascade, worst_case
-from advcal.attacks._confidence import mma, oca, rca, uca
-from advcal.attacks._cw import cw_l2
-from advcal.attacks._ddn import ddn
-from advcal.attacks._deepfool import deepfool
 from advcal.attacks._distance import adversarial_distance
 from advcal.attacks._expectation import expectation
-from advcal.attacks._fgsm import fgsm, n_fgsm
-from advcal.attacks._fmn import fmn
-from advcal.attacks._foot import foot
-from advcal.attacks._iaa import iaa
-from advcal.attacks._noise import uniform_noise
-from advcal.attacks._pgd import pgd
-from advcal.attacks._pgd_conf import pgd_conf
-from advcal.attacks._square import square
+from advcal.attacks._levels import levelled as _levelled
+from advcal.attacks._through import through
+
+ace = _levelled(_ace.ace, keeps=True)
+apgd = _levelled(_apgd.apgd)
+autoattack = _levelled(_autoattack.autoattack)
+cw_l2 = _levelled(_cw.cw_l2)
+ddn = _levelled(_ddn.ddn)
+deepfool = _levelled(_deepfool.deepfool)
+fgsm = _levelled(_fgsm.fgsm)
+fmn = _levelled(_fmn.fmn)
+foot = _levelled(_foot.foot)
+generalised_ace = _levelled(_ace.generalised_ace, keeps=True)
+iaa = _levelled(_iaa.iaa, keeps=True)
+mma = _levelled(_confidence.mma, keeps=True)
+n_fgsm = _levelled(_fgsm.n_fgsm)
+oca = _levelled(_confidence.oca, keeps=True)
+pgd = _levelled(_pgd.pgd)
+pgd_conf = _levelled(_pgd_conf.pgd_conf)
+rca = _levelled(_confidence.rca, keeps=True)
+square = _levelled(_square.square)
+uca = _levelled(_confidence.uca, keeps=True)
+uniform_noise = _levelled(_noise.uniform_noise)
 
 __all__ = [
     "Attack",
@@ -57,6 +83,7 @@ __all__ = [
     "pgd_conf",
     "rca",
     "square",
+    "through",
     "uca",
     "uniform_noise",
     "worst_case",

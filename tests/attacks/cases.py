@@ -213,6 +213,9 @@ ROWS = {
     "foot": Row(configured(foot, steps=8, candidates=2), None, False, 9, 8),
     "foot-one": Row(configured(foot, steps=8, candidates=9), None, False, 9, 8),
     "foot-targeted": Row(configured(foot, steps=8, targeted=True), None, False, 9, 8),
+    "foot-levels": Row(
+        configured(foot, steps=8, candidates=2, levels=256), None, False, 9 + 1 + 14, 8
+    ),
     "uniform_noise": Row(configured(uniform_noise), "linf", True, 0, 0),
     "uniform_noise-l2": Row(configured(uniform_noise, norm="l2"), "l2", True, 0, 0),
     "worst_case": Row(combined(worst_case, FGSM, PGD_ZERO), "linf", False, 3 + 1 + 4, 1 + 3),

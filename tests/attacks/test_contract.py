@@ -91,6 +91,7 @@ NO_ATTACKS = [
     "l1",
     "l2",
     "linf",
+    "through",
     *COMBINED,
 ]
 ULP = 2**-23
@@ -543,6 +544,7 @@ BAD_OPTIONS = {
     "targeted": ["no", "yes", None, 0, 1],
     "random_start": ["no", "yes", None, 0, 1],
     "stop_early": ["no", "yes", None, 0, 1],
+    "levels": [0, 1, -256, 1.5, True, "256"],
     "generator": [0, 1, "seed", torch.manual_seed, np.random.default_rng(0)],
 }
 
