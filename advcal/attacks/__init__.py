@@ -23,6 +23,7 @@ from advcal.attacks._fgsm import fgsm, n_fgsm
 from advcal.attacks._fmn import fmn
 from advcal.attacks._foot import foot
 from advcal.attacks._iaa import iaa
+from advcal.attacks._minimum import minimum_norm
 from advcal.attacks._noise import uniform_noise
 from advcal.attacks._pgd import pgd
 from advcal.attacks._pgd_conf import pgd_conf
@@ -50,6 +51,7 @@ __all__ = [
     "l1",
     "l2",
     "linf",
+    "minimum_norm",
     "mma",
     "n_fgsm",
     "oca",
