@@ -261,7 +261,7 @@ NEEDED = {"eps": 0.1, "eta": -1.0, "omega": UNIFORM}
 BUDGETS = {
     **{name: {"steps": 4} for name in ("pgd", "pgd_conf", "anti_adversary", "generalised_ace")},
     **{name: {"steps": 4} for name in ("iaa", "uca", "oca", "mma", "rca")},
-    **{name: {"steps": 8} for name in ("ddn", "fmn", "foot", "deepfool")},
+    **{name: {"steps": 8} for name in ("ddn", "fmn", "foot", "deepfool", "minimum_norm")},
     "apgd": {"steps": 10},
     "square": {"steps": 25},
     "autoattack": {"steps": 4, "queries": 12},

@@ -22,6 +22,7 @@ from advcal.attacks import (
     fmn,
     foot,
     iaa,
+    minimum_norm,
     mma,
     oca,
     pgd,
@@ -70,6 +71,7 @@ IN_BALLS = {
     "iaa-random search": partial(iaa, eps=EPS, method="random_search"),
 }
 NO_WAIT = IN_BALLS | {"cw_l2": cw_l2, "ddn": ddn, "fmn": fmn, "fmn-l2": partial(fmn, norm="l2")}
+NO_WAIT |= {f"minimum_norm-{n}": partial(minimum_norm, norm=n) for n in ("linf", "l2", "l1", "l0")}
 NO_WAIT |= {"foot": foot, "foot-targeted": partial(foot, targeted=True)}
 
 

@@ -21,6 +21,7 @@ from advcal.attacks import (
     _fmn,
     _foot,
     _iaa,
+    _minimum,
     _noise,
     _pgd,
     _pgd_conf,
@@ -44,6 +45,7 @@ fmn = _levelled(_fmn.fmn)
 foot = _levelled(_foot.foot)
 generalised_ace = _levelled(_ace.generalised_ace, keeps=True)
 iaa = _levelled(_iaa.iaa, keeps=True)
+minimum_norm = _levelled(_minimum.minimum_norm)
 mma = _levelled(_confidence.mma, keeps=True)
 n_fgsm = _levelled(_fgsm.n_fgsm)
 oca = _levelled(_confidence.oca, keeps=True)
@@ -76,6 +78,7 @@ __all__ = [
     "l1",
     "l2",
     "linf",
+    "minimum_norm",
     "mma",
     "n_fgsm",
     "oca",

@@ -8,8 +8,11 @@ from torch import Tensor
 
 from advcal._logits import lift
 from advcal._sums import widest
-from advcal.attacks._balls import ORDERS, norm, per_example
+from advcal.attacks import _balls
+from advcal.attacks._balls import norm, per_example
 from advcal.attacks._gradient import pulled, select
+
+ORDERS = _balls.ORDERS | {"l0": 0.0}  # which counts, and has no ball to project on
 
 Box: TypeAlias = tuple[Any, Any]
 """Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""

@@ -28,6 +28,7 @@ from advcal.attacks import (
     foot,
     generalised_ace,
     iaa,
+    minimum_norm,
     mma,
     n_fgsm,
     oca,
@@ -215,6 +216,13 @@ ROWS = {
     "foot-targeted": Row(configured(foot, steps=8, targeted=True), None, False, 9, 8),
     "foot-levels": Row(
         configured(foot, steps=8, candidates=2, levels=256), None, False, 9 + 1 + 14, 8
+    ),
+    "minimum_norm": Row(configured(minimum_norm, steps=8), None, False, 9, 8),
+    "minimum_norm-l2": Row(configured(minimum_norm, steps=8, norm="l2"), None, False, 9, 8),
+    "minimum_norm-l1": Row(configured(minimum_norm, steps=8, norm="l1"), None, False, 9, 8),
+    "minimum_norm-l0": Row(configured(minimum_norm, steps=8, norm="l0"), None, False, 9, 8),
+    "minimum_norm-targeted": Row(
+        configured(minimum_norm, steps=8, targeted=True), None, False, 9, 8
     ),
     "uniform_noise": Row(configured(uniform_noise), "linf", True, 0, 0),
     "uniform_noise-l2": Row(configured(uniform_noise, norm="l2"), "l2", True, 0, 0),

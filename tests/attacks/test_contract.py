@@ -26,6 +26,7 @@ from advcal.attacks import (
     foot,
     generalised_ace,
     iaa,
+    minimum_norm,
     mma,
     n_fgsm,
     oca,
@@ -72,6 +73,7 @@ ATTACKS = {
     "foot": foot,
     "generalised_ace": generalised_ace,
     "iaa": iaa,
+    "minimum_norm": minimum_norm,
     "mma": mma,
     "n_fgsm": n_fgsm,
     "oca": oca,
@@ -525,7 +527,7 @@ BAD_OPTIONS = {
     "initial_p": [0, -0.1, 1.1, float("nan"), "0.5", True, None],
     "noise": [-1, float("nan"), float("inf"), "2", True, None],
     "momentum": [-1, float("nan"), float("inf"), "1", True, None],
-    "norm": ["l0", "Linf", "inf", 2, None, ["l2"], float("inf")],
+    "norm": ["l3", "Linf", "inf", 2, None, ["l2"], float("inf")],
     "loss": ["ce", "CrossEntropy", None, 3, ["margin"]],
     "tol": [-1, float("nan"), float("inf"), "0.1", True, None],
     "eta": [0, float("nan"), float("inf"), "1", True, None],
@@ -664,5 +666,5 @@ def test_foreign_attacks_that_keep_a_graph_are_detached(wrap):
 
 def test_rows_that_must_be_in_a_ball():
     free = {name.split("-")[0] for name in set(ROWS) - set(IN_A_BALL)}
-    assert free == {"cw_l2", "ddn", "deepfool", "fmn", "foot", "n_fgsm"}
+    assert free == {"cw_l2", "ddn", "deepfool", "fmn", "foot", "minimum_norm", "n_fgsm"}
     assert N == 3

@@ -10,13 +10,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from advcal.attacks import adversarial_distance, cw_l2, ddn, deepfool, fmn, foot
+from advcal.attacks import adversarial_distance, cw_l2, ddn, deepfool, fmn, foot, minimum_norm
 from tests.attacks.cases import Counted, examples, linear, mlp, seeded
 
 DOUBLE = torch.float64
 WIDE = (-100.0, 100.0)  # bounds that no attack here reaches
-ORDERS = {"l2": 2, "linf": torch.inf}
-DUAL = {"l2": 2, "linf": 1}
+ORDERS = {"l2": 2, "linf": torch.inf, "l1": 1, "l0": 0}
+DUAL = {"l2": 2, "linf": 1, "l1": torch.inf}
 
 ATTACKS = {
     "ddn": (partial(ddn, steps=200), "l2"),
@@ -25,6 +25,9 @@ ATTACKS = {
     "deepfool-l2": (partial(deepfool, norm="l2", overshoot=1e-4), "l2"),
     "deepfool-linf": (partial(deepfool, overshoot=1e-4), "linf"),
     "foot": (partial(foot), "l2"),
+    "minimum_norm-l2": (partial(minimum_norm, norm="l2"), "l2"),
+    "minimum_norm-linf": (partial(minimum_norm, norm="linf"), "linf"),
+    "minimum_norm-l1": (partial(minimum_norm, norm="l1"), "l1"),
 }
 TARGETED = [name for name in ATTACKS if "deepfool" not in name]
 every_attack = pytest.mark.parametrize("name", ATTACKS)
@@ -94,7 +97,7 @@ def test_the_boundary_of_a_target(name):
         assert (model(short).argmax(dim=1) != targets).double().mean() > 0.8, norm
 
 
-@pytest.mark.parametrize("name", ["ddn", "foot", "fmn-l2"])
+@pytest.mark.parametrize("name", ["ddn", "foot", "fmn-l2", "minimum_norm-l2"])
 def test_the_nearest_boundary_where_the_box_cuts(name):
     """The nearest point of a half-space and a box: its offset is the clamped normal."""
     attack, _ = ATTACKS[name]
@@ -106,6 +109,78 @@ def test_the_nearest_boundary_where_the_box_cuts(name):
     wanted = torch.tensor([0.2 / math.sqrt(2), 0.4 / math.sqrt(18)], dtype=torch.float64)
     assert fooled(model, found, torch.tensor([0, 0])).all()
     torch.testing.assert_close(lengths(found - inputs, "l2"), wanted, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("steps", "most_in_l1"), [(20, 0.2), (50, 0.05), (250, 0.01)])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_least_norm_of_a_linear_model(norm, steps, most_in_l1):
+    model, weight, inputs, labels = linear_problem(5)
+    found = minimum_norm(model, inputs, labels, norm=norm, steps=steps, bounds=WIDE)
+    nearest = distances_to(weight, inputs, labels, norm).amin(dim=1)
+    most = most_in_l1 if norm == "l1" else 1.01e-4
+    assert fooled(model, found, labels).all()
+    assert float((lengths(found - inputs, norm) / nearest - 1).abs().max()) < most
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_the_least_norm_where_the_box_cuts(norm):
+    """Of a half-space and a box: a linear program, or one with a quadratic aim."""
+    weight = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.5], dtype=torch.float64)
+    room = torch.tensor([0.05, 0.4, 0.1, 0.3, 0.5, 0.5], dtype=torch.float64)
+    gap = 0.6 * float(weight @ room)
+    model = lambda x: torch.stack([gap - (x - 0.5) @ weight, 0 * x[:, 0]], dim=1)  # noqa: E731
+    inputs, labels = torch.full((1, 6), 0.5, dtype=torch.float64), torch.tensor([0])
+    found = minimum_norm(
+        model, inputs, labels, norm=norm, steps=250, bounds=(0.5 - room, 0.5 + room)
+    )
+    sizes = torch.linspace(0, 2, 200_001, dtype=torch.float64)[:, None]
+    if norm in ("linf", "l2"):  # every entry as far as its share of a multiple, or to its bound
+        moves = (sizes * (weight if norm == "l2" else 1)).minimum(room)
+    else:  # the entries of the largest weight first, each to its bound
+        moves = (sizes - room.cumsum(dim=0) + room).clamp_min(0).minimum(room)
+    move = moves[int((moves @ weight < gap).sum())]
+    if norm == "l0":
+        move = room * ((weight * room).sort(descending=True).values.cumsum(dim=0) < gap)
+        wanted = torch.tensor([float((move != 0).sum() + 1)], dtype=torch.float64)
+    else:
+        wanted = lengths(move[None], norm)
+    assert fooled(model, found, labels).all()
+    torch.testing.assert_close(lengths(found - inputs, norm), wanted, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_the_least_norm_knows_no_units(norm):
+    model, inputs, labels = problem()
+    for scale in (2.0**-20, 256.0):
+        other = lambda x: 2.0**9 * model(x / scale)  # noqa: B023, E731
+        for targeted in (False, True):
+            options = {"norm": norm, "targeted": targeted, "steps": 90 if norm == "l0" else 30}
+            labels = (labels + targeted) % 6
+            wanted = minimum_norm(model, inputs, labels, **options)
+            found = minimum_norm(other, scale * inputs, labels, bounds=(0.0, scale), **options)
+            assert torch.equal(found, scale * wanted)
+
+
+def test_counting_entries_needs_ends():
+    model, inputs, labels = problem()
+    for bounds in (None, (0.0, math.inf), (torch.tensor(-math.inf), 1.0)):
+        with pytest.raises(ValueError, match="expected finite bounds with norm 'l0', got"):
+            minimum_norm(model, inputs, labels, norm="l0", bounds=bounds)
+
+
+def test_searches_for_several_classes_and_one_for_all():
+    """The second class is nearer than the first, whose lead is less behind."""
+    weight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 8.0]], dtype=torch.float64)
+    model = lambda x: x @ weight.T - torch.tensor([0.0, 1.0, 3.0])  # noqa: E731
+    inputs, labels = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
+    for norm in ("linf", "l2", "l1"):
+        options = {"norm": norm, "steps": 60, "bounds": WIDE}
+        one, three = (
+            lengths(minimum_norm(model, inputs, labels, candidates=n, **options), norm)
+            for n in (1, 3)
+        )
+        torch.testing.assert_close(three.item(), 3 / 8, rtol=1e-3, atol=0)
+        assert three <= one
 
 
 # --- what is done, what fails ----------------------------------------------------------------
@@ -136,9 +211,9 @@ def test_adversarial_distance_of_a_constant_model(attack):
     assert adversarial_distance(constant, examples()[0], attack=attack).tolist() == [math.inf] * 3
 
 
-@every_attack
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "minimum_norm-l1"])
 def test_the_last_point_counts(name):
-    """With one step, only the point after it can fool the model."""
+    """With one step, only the point after it can fool the model; in L1 one step is too short."""
     attack, norm = ATTACKS[name]
     model, _, inputs, labels = linear_problem(scale=0.02)
     one = partial(attack.func, **{**attack.keywords, "steps": 1})
@@ -290,11 +365,14 @@ BUDGETS = {
     "fmn-l2": partial(fmn, steps=20, norm="l2"),
     "foot": foot,
     "foot-many": partial(foot, candidates=9),
+    "minimum_norm": partial(minimum_norm, steps=20, norm="l2"),
+    "minimum_norm-l1": partial(minimum_norm, steps=20, norm="l1"),
+    "minimum_norm-linf": partial(minimum_norm, steps=20, norm="linf"),
     "foot-short": partial(foot, steps=7),
 }
 AIMED = {
     f"{name}-targeted": partial(BUDGETS[name], targeted=True)
-    for name in ("cw_l2", "ddn", "fmn", "foot")
+    for name in ("cw_l2", "ddn", "fmn", "foot", "minimum_norm")
 }
 MEASURES = {
     name: lambda model, inputs, _, name=name, **options: adversarial_distance(

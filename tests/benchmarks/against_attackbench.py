@@ -1,0 +1,318 @@
+"""Minimal-norm attacks by AttackBench's measure, ours and the peers', in L0, L1, L2 and linf.
+
+Every attack has the same budget of propagations per example, forward and backward passes together.
+A query beyond it is answered with the label and no gradient. What counts is the nearest point that
+was ever asked for and misclassified within the budget, or returned. The *local optimality* of an
+attack is the area between its curve of robust accuracy and clean accuracy relative to that of the
+pointwise best of all runs here; 1 is the best (arXiv 2404.19460). Attacks whose steps follow a
+schedule are given as many steps as the budget allows. Attacks within a radius are put into a
+bisection of it, as there.
+
+    python tests/benchmarks/against_attackbench.py --weights FOLDER --cifar10 PATH --mnist PATH \
+        --json docs/benchmarks/attackbench.json
+
+FOLDER holds fastnet.pt, and what attackbench_networks.py has trained. What the JSON has is not run
+again. A peer that is missing or fails is listed with its reason.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import attackbench_networks
+import peers
+import torch
+from torch import Tensor, nn
+
+from advcal.attacks import ddn, fmn, foot, minimum_norm
+
+ORDERS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": math.inf}
+FIRST_RADII = {"l1": 10.0, "l2": 1.0, "linf": 1 / 255}
+SEARCHES = 20  # of a radius
+MOST = 4  # budgets, after which an attack that does not end by itself is stopped
+
+
+class SpentError(RuntimeError):
+    """Raised when an attack goes on long after its budget is spent."""
+
+
+class Tracked(nn.Module):
+    """A model that answers within a budget and keeps the distance of the nearest success."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor, labels: Tensor, norm: str, budget: int):
+        super().__init__()
+        self.model, self.inputs, self.labels, self.norm = model, inputs, labels, norm
+        self.budget, self.queries = budget, torch.zeros(len(labels), dtype=torch.int64)
+        right = peers.right(model, inputs, labels)
+        self.nearest = torch.where(right, torch.inf, 0.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Answer, count and keep."""
+        inputs = inputs.clamp(0, 1)
+        which = self._which(inputs.detach())
+        asked = self.queries[which] + _repeats(which)
+        if (self.queries > MOST * self.budget).all():
+            raise SpentError
+        allowed = asked < self.budget
+        self.queries.index_add_(0, which, torch.ones_like(which))
+        label = nn.functional.one_hot(self.labels[which], 10).float() * 10
+        if not allowed.any():
+            return label + 0 * inputs.flatten(1)[:, :1]
+        output: Tensor = self.model(inputs)
+        self.keep(inputs.detach(), output.detach(), which, allowed)
+        if output.requires_grad:
+            output.register_hook(partial(self._backward, which))
+        return torch.where(allowed[:, None], output, label)
+
+    def keep(self, inputs: Tensor, output: Tensor, which: Tensor, allowed: Tensor) -> None:
+        """Keep what is nearer."""
+        fooled = allowed & (output.argmax(dim=1) != self.labels[which])
+        offset = (inputs - self.inputs[which]).flatten(1)
+        distance = torch.linalg.vector_norm(offset, ORDERS[self.norm], dim=1)
+        distance = torch.where(fooled, distance, torch.inf)
+        self.nearest.scatter_reduce_(0, which, distance, "amin")
+
+    def _backward(self, which: Tensor, gradient: Tensor) -> Tensor:
+        allowed = self.queries[which] < self.budget
+        self.queries.index_add_(0, which, torch.ones_like(which))
+        return gradient * allowed[:, None]
+
+    def _which(self, inputs: Tensor) -> Tensor:
+        """Tell whose neighbours the inputs are: in order if they are as many as the examples."""
+        if len(inputs) == len(self.inputs):
+            return torch.arange(len(inputs))
+        return torch.cdist(inputs.flatten(1), self.inputs.flatten(1)).argmin(dim=1)
+
+
+def _repeats(which: Tensor) -> Tensor:
+    """Count how often each was there before in the batch."""
+    same = which[:, None] == which
+    return same.tril(-1).sum(dim=1)
+
+
+def in_a_bisection(attack: Callable[..., Tensor], norm: str) -> peers.Attack:
+    """Look for the least radius at which an attack succeeds."""
+
+    def bisected(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        low, best = torch.zeros(len(inputs)), torch.full((len(inputs),), torch.inf)
+        radius, found = torch.full_like(low, FIRST_RADII[norm]), inputs.clone()
+        for _ in range(SEARCHES):
+            points = attack(model, inputs, labels, eps=radius).detach()
+            fooled = ~peers.right(model, points, labels) & (radius < best)
+            found[fooled], best[fooled] = points[fooled], radius[fooled]
+            low = torch.where(fooled, low, radius)
+            radius = torch.where(best.isfinite(), (low + best) / 2, 2 * low)
+            if norm == "linf":
+                radius = radius.clamp_max(1)
+        return found
+
+    return bisected
+
+
+def library(name: str, **options: object) -> peers.Attack:
+    """Wrap one of adversarial-library's attacks."""
+
+    def attack(model: nn.Module, inputs: Tensor, labels: Tensor, **more: object) -> Tensor:
+        found: Tensor = getattr(importlib.import_module("adv_lib.attacks"), name)(
+            model, inputs, labels, **options, **more
+        )
+        return found
+
+    return attack
+
+
+def foolbox_attack(name: str, **options: object) -> peers.Attack:
+    """Wrap one of Foolbox's attacks."""
+
+    def attack(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        foolbox = importlib.import_module("foolbox")
+        method = getattr(foolbox.attacks, name)(**options)
+        found: Tensor = method(
+            foolbox.PyTorchModel(model, bounds=(0, 1)), inputs, labels, epsilons=None
+        )[0]
+        return found
+
+    return attack
+
+
+def torchattacks_attack(name: str, **options: object) -> peers.Attack:
+    """Wrap one of torchattacks' attacks."""
+
+    def attack(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        made = getattr(importlib.import_module("torchattacks"), name)(model, **options)
+        found: Tensor = made(inputs, labels)
+        return found
+
+    return attack
+
+
+def table(norm: str, budget: int) -> dict[str, peers.Attack]:
+    """List the attacks of a norm, with the steps that the budget allows."""
+    steps, ours = budget // 2, (budget - 1) // 2
+    order = ORDERS[norm]
+    apgd = partial(library, "apgd", norm=order, loss_function="dlr", n_iter=min(100, steps // 5))
+    rows: dict[str, peers.Attack] = {
+        "advcal minimum_norm": partial(minimum_norm, norm=norm, steps=ours),
+        "adv-lib FMN": library(
+            "fmn",
+            norm=order,
+            steps=steps,
+            **({"\N{GREEK SMALL LETTER ALPHA}_init": 10.0} if norm == "linf" else {}),
+        ),
+    }
+    if norm == "l0":
+        return rows | {
+            "adv-lib sigma-zero": library("sigma_zero", num_steps=steps),
+            "adv-lib PDPGD": library("pdpgd", norm=0, num_steps=steps, proximal_operator=23),
+            "adv-lib VFGA": library("vfga", max_iter=steps, targeted=False),
+        }
+    rows["adv-lib APGD, bisected"] = in_a_bisection(apgd(use_large_reps=norm == "l1"), norm)
+    rows["adv-lib FAB"] = library("fab", norm=order, n_iter=100)
+    if norm != "l2":
+        rows["adv-lib PDPGD"] = library("pdpgd", norm=order, num_steps=steps)
+    if norm != "linf":
+        first = {"l1": 0.5, "l2": 0.1}[norm]
+        rows["adv-lib ALMA"] = library(
+            "alma", distance=norm, num_steps=steps, init_lr_distance=first
+        )
+    if norm == "l1":
+        return rows | {
+            "foolbox EAD": foolbox_attack("EADAttack", binary_search_steps=2, steps=steps)
+        }
+    if norm == "linf":
+        return rows | {
+            "advcal fmn, step 10": partial(fmn, steps=ours, step_size=10.0),
+            "adv-lib TR": library("tr", p=order, iter=100),
+            "foolbox FMN": foolbox_attack("LInfFMNAttack", steps=steps),
+            "foolbox DeepFool": foolbox_attack("LinfDeepFoolAttack", steps=50),
+        }
+    return rows | {
+        "advcal foot": partial(foot, steps=ours),
+        "advcal ddn": partial(ddn, steps=ours),
+        "adv-lib DDN": library("ddn", steps=steps, levels=None),
+        "adv-lib PDGD": library("pdgd", num_steps=steps),
+        "adv-lib SuperDeepFool": library("sdf"),
+        "adv-lib TR": library("tr", p=order, iter=100),
+        "foolbox DDN": foolbox_attack("DDNAttack", steps=steps),
+        "torchattacks CW": torchattacks_attack("CW", steps=steps),
+    }
+
+
+def distances(
+    model: nn.Module, examples: tuple[Tensor, Tensor], attack: peers.Attack, norm: str, budget: int
+) -> list[float]:
+    """Run one attack on all examples, in batches of 100."""
+    torch.manual_seed(42)
+    nearest = []
+    for inputs, labels in zip(*(each.split(100) for each in examples), strict=True):
+        tracked = Tracked(model, inputs, labels, norm, budget).eval()
+        with contextlib.suppress(SpentError):
+            found = attack(tracked, inputs.clone(), labels.clone()).detach().clamp(0, 1)
+            with torch.no_grad():
+                output = model(found)
+            tracked.keep(found, output, torch.arange(len(found)), torch.ones_like(labels) > 0)
+        nearest.append(tracked.nearest)
+    return [float(each) for each in torch.cat(nearest)]
+
+
+def optimality(nearest: list[float], best: Tensor) -> float:
+    """Measure how much of the best reduction of robust accuracy an attack reached."""
+    last = best[best.isfinite()].max()
+    rho = (best > 0).double().mean()
+
+    def area(values: Tensor) -> Tensor:
+        return values.clamp_max(last).mean()  # of the survival curve up to the last
+
+    wanted = rho * last - area(best)
+    reached = rho * last - area(torch.tensor(nearest, dtype=torch.float64))
+    return float((reached / wanted).clamp(0, 1))
+
+
+def print_tables(runs: dict[str, dict[str, object]]) -> None:
+    """Print the local optimality of each attack, networks in columns, and their mean."""
+    keys = [tuple(key.split("|")) for key in runs]
+    by_norm = sorted({(norm, int(budget)) for _, norm, budget, _ in keys})
+    for norm, budget in by_norm:
+        networks = sorted({k[0] for k in keys if k[1] == norm and int(k[2]) == budget})
+        rows = []
+        for name in sorted({k[3] for k in keys if k[1] == norm and int(k[2]) == budget}):
+            row: dict[str, object] = {f"{norm}, {budget}": name}
+            for network in networks:
+                every = [
+                    v["distances"] for k, v in runs.items() if k.startswith(f"{network}|{norm}|")
+                ]
+                best = torch.tensor(every, dtype=torch.float64).amin(dim=0)
+                run = runs.get(f"{network}|{norm}|{budget}|{name}")
+                row[network] = optimality(run["distances"], best) if run else math.nan  # type: ignore[arg-type]
+            values = [float(row[network]) for network in networks]  # type: ignore[arg-type]
+            rows.append(row | {"mean": sum(values) / len(values)})
+        print()
+        peers.print_table(sorted(rows, key=lambda row: -float(row["mean"])))  # type: ignore[arg-type]
+
+
+def load(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """Load a network and its images, spread over all classes."""
+    make = attackbench_networks.NETWORKS.get(name) or peers.models.fastnet
+    model: nn.Module = make()
+    state = torch.load(args.weights / f"{name}.pt", weights_only=True)
+    model.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+    model.eval().requires_grad_(False)
+    if name == "mnist":
+        images, labels = attackbench_networks.mnist_images(args.mnist)
+        return model, (images[-args.n :], labels[-args.n :])
+    return model, peers.test_images(args.cifar10, args.n)
+
+
+def main() -> None:
+    """Run what is missing, print and keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="folder of the networks")
+    parser.add_argument("--cifar10", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser.add_argument("--mnist", type=Path, required=True, help="folder that holds MNIST")
+    names = ["fastnet", *attackbench_networks.NETWORKS]
+    parser.add_argument("--networks", nargs="+", choices=names, default=names)
+    parser.add_argument("--norms", nargs="+", choices=ORDERS, default=list(ORDERS))
+    parser.add_argument("--budgets", nargs="+", type=int, default=[50, 250, 1000])
+    parser.add_argument("--only", default="", help="a part of the names of the attacks to run")
+    parser.add_argument("--n", type=int, default=500, help="test images (500)")
+    parser.add_argument("--json", type=Path, required=True, help="where the figures are kept")
+    args = parser.parse_args()
+    peers.stub_missing()
+    warnings.simplefilter("ignore")
+    record = json.loads(args.json.read_text()) if args.json.exists() else {"n": args.n, "runs": {}}
+    if record["n"] != args.n:
+        raise SystemExit(f"expected the JSON of {args.n} images, got one of {record['n']}")
+    runs = record["runs"]
+    for budget in args.budgets:
+        for network in args.networks:
+            model, examples = load(network, args)
+            for norm in args.norms:
+                for name, attack in table(norm, budget).items():
+                    key = f"{network}|{norm}|{budget}|{name}"
+                    if key in runs or args.only not in name:
+                        continue
+                    start = time.process_time()
+                    try:
+                        found = distances(model, examples, attack, norm, budget)
+                    except Exception as error:  # a peer that is missing or broken is told
+                        print(f"left out: {key} ({type(error).__name__}: {error})", flush=True)
+                        continue
+                    runs[key] = {"distances": found, "seconds": time.process_time() - start}
+                    print(key, f"{runs[key]['seconds']:.0f} s", flush=True)
+                    peers.write_json(args.json, record)
+    print_tables(runs)
+    record["versions"] = peers.versions(["adv-lib", "foolbox", "torchattacks"])
+    peers.write_json(args.json, record)
+
+
+if __name__ == "__main__":
+    main()
