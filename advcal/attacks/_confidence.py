@@ -43,7 +43,8 @@ def uca(
     $\beta$ from 1/4 at the first step to 8 at the last: a small order raises all other classes,
     which pays when the ball reaches far; a large one lowers the highest probability itself. A
     point that has lost the prediction is led back, and the steps of an example are halved at each
-    crossing. Returns, per example, the least confident point seen.
+    crossing. After 10 steps, and then 20, 40, … more, all of this begins again from the best point,
+    so that a longer attack never finds less. Returns, per example, the least confident point seen.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
     forward pass makes sure of: accuracy is exactly the clean one.
@@ -55,8 +56,9 @@ def uca(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The first length of a step in `norm`; `4 * eps / steps` if None, `eps / steps`
-            below 10 steps. Random search has no use for it.
+        step_size: The first length of a step in `norm`; if None `4 * eps / n`, with `n` the 10, 20,
+            40, … steps until all begins again, or `eps / steps` below 10 steps. Random search has
+            no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
@@ -113,7 +115,8 @@ def oca(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The length of a step in `norm`; `2.5 * eps / steps` if None.
+        step_size: The first length of a step in `norm`; if None `2.5 * eps / n`, with `n` the 10,
+            20, 40, … steps until the attack begins again from the best point, or all if fewer.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
@@ -311,9 +314,10 @@ def _steer(
         else:
             down = clean.softmax(dim=1).amax(dim=1) > wanted
             spans = torch.where(down, _SPANS_DOWN if steps >= _FEW else 1.0, _SPANS_UP)
-            size = spans * each_of(region.radius, inputs, spans.dtype) / steps
-            first = size if how.step_size is None else how.step_size
-            points = descend_keeping(model, start, kept, aim, region, steps, first)
+            reach = spans * each_of(region.radius, inputs, spans.dtype)
+            first = how.step_size or (lambda length: reach / length)  # of `steps`, or of fewer
+            anew = how.tol is None
+            points = descend_keeping(model, start, kept, aim, region, steps, first, anew=anew)
         return unchanged_or(model, points, kept, inputs)
 
 

@@ -12,7 +12,7 @@ from advcal._frozen import frozen
 from advcal._logits import Apart, finite, masked
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, around
-from advcal.attacks._gradient import Goal, Point, climb, logits_at, predicted
+from advcal.attacks._gradient import Best, Goal, Point, climb, logits_at, predicted
 from advcal.attacks._keeping import Look, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
 from advcal.attacks._search import Method, search_keeping
@@ -46,12 +46,15 @@ def iaa(
     the best of all points seen that keep $G$ is returned. With `label="true"`, the authors' choice,
     $G$ is the true label: wrong predictions are moved towards it, so accuracy can *rise* above
     clean. With `label="predicted"` $G$ is the model's clean prediction: no prediction changes and
-    accuracy is exactly the clean one, which a last forward pass makes sure of.
+    accuracy is exactly the clean one, which a last forward pass makes sure of. A prediction that is
+    $G$ at the input never becomes more confident: the objective alone would raise a confidence
+    below $(1 + \lambda/K) / (1 + \lambda)$.
 
     `variant="published"` is the authors' algorithm, for comparison: radius $t\varepsilon/T$ and
     step $\varepsilon/T$ at step $t$, always a random start, which this radius crushes, every step
-    accepted and the last point returned. Added are the clamp to `bounds` and the last of the $T$
-    updates, which their loop leaves out. It has no use for `step_size` and `random_start`.
+    accepted and the last point returned, even if it is more confident. Added are the clamp to
+    `bounds` and the last of the $T$ updates, which their loop leaves out. It has no use for
+    `step_size` and `random_start`.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -104,21 +107,26 @@ def iaa(
         source = _checks.resolve(generator, inputs.device)
         loss = partial(inverse_adversarial, lam=lam, reduction="none")
         goal = Goal(loss, labels, labels, targeted=True)
-        start = inputs
+        aim, best, start = _Down(lam), Best(inputs), inputs
         if random_start or variant == "published":
             start = region.random_point(source)
+        if random_start and variant == "accept":  # the input counts too
+            logits = logits_at(model, inputs)
+            score = aim.look(logits, Apart.of(logits, labels), 0.0).score
+            best.offer(inputs, logits.argmax(dim=1) == labels, score)
         if variant == "published":
             points = climb(model, start, goal, _Growing(region, steps), steps)
         elif method == "random_search":
 
-            def score(logits: Tensor) -> Tensor:
+            def score_of(logits: Tensor) -> Tensor:
                 kept = logits.argmax(dim=1) == labels
-                return torch.where(kept, goal(logits), -margin(logits, labels, reduction="none"))
+                value = torch.where(kept, goal(logits), -margin(logits, labels, reduction="none"))
+                return aim.unless_surer(value, Apart.of(logits, labels))
 
-            points = search_keeping(model, start, labels, score, region, steps, source)
+            points = search_keeping(model, start, labels, score_of, region, steps, source, best)
         else:
             size = first_step(step_size, region, steps, spans=1)
-            points = descend_keeping(model, start, labels, _Down(lam), region, steps, size)
+            points = descend_keeping(model, start, labels, aim, region, steps, size, best=best)
         return unchanged_or(model, points, labels, inputs) if label == "predicted" else points
 
 
@@ -130,9 +138,10 @@ class _Down:
     def __init__(self, lam: float) -> None:
         self.lam = lam
         self.weights: Tensor | None = None  # of the log-probabilities, in what is raised
+        self.most: Tensor | None = None  # log-odds of labels that lead at the inputs
 
     def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
-        """Look at logits; the first tell which classes are masked."""
+        """Look at logits; the first, at the inputs, tell which classes are masked."""
         log_p = logits.log_softmax(dim=1)
         if self.weights is None:
             off, n_classes = masked(logits), logits.shape[1]
@@ -142,7 +151,16 @@ class _Down:
             self.slope = -self.weights
         score = (finite(log_p) * self.weights).sum(dim=1)
         back = torch.ops.aten._log_softmax_backward_data
-        return Look(score, back(self.slope, log_p, 1, log_p.dtype))
+        gradient = back(self.slope, log_p, 1, log_p.dtype)
+        return Look(self.unless_surer(score, apart), gradient)
+
+    def unless_surer(self, score: Tensor, apart: Apart) -> Tensor:
+        """Let no point count that is more confident in a label than the input, which has it too."""
+        odds = apart.label[:, 0] - apart.others.logsumexp(dim=1)
+        if self.most is None:
+            leads = apart.label[:, 0] >= apart.others.amax(dim=1)
+            self.most = torch.where(leads, odds, torch.inf)
+        return score.masked_fill(odds > self.most, -torch.inf)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,9 @@ from advcal.attacks._balls import Ball, each_of
 from advcal.attacks._gradient import Best, linearised, logits_at, look_at, scaled, select
 
 _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
+_FIRST = 10  # steps before a descent begins again
+_LEAST = 0.05  # of the first step, the least one after that, until …
+_CLOSE_IN = 0.75  # … so much of the steps are done
 
 
 class Look(NamedTuple):
@@ -57,42 +60,95 @@ def descend_keeping(
     aim: Aim,
     region: Ball,
     steps: int,
-    step_size: float | Tensor,
+    step_size: float | Tensor | Callable[[int], Tensor],
+    *,
+    anew: bool = False,
+    best: Best | None = None,
 ) -> Tensor:
     """Follow an aim down while the label is kept, and win the label back if it is not.
 
     The steps of an example are halved each time it crosses from one side to the other, so that it
     closes in on the boundary; not when it first gains a label that it did not have. Returns, per
     example, the best of all points seen: one that keeps the label before one that does not, then
-    the one of higher score. Costs `steps + 1` forward and `steps` backward passes.
+    the one of higher score. Costs `steps + 1` forward and at most `steps` backward passes.
+
+    With `anew` it begins again from the best point after 10 steps, then after 20, 40, … more, and
+    closes in only in the last quarter of these: halved for good, the steps of a long descent would
+    end where it first met the boundary. What more steps see comes on top of what fewer see.
+
+    Args:
+        model: The model, frozen.
+        start: Where to start.
+        labels: The labels to keep.
+        aim: Where to go.
+        region: Where to stay.
+        steps: The number of steps.
+        step_size: The first length of a step, a number or `(n,)`, or what gives it for a number of
+            steps until the descent begins again.
+        anew: Whether to begin again.
+        best: What was seen before, if anything was.
     """
-    best, here = Best(start), start
-    size = each_of(step_size, start, torch.float32)
+    best, here = Best(start) if best is None else best, start
     least_lead: Tensor | None = None
-    last, ever_kept = labels, torch.zeros_like(labels, dtype=torch.bool)
-    for step in range(steps + 1):
-        if step == steps:
-            logits = logits_at(model, here)
-        else:
-            logits, back = look_at(model, here)
-        _checks.label_range(labels, logits.shape[1])
-        apart = Apart.of(logits, labels)
-        lead, regain = _lead(apart)
-        keeps = logits.argmax(dim=1) == labels
-        if least_lead is None:
-            least_lead = _MARGIN_KEPT * lead.abs()
-        else:
-            keeps = keeps & (lead >= least_lead)
-        seen = aim.look(logits, apart, step / max(1, steps - 1))
-        best.offer(here, keeps, seen.score)
-        if step == steps:
-            break
-        side = keeps if seen.side is None else (seen.side + 1) * keeps
-        size = torch.where((side != last) & ever_kept, size / 2, size)
-        last, ever_kept = side, ever_kept | keeps
-        slope = torch.where(keeps[:, None], seen.gradient, regain)
-        here = region.project(region.ascend(here, -back(scaled(slope)), size))
+    ever_kept = torch.zeros_like(labels, dtype=torch.bool)
+    for length, taken in _cycles(steps) if anew else [(steps, steps)]:
+        first = step_size(length) if callable(step_size) else step_size
+        first = each_of(first, start, torch.float32)
+        size, least = _Halved(first), _LEAST if length > _FIRST and anew else 0.0
+        for step in range(taken + 1):
+            if step == taken:
+                logits = logits_at(model, here)
+            else:
+                logits, back = look_at(model, here)
+            _checks.label_range(labels, logits.shape[1])
+            apart = Apart.of(logits, labels)
+            lead, regain = _lead(apart)
+            keeps = logits.argmax(dim=1) == labels
+            if least_lead is None:
+                least_lead = _MARGIN_KEPT * lead.abs()
+            else:
+                keeps = keeps & (lead >= least_lead)
+            seen = aim.look(logits, apart, step / max(1, length - 1))
+            best.offer(here, keeps, seen.score)
+            if step == taken:
+                break
+            side = keeps if seen.side is None else (seen.side + 1) * keeps
+            size.cross(side, ever_kept, least if step < _CLOSE_IN * length else 0.0)
+            ever_kept = ever_kept | keeps
+            slope = torch.where(keeps[:, None], seen.gradient, regain)
+            here = region.project(region.ascend(here, -back(scaled(slope)), size.now))
+        here = best.points
     return best.points
+
+
+def _cycles(steps: int) -> list[tuple[int, int]]:
+    """Cut steps into cycles of 10, 20, 40, …, the last as far as it goes.
+
+    Their lengths do not depend on the number of steps, and fewer than 10 are one cycle. A new one
+    takes a forward pass more.
+    """
+    length, left = min(steps, _FIRST), steps
+    cycles = []
+    while left > 0:
+        cycles.append((length, min(length, left)))
+        left, length = left - length - 1, 2 * length
+    return cycles
+
+
+class _Halved:
+    """The length of the steps of each example, halved when it crosses to another side."""
+
+    def __init__(self, first: Tensor) -> None:
+        self.now, self._first = first, first
+        self._side: Tensor | None = None
+
+    def cross(self, side: Tensor, counts: Tensor, least: float) -> None:
+        """Take in on which side each example is, whether that counts, and the least share."""
+        if self._side is not None:
+            halved = self.now / 2
+            halved = torch.maximum(halved, least * self._first) if least else halved
+            self.now = torch.where((side != self._side) & counts, halved, self.now)
+        self._side = side
 
 
 def _lead(apart: Apart) -> tuple[Tensor, Tensor]:

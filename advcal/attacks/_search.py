@@ -24,16 +24,17 @@ def search_keeping(
     region: Ball,
     steps: int,
     generator: torch.Generator,
+    best: Best | None = None,
 ) -> Tensor:
     """Change a patch of the best point at random and keep what scores higher and has the label.
 
     Patches are squares over the last two axes of images, runs over the last axis of other inputs,
     each other axis having its own sign; they shrink from 0.3 of the area to one coordinate. The
     patch is put at the ends of the ball for `linf` and added to the best point for `l2` and `l1`.
-    Costs `steps + 1` forward passes.
+    Costs `steps + 1` forward passes. `best` is what was seen before, if anything was.
     """
     inputs, points = region.centre, start
-    best = Best(inputs)
+    best = Best(inputs) if best is None else best
     for step in range(steps + 1):
         logits = logits_at(model, points)
         best.offer(points, logits.argmax(dim=1) == labels, score(logits))

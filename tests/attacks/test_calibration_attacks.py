@@ -1,5 +1,6 @@
 """The attacks on calibration: predictions stay, confidence goes where it is told."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -142,7 +143,7 @@ def test_a_model_whose_answer_wavers_keeps_the_inputs():
 def test_two_classes(norm, eps):
     model, inputs, labels = two_classes()
     gain, lead = reach(model, eps, norm), leads(model, inputs)
-    options = {"eps": eps, "norm": norm, "bounds": WIDE, "steps": 40}
+    options = {"eps": eps, "norm": norm, "bounds": WIDE, "steps": 72}
     raised = leads(model, oca(model, inputs, labels, **options))
     torch.testing.assert_close(raised, lead + gain, rtol=1e-6, atol=1e-6)
     lowered = leads(model, uca(model, inputs, labels, **options))
@@ -159,6 +160,44 @@ def test_uca_reaches_one_kth():
     inputs = torch.tensor([[0.9, 0.5, 0.3, 0.1], [0.2, 0.3, 0.1, 0.6]], dtype=torch.float64)
     found = uca(lambda x: 8 * model(x), inputs, torch.tensor([0, 3]), eps=0.5, steps=100)
     assert (confidences(lambda x: 8 * x, found) < 0.27).all()
+
+
+@every_norm
+@pytest.mark.parametrize("name", ["uca", "oca", "mma"])
+def test_more_steps_never_find_less(name, norm):
+    """From 10 steps on, each number of steps sees what a smaller one sees, and more."""
+    model, (inputs, labels) = mlp(5, dtype=torch.float64, gain=8), examples(30, dtype=torch.float64)
+    eps = {"linf": 0.3, "l2": 0.8}[norm]
+    before = confidences(model, inputs)
+    gains = []
+    for steps in (10, 11, 12, 31, 40, 90):
+        found = KEEPING[name](model, inputs, labels, eps=eps, norm=norm, steps=steps)
+        gains.append((confidences(model, found) - before).abs())
+    for fewer, more in itertools.pairwise(gains):
+        assert (more >= fewer - 1e-12).all()
+    assert name == "oca" or gains[-1].mean() > 1.005 * gains[0].mean()
+
+
+@pytest.mark.parametrize("options", [{}, {"random_start": True}, SEARCH])
+@pytest.mark.parametrize("label", ["true", "predicted"])
+def test_iaa_never_raises_a_confidence(label, options):
+    """Not even if it is below what its objective is least at."""
+    torch.manual_seed(3)
+    model, n_classes = nn.Linear(6, 20).double(), 20
+    inputs = torch.rand(60, 6, dtype=torch.float64)
+    labels = torch.where(torch.arange(60) % 3 == 0, 7, answers(model, inputs))
+    before = confidences(model, inputs)
+    assert before.median() < (1 + 5 / n_classes) / 6
+    options = {"generator": seeded(), **options}
+    found = iaa(model, inputs, labels, eps=0.3, label=label, **options)
+    kept = answers(model, found) == answers(model, inputs)
+    assert (confidences(model, found) <= before)[kept].all()
+    assert kept.all() or label == "true"
+    published = {"variant": "published", "eps": 0.3, "generator": seeded()}
+    theirs = iaa(model, inputs, labels, **published)
+    assert (confidences(model, theirs) > before)[
+        answers(model, theirs) == answers(model, inputs)
+    ].any()
 
 
 def test_mma_is_uca_and_oca():

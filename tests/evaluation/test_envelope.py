@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 
-from advcal.attacks import ace, iaa, mma, oca, rca, uca
+from advcal.attacks import ace, generalised_ace, iaa, mma, oca, rca, uca
 from advcal.certify import certify, crown, interval, smoothed
 from advcal.evaluation import confidence_envelope
-from tests.attacks.cases import delicate, examples, mlp, state
+from tests.attacks.cases import UNIFORM, delicate, examples, mlp, state
 from tests.certify.cases import perceptron, points
 
 RADII = [0.0, 0.02, 0.3]
@@ -27,7 +27,7 @@ def problem(n=20):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_it_opens_and_holds_every_attack(norm):
     model, inputs, labels = problem()
-    envelope = confidence_envelope(model, [(inputs, labels)], eps=RADII[::-1], norm=norm)
+    envelope = confidence_envelope(model, [(inputs, labels)], eps=RADII[::-1], norm=norm, steps=10)
     assert envelope.eps == tuple(RADII)
     assert envelope.n == 20
     assert envelope.accuracy == float((model(inputs).argmax(dim=1) == labels).double().mean())
@@ -45,6 +45,9 @@ def test_it_opens_and_holds_every_attack(norm):
         assert low - 1e-9 <= mean_confidence(model, found) <= high + 1e-9
         found = iaa(model, inputs, labels, eps=radius, norm=norm, label="predicted")
         assert low <= mean_confidence(model, found) + 1e-12
+        options = {"eta": -1.0, "omega": UNIFORM, "norm": norm}
+        found = generalised_ace(model, inputs, labels, eps=radius, **options)
+        assert low <= mean_confidence(model, found) + 1e-12
 
 
 def test_it_opens_where_gradients_vanish():
@@ -53,23 +56,23 @@ def test_it_opens_where_gradients_vanish():
     def flat(points):
         return smooth((points * 20).round() / 20)
 
-    envelope = confidence_envelope(flat, [(inputs, labels)], eps=[0.2])
+    envelope = confidence_envelope(flat, [(inputs, labels)], eps=[0.2], steps=10)
     assert envelope.lowest[0] < envelope.confidence - 0.05
     assert envelope.highest[0] > envelope.confidence + 0.01
 
 
 def test_scores_are_confidence_minus_accuracy():
     model, inputs, labels = problem()
-    envelope = confidence_envelope(model, [(inputs, labels)], eps=RADII)
+    envelope = confidence_envelope(model, [(inputs, labels)], eps=RADII, steps=10)
     assert envelope.lowest_mcs == tuple(low - envelope.accuracy for low in envelope.lowest)
     assert envelope.highest_mcs == tuple(high - envelope.accuracy for high in envelope.highest)
 
 
 def test_batches_add_up():
     model, inputs, labels = problem()
-    whole = confidence_envelope(model, [(inputs, labels)], eps=RADII)
+    whole = confidence_envelope(model, [(inputs, labels)], eps=RADII, steps=10)
     parts = zip(inputs.split(7), labels.split(7), strict=True)
-    other = confidence_envelope(model, parts, eps=tuple(RADII))
+    other = confidence_envelope(model, parts, eps=tuple(RADII), steps=10)
     assert dataclasses.astuple(other)[2:4] == pytest.approx(dataclasses.astuple(whole)[2:4])
     assert other.lowest == pytest.approx(whole.lowest, abs=1e-9)
     assert other.highest == pytest.approx(whole.highest, abs=1e-9)
@@ -121,8 +124,9 @@ def test_the_attacks_lie_within_what_is_certified():
     labels = model(inputs).argmax(dim=1)
     batches = list(zip(inputs.split(16), labels.split(16), strict=True))
     for method in (interval, crown):
-        found = confidence_envelope(model, batches, eps=[0.0, 0.02, 0.1], certified=method)
-        plain = confidence_envelope(model, batches, eps=[0.0, 0.02, 0.1])
+        options = {"eps": [0.0, 0.02, 0.1], "steps": 10}
+        found = confidence_envelope(model, batches, certified=method, **options)
+        plain = confidence_envelope(model, batches, **options)
         assert (found.lowest, found.highest) == (plain.lowest, plain.highest)
         assert plain.certified_lowest == plain.certified_highest == ()
         ends = zip(

@@ -493,7 +493,8 @@ def test_attacks_of_ones_own_widen_the_envelope():
     assert all(map(float.__le__, wide.lowest, plain.lowest))
     assert wide.lowest[0] < plain.lowest[0] or wide.highest[0] > plain.highest[0]
     assert wide.accuracy == plain.accuracy
-    confidence_envelope(model, batches(), eps=[1.0], bounds=BOUNDS, attacks=(answers_otherwise,))
+    few = {"eps": [1.0], "steps": 1, "bounds": BOUNDS}
+    confidence_envelope(model, batches(), attacks=(answers_otherwise,), **few)
     for attacks in ([3], 3, {"a": brutal}):
         with pytest.raises(TypeError, match=r"expected attacks? as a"):
             confidence_envelope(model, batches(), eps=[1.0], attacks=attacks)
