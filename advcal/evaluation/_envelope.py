@@ -80,12 +80,11 @@ def confidence_envelope(
 
     Runs at each radius `uca`, `iaa(label="predicted")` and `generalised_ace` to the uniform
     distribution downwards, `oca` upwards, `ace` both ways, and `uca` and `oca` by random search,
-    which gets on if gradients vanish. Takes, per example, the lowest and the highest confidence that any of them reached there or at a smaller
-    radius, or that the input has: the envelope opens monotonically. It is what these attacks find,
-    not a certificate: `certified` gives one, from outside, so that how far confidence can be moved
-    lies between the two. `mma` and `rca` go the ways of `uca` and `oca` and add nothing.
-
-    Labels are used for the accuracy only; the attacks use the predicted ones.
+    which gets on when gradients vanish. Takes, per example, the lowest and the highest confidence
+    that any of them reached there or at a smaller radius, or that the input has: the envelope opens
+    monotonically. It is what these attacks find, not a certificate: `certified` gives one, from
+    outside, so that how far confidence can be moved lies between the two. `mma` and `rca` go the
+    ways of `uca` and `oca` and add nothing.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`; it runs as in `evaluate`.
