@@ -38,7 +38,7 @@ def test_a_file_is_replaced_in_one_piece(tmp_path):
     path = tmp_path / "file"
     for value in (1, 2):
         put(path, {"a": value})
-        assert torch.load(path) == {"a": value}
+        assert torch.load(path, weights_only=True) == {"a": value}
         assert names(tmp_path) == ["file"]
 
 
@@ -69,7 +69,7 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatc
         put(path, {"a": 2})
     assert (caught.value.errno, str(path) in str(caught.value)) == (errno.ENOSPC, True)
     monkeypatch.undo()
-    assert torch.load(path) == {"a": 1}
+    assert torch.load(path, weights_only=True) == {"a": 1}
     assert names(tmp_path) == ["file"]
 
 
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_is_said_in_plain_words(tmp_path):
             return 0 if told in str(error) else 1
 
     assert forked(fill) == 0
-    assert torch.load(path) == {"a": 1}
+    assert torch.load(path, weights_only=True) == {"a": 1}
     assert names(tmp_path) == ["file"]
 
 
@@ -104,7 +104,7 @@ def test_links_are_followed_and_modes_kept(tmp_path):
     for value in (1, 2):
         put(link, {"a": value})
         assert link.is_symlink()
-        assert torch.load(target) == {"a": value}
+        assert torch.load(target, weights_only=True) == {"a": value}
     target.chmod(0o640)
     put(link, {})
     assert target.stat().st_mode & 0o777 == 0o640
@@ -206,7 +206,7 @@ def test_what_a_killed_writer_left_is_taken_away(tmp_path):
         pass
     os.close(end)
     assert names(tmp_path) == [other.name, "file"]
-    assert torch.load(path) == {"a": 1}
+    assert torch.load(path, weights_only=True) == {"a": 1}
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")

@@ -7,7 +7,9 @@ from advcal.losses._reduce import Reduction, checked, reduced
 
 
 def margin(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    r"""Compute by how much the best wrong class leads, $\max_{k \ne y} z_k - z_y$.
+    r"""Compute by how much the best wrong class leads.
+
+    $\max_{k \ne y} z_k - z_y$: positive if the prediction is wrong.
 
     Args:
         logits: Logits, shape `(n, classes)`.

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import optimize
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
 
 from advcal.calibrators import fit_temperature
 
@@ -127,6 +126,9 @@ def test_parity_with_scikit_learn():
     generator = torch.Generator().manual_seed(1)
     logits = 3 * torch.randn(300, 3, generator=generator, dtype=torch.float64)
     labels = torch.multinomial((logits / 1.7).softmax(dim=1), 1, generator=generator)[:, 0]
+    pytest.importorskip("sklearn", minversion="1.8")  # the first that scales temperatures
+    from sklearn.frozen import FrozenEstimator
+
     model = FrozenEstimator(Logits().fit(logits.numpy(), labels.numpy()))
     theirs = CalibratedClassifierCV(model, method="temperature").fit(logits.numpy(), labels.numpy())
     ours = fit_temperature(logits, labels)(logits)

@@ -21,7 +21,7 @@ torch.distributed.init_process_group(
     "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2,
     timeout=timedelta(seconds=600),
 )
-data = torch.load(f"{folder}/data.pt")
+data = torch.load(f"{folder}/data.pt", weights_only=True)
 probs, labels = (part[:300] if rank == 0 else part[300:] for part in data)
 found = {}
 for kind in ("tensor", "array"):

@@ -277,7 +277,7 @@ def main(folder, *sizes):
         assert outcomes(again_in_one_job, size, place) == wanted
         (path,) = place.rglob("run.pt")
         assert path.parent.name == "0"
-        assert list(torch.load(path)["model"])[:2] == ["0.weight", "0.bias"]
+        assert list(torch.load(path, weights_only=True)["model"])[:2] == ["0.weight", "0.bias"]
         shutil.rmtree(place)
         place.mkdir()
         for found in outcomes(until_one_is_killed, size, place, dead=[1]):

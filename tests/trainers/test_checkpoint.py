@@ -122,7 +122,7 @@ def test_what_the_body_changed_is_in_the_file(tmp_path):
     arguments = setting(checkpoint=path)
     for epoch in epochs(**arguments):
         arguments["state"]["history"].append(epoch.loss)
-    found = torch.load(path)
+    found = torch.load(path, weights_only=True)
     assert found["state"]["history"] == [loss for _, loss, _ in found["records"]]
     assert found["epoch"] == 4
     same(found["model"], arguments["model"].state_dict())
@@ -179,7 +179,7 @@ def test_nan_keeps_the_last_good_file(tmp_path):
 
     with pytest.raises(FloatingPointError, match="got nan in epoch 2, batch 3"):
         fit(**(arguments | {"objective": failing}))
-    found = torch.load(path)
+    found = torch.load(path, weights_only=True)
     assert (found["epoch"], found["batch"]) == (2, 2)
     assert all(bool(value.isfinite().all()) for value in found["model"].values())
 
@@ -201,7 +201,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
         FloatingPointError, match=r"expected finite weights, .* at epoch 1, batch 3"
     ):
         fit(**(arguments | {"objective": failing}))
-    assert torch.load(path)["batch"] == 2
+    assert torch.load(path, weights_only=True)["batch"] == 2
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_numpy_numbers_are_plain_numbers(tmp_path):
     for n in (1, 2, 3):
         positional, options = arguments(n)
         fit(*positional, **options)
-    found = torch.load(path)
+    found = torch.load(path, weights_only=True)
     assert found["state"]["history"] == [0.25, 3, {"a": (True, "x")}]
     assert [type(each) for each in found["state"]["history"][:2]] == [float, int]
     assert type(found["optimizer"]["param_groups"][0]["lr"]) is float

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("case", [*processes.CASES, "ar_adals"])
 def test_two_processes_train_as_one(folder, case):
-    two, one = (torch.load(folder / f"{case}.{n}.pt") for n in (2, 1))
+    two, one = (torch.load(folder / f"{case}.{n}.pt", weights_only=True) for n in (2, 1))
     assert [n for *_, n in two["records"]] == [n for *_, n in one["records"]] == [26] * 3
     options = {"rtol": 1e-6, "atol": 1e-6}
     torch.testing.assert_close(two["records"], one["records"], **options)

@@ -153,7 +153,7 @@ def test_another_run_is_refused_by_what_differs_unless_it_is_meant_to(tmp_path, 
 def test_another_version_is_told(tmp_path, library):
     path = tmp_path / "checkpoint"
     fit(**setting(n=1), checkpoint=path)
-    found = torch.load(path)
+    found = torch.load(path, weights_only=True)
     found["settings"][library] = "0.0.1"
     torch.save(found, path)
     with pytest.raises(ValueError, match=rf"with {library} .*, got one of another, with 0.0.1"):
@@ -271,7 +271,7 @@ def test_what_is_read_is_checked_before_anything_is_put_back(tmp_path, name):
         return setting(n=n, state=state)
 
     fit(**run(1), checkpoint=path)
-    found = torch.load(path)
+    found = torch.load(path, weights_only=True)
     SPOILT[name](found)
     torch.save(found, path)
     arguments = run(2)
@@ -304,7 +304,7 @@ def test_a_link_to_a_checkpoint_stays_one(tmp_path):
     fit(**setting(n=1), checkpoint=link)
     assert len(fit(**setting(), checkpoint=link)) == 2
     assert link.is_symlink()
-    assert torch.load(target)["epoch"] == 3
+    assert torch.load(target, weights_only=True)["epoch"] == 3
 
 
 # --- wrappers --------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_weights_have_their_plain_names_in_every_file(tmp_path, name):
         return model
 
     run(WRAPPERS[name], 1)
-    found = torch.load(path)
+    found = torch.load(path, weights_only=True)
     assert list(found["model"]) == list(found["state"]["stopping"]["weights"]) == wanted
     assert list(found["average"]) == ["n_averaged", *(f"module.{each}" for each in wanted)]
     fresh = copy.deepcopy(plain)

@@ -211,7 +211,8 @@ def test_compiled_models(backend, tmp_path):
     got = fit(compiled, batches, objective, optimizer, n=2, checkpoint=path)
     assert [e.loss for e in got] == pytest.approx([e.loss for e in wanted], rel=1e-5)
     close(other, model)
-    model.load_state_dict(torch.load(path)["model"])  # the names are those of the model inside
+    kept = torch.load(path, weights_only=True)["model"]
+    model.load_state_dict(kept)  # the names are those of the model inside
     torch._dynamo.reset()
 
 
