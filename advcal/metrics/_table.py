@@ -103,9 +103,10 @@ class ReliabilityBins(Generic[Array]):
                 f"expected reliability bins of the same edges in all processes, got {told} here "
                 "and others elsewhere"
             )
-        fields = [self.counts, self.confidences, self.corrects]
-        if self.squares is not None:
-            fields.append(self.squares)
+        fields: list[Any] = [self.counts, self.confidences, self.corrects]
+        if weighted:  # a tensor, or a NumPy number
+            squares: Any = self.squares
+            fields.append(squares if isinstance(squares, Tensor) else np.asarray(squares))
         sums = (_processes.summed(_probs.as_tensor("field", field)[0]) for field in fields)
         return ReliabilityBins(self.edges, *map(own_kind, sums))
 

@@ -12,7 +12,7 @@ import torch
 from advcal import metrics
 
 WORKER = """
-import os, pickle, sys, time
+import logging, os, pickle, sys, time, warnings
 from datetime import timedelta
 import torch
 from advcal import metrics
@@ -29,9 +29,12 @@ for kind in ("tensor", "array"):
     table, sketch = metrics.reliability_bins(*own), metrics.reliability_sketch(*own)
     found[kind] = [table, table.all_reduce(), sketch, sketch.all_reduce()]
     found[kind, "summary"] = metrics.summary(*own).all_reduce()
+    weights = own[0][:, 0]
+    found[kind, "weighted"] = metrics.reliability_bins(*own, weights=weights).all_reduce()
 unlike = [
     metrics.reliability_bins(probs, labels, n_bins=10 + rank),
     metrics.reliability_bins(probs, labels, n_bins=10, binning="quantile"),
+    metrics.reliability_bins(probs, labels, weights=None if rank else probs[:, 0]),
 ]
 found["errors"] = []
 for table in unlike:
@@ -39,6 +42,32 @@ for table in unlike:
         table.all_reduce()
     except ValueError as error:
         found["errors"].append(str(error))
+try:
+    import lightning.pytorch as lightning
+    from advcal.metrics.torchmetrics import Calibration
+except ImportError:
+    found["logged"] = None
+else:
+    class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            names = ("accuracy", "brier", "ece", "mcs", "nll")
+            self.figures = torch.nn.ModuleDict({name: Calibration(name) for name in names})
+
+        def validation_step(self, batch, index):
+            for name, figure in self.figures.items():
+                figure.update(*batch)
+                self.log(name, figure)
+
+    os.environ["LOCAL_RANK"] = str(rank)  # the group that there is becomes the trainer's
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(probs, labels), 100)
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, use_distributed_sampler=False,
+    )
+    (found["logged"],) = trainer.validate(Model(), batches, verbose=False)
 with open(f"{folder}/{rank}.new", "wb") as file:
     pickle.dump(found, file)
 os.rename(f"{folder}/{rank}.new", f"{folder}/{rank}.pickle")
@@ -46,7 +75,8 @@ os.rename(f"{folder}/{rank}.new", f"{folder}/{rank}.pickle")
 # that process by SIGABRT. So none leaves before all are done.
 while not os.path.exists(f"{folder}/{1 - rank}.pickle"):
     time.sleep(0.01)
-torch.distributed.destroy_process_group()
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
 """
 
 pytestmark = pytest.mark.skipif(
@@ -119,6 +149,25 @@ def test_two_processes_have_the_summary_of_one(kind, found, data):
         assert list(map(float, got)) == pytest.approx(list(map(float, wanted)), rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_two_processes_have_the_weighted_table_of_one(kind, found, data):
+    own = data if kind == "tensor" else tuple(part.numpy() for part in data)
+    whole = metrics.reliability_bins(*own, weights=own[0][:, 0])
+    for each in found:
+        for name in ("ece", "mcs", "rmsce", "effective_n"):
+            got, wanted = (getattr(table, name) for table in (each[kind, "weighted"], whole))
+            assert float(got) == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_lightning_logs_in_two_processes_what_one_has(found, data):
+    if found[0]["logged"] is None:
+        pytest.skip("without Lightning and torchmetrics")
+    for each in found:
+        assert len(each["logged"]) == 5
+        for name, value in each["logged"].items():
+            assert value == pytest.approx(float(getattr(metrics, name)(*data)), rel=1e-6)
+
+
 def test_all_processes_have_the_same_to_the_last_bit(found):
     ours, theirs = (each["tensor"] for each in found)
     assert torch.equal(ours[1].confidences, theirs[1].confidences)
@@ -127,7 +176,7 @@ def test_all_processes_have_the_same_to_the_last_bit(found):
 
 def test_unlike_tables_are_refused_in_every_process(found):
     for each in found:
-        assert len(each["errors"]) == 2
+        assert len(each["errors"]) == 3
         for message in each["errors"]:
             assert message.startswith(
                 "expected reliability bins of the same edges in all processes"
