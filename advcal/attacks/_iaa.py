@@ -112,6 +112,7 @@ def iaa(
             start = region.random_point(source)
         if random_start and variant == "accept":  # the input counts too
             logits = logits_at(model, inputs)
+            _checks.label_range(labels, logits.shape[1])
             score = aim.look(logits, Apart.of(logits, labels), 0.0).score
             best.offer(inputs, logits.argmax(dim=1) == labels, score)
         if variant == "published":

@@ -168,7 +168,7 @@ ROWS = {
     "iaa-published": Row(configured(iaa, steps=4, variant="published"), "linf", True, 4, 4),
     "iaa-search": Row(configured(iaa, steps=6, method="random_search"), "linf", True, 7, 0),
     "iaa-l2": Row(configured(iaa, steps=4, norm="l2"), "l2", False, 5, 4),
-    "iaa-random": Row(configured(iaa, steps=4, random_start=True), "linf", True, 5, 4),
+    "iaa-random": Row(configured(iaa, steps=4, random_start=True), "linf", True, 6, 4),
     "uca": Row(configured(uca, steps=3), "linf", False, 6, 3),
     "uca-l2": Row(configured(uca, steps=3, norm="l2"), "l2", False, 6, 3),
     "uca-random": Row(configured(uca, steps=3, random_start=True), "linf", True, 6, 3),
