@@ -279,6 +279,7 @@ ATTACK_VALUES: dict[str, tuple] = {
     "kappa": (0.0, 1.0),
     "label": ("true", "predicted"),
     "lam": (0.0, 1.0, 20.0),
+    "levels": (None, 256),
     "loss": ("cross_entropy", "dlr", "margin", "kl", each_cross_entropy),
     "method": ("gradient", "random_search"),
     "momentum": (0.0, 0.5, 1.0),
@@ -350,7 +351,7 @@ def changed() -> Iterator[tuple]:
         if list(inspect.signature(attack).parameters)[:3] != ["model", "inputs", "labels"]:
             continue
         known = keywords(attack)
-        if unvaried := known - ATTACK_VALUES.keys() - {"generator"}:
+        if unvaried := known - ATTACK_VALUES.keys() - {"generator", "progress"}:
             raise LookupError(f"expected values of every keyword of {name}, got none: {unvaried}")
         base = {key: value for key, value in NEEDED.items() if key in known}
         base |= BUDGETS.get(name, {})
@@ -518,8 +519,10 @@ def label_settings() -> Iterator[tuple[str, Callable]]:
 METRIC_VALUES = {
     "bandwidth": (0.01, 0.1),
     "coverage": (0.3, 1.0),
+    "figure": ("auroc", "aupr", "fpr95"),
     "level": (0.5, 0.99),
     "n_levels": (1, 4),
+    "positive": (0, 1),
     "reduction": REDUCTIONS,
     "resamples": (20, 50),
     "statistic": ("ece", "rmsce", "chi2", "mcs", "ks", "kuiper", "spiegelhalter"),
@@ -575,7 +578,7 @@ def metric_settings(checkout: Path) -> Iterator[tuple[str, Callable]]:
         known = keywords(metric)
         if next(iter(inspect.signature(metric).parameters)) == "probs":
             of_predictions[name] = metric
-        others = {"from_logits", "generator", "attacked"}
+        others = {"from_logits", "generator", "attacked", "ignore_index", "n", "weights"}
         if unvaried := known - METRIC_VALUES.keys() - BINNINGS.keys() - others:
             raise LookupError(f"expected values of every keyword of {name}, got none: {unvaried}")
     for metric in of_predictions.values():
