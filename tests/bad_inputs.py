@@ -804,6 +804,7 @@ def of_mapping(value: Any, *, optional: bool = False, **_: Any) -> Iterator[Bad]
 
 
 def of_runs(value: Any, *, optional: bool = False, **_: Any) -> Iterator[Bad]:
+    value = [torch.as_tensor(each) for each in value]
     yield from of_sequence(value)
     yield Bad("empty", [], EITHER if optional else REFUSE)
     yield Bad("wrong length", [value[0]], EITHER if optional else REFUSE)
@@ -859,6 +860,17 @@ _NUMBER_ABOVE_0 = partial(of_number, zero=REFUSE)
 _SHARE = partial(of_number, large=REFUSE)
 _OPEN_SHARE = partial(of_number, zero=REFUSE, large=REFUSE)
 _ANY_NUMBER = partial(of_number, negative=EITHER)
+
+
+def allowing(kind: Callable[..., Iterator[Bad]], *mistakes: str) -> Callable[..., Iterator[Bad]]:
+    """Let a callable take some mistakes that it cannot see, or that whoever is next refuses."""
+
+    def of_most(value: Any, **options: Any) -> Iterator[Bad]:
+        for bad in kind(value, **options):
+            yield bad._replace(wanted=EITHER) if bad.kind in mistakes else bad
+
+    return of_most
+
 
 # How an argument of each name is got wrong.
 KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
@@ -937,8 +949,17 @@ OF_ONE_FUNCTION = {
     "baseline", "changed", "clean", "count", "ignore_index", "intervals", "others", "over",
     "patience", "positive",
 }  # fmt: skip
+# In every step of an attack: kinds and shapes are checked, values are not.
+_POINTS = allowing(of_inputs, "NaN", "infinity")
 # Where a name means something else.
 OWN_KINDS: dict[str, dict[str, Callable[..., Iterator[Bad]]]] = {
+    **{f"attacks.Ball.{name}": {"points": _POINTS} for name in ("length", "project")},
+    "attacks.Ball.ascend": {"points": _POINTS, "gradient": _POINTS, "size": radius},
+    "attacks.Ball.steepest": {
+        "gradient": _POINTS,
+        "points": allowing(of_inputs, "NaN", "infinity", "None"),
+    },
+    "attacks.uniform_noise": {"labels": allowing(of_labels, "labels out of range")},
     "evaluation.sweep": {"batches": lambda value, **options: of_sets_of_batches(value, **options)},
     "evaluation.diagnose": {"attacks": partial(of_mapping, optional=True)},
     "evaluation.confidence_envelope": {"eps": lambda value, **_: of_radii(value)},
@@ -1092,8 +1113,6 @@ def _close_figures() -> None:
         sys.modules["matplotlib.pyplot"].close("all")
 
 
-# What is called in every step of an attack checks nothing of its own.
-UNCHECKED = ("attacks.Ball.",)
 # Minutes, of arguments that its parts are tried with; and records of sweeps of its own.
 LEFT_OUT = ("evaluation.audit", "evaluation.corruption_errors")
 
