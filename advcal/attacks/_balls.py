@@ -48,6 +48,8 @@ class Ball:
         Returns:
             Their balls.
         """
+        if not isinstance(rows, slice):
+            _checks.tensor("rows", rows, integer=True)
         balls: Self = of_rows(self, rows)
         return balls
 
@@ -60,9 +62,8 @@ class Ball:
         Returns:
             Lengths in the norm, float64, shape `(n,)`.
         """
-        offset = (wide(points) - wide(self.centre)).flatten(1)
-        lengths: Tensor = torch.linalg.vector_norm(offset, self.order, dim=1)
-        return lengths
+        self._check(points=points)
+        return self._length(points)
 
     def project(self, points: Tensor) -> Tensor:
         """Bring points into the ball and the bounds.
@@ -73,7 +74,8 @@ class Ball:
         Returns:
             Points inside; one that is inside stays as it is.
         """
-        raise NotImplementedError
+        self._check(points=points)
+        return self._project(points)
 
     def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         """Return the directions of unit norm that raise the loss most.
@@ -86,7 +88,8 @@ class Ball:
         Returns:
             Directions, shape `(n, ...)`.
         """
-        raise NotImplementedError
+        self._check(gradient=gradient, **({} if points is None else {"points": points}))
+        return self._steepest(gradient, points)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
         """Draw a point for each input, uniformly from the ball before the box is cut out.
@@ -97,7 +100,8 @@ class Ball:
         Returns:
             Points inside, shape `(n, ...)`.
         """
-        raise NotImplementedError
+        _checks.arguments(generator=generator)
+        return self._random_point(generator)
 
     def ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         """Take a step uphill.
@@ -110,7 +114,40 @@ class Ball:
         Returns:
             Where the step leads, not yet projected.
         """
-        step = self.steepest(gradient, points)
+        self._check(points=points, gradient=gradient)
+        if not isinstance(size, Tensor):
+            _checks.number("size", size, least=0)
+        elif _checks.tensor("size", size).shape != self.centre.shape[:1]:
+            wanted = tuple(self.centre.shape[:1])
+            raise ValueError(f"expected size of shape {wanted}, got {_checks.kind(size)}")
+        return self._ascend(points, gradient, size)
+
+    def _check(self, **given: Any) -> None:
+        """Check points and gradients, but for their values: a device would be waited for."""
+        for name, value in given.items():
+            at = _checks.tensor(name, value).device
+            if value.shape != self.centre.shape or at != self.centre.device:
+                wanted = f"{tuple(self.centre.shape)} on {self.centre.device} like the inputs"
+                raise ValueError(
+                    f"expected {name} of shape {wanted}, got {_checks.kind(value)} on {at}"
+                )
+
+    def _length(self, points: Tensor) -> Tensor:
+        offset = (wide(points) - wide(self.centre)).flatten(1)
+        lengths: Tensor = torch.linalg.vector_norm(offset, self.order, dim=1)
+        return lengths
+
+    def _project(self, points: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def _random_point(self, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+    def _ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        step = self._steepest(gradient, points)
         if isinstance(size, Tensor) and size.dtype != torch.float64:
             return (points + per_example(size, points) * step).to(points.dtype)
         return points + times(size, step)
@@ -143,17 +180,17 @@ class _Linf(Ball, name="linf", order=torch.inf, dual=1):
 
     _kept = cached_property(_corners)
 
-    def project(self, points: Tensor) -> Tensor:
+    def _project(self, points: Tensor) -> Tensor:
         # torch.compile knows no lock, which a cached property has.
         corners = self._corners() if torch.compiler.is_compiling() else self._kept
         return torch.clamp(points, *corners)
 
-    def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+    def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         return torch.sign(gradient)
 
-    def random_point(self, generator: torch.Generator) -> Tensor:
+    def _random_point(self, generator: torch.Generator) -> Tensor:
         noise = draw(torch.rand, self.centre, generator) * 2 - 1
-        return self.project(self.centre + times(self.radius, noise))
+        return self._project(self.centre + times(self.radius, noise))
 
 
 class _L2(Ball, name="l2", order=2, dual=2):
@@ -163,7 +200,7 @@ class _L2(Ball, name="l2", order=2, dual=2):
     rounded towards the centre, so that no point inside is further off than the radius.
     """
 
-    def project(self, points: Tensor) -> Tensor:
+    def _project(self, points: Tensor) -> Tensor:
         points, centre = points.clamp(*self.bounds), lift(self.centre)
         offset = points - centre
         length = norm(offset)
@@ -175,15 +212,15 @@ class _L2(Ball, name="l2", order=2, dual=2):
         moved = torch.where(further, torch.nextafter(moved, self.centre), moved)
         return torch.where(outside, moved, points)
 
-    def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+    def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         gradient = self._inward(gradient, points)
         length = per_example(norm(gradient), gradient)
         return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
 
-    def random_point(self, generator: torch.Generator) -> Tensor:
+    def _random_point(self, generator: torch.Generator) -> Tensor:
         noise = free(draw(torch.randn, self.centre, generator), self.bounds)
         length = per_example(times(self.radius, self._share(generator)), self.centre)
-        return self.project((self.centre + length * self.steepest(noise)).to(self.centre.dtype))
+        return self._project((self.centre + length * self._steepest(noise)).to(self.centre.dtype))
 
 
 class _L1(Ball, name="l1", order=1, dual=torch.inf):
@@ -195,9 +232,9 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
     first, each as far as the box has room, until its length is spent.
     """
 
-    def project(self, points: Tensor) -> Tensor:
+    def _project(self, points: Tensor) -> Tensor:
         clamped = points.clamp(*self.bounds)
-        outside = self.length(clamped) > self.radius
+        outside = self._length(clamped) > self.radius
         rows = outside.nonzero()[:, 0] if free_to_read(points) else slice(None)
         surface = self.of(rows)._surface(exact(points[rows])).to(clamped)
         clamped[rows] = torch.where(per_example(outside[rows], points), surface, clamped[rows])
@@ -217,13 +254,13 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         inside = (shrunk * offset.sign()).reshape(centre.shape)
         return _shifted(centre, inside, self.centre.dtype).clamp(low, high)
 
-    def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
+    def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         flat = self._inward(gradient, points).flatten(1)
         top = flat.abs().argmax(dim=1, keepdim=True)
         direction = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
         return direction.reshape(gradient.shape)
 
-    def ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+    def _ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         slope, (low, high) = gradient.flatten(1), self.bounds
         room = torch.where(gradient > 0, high - points, points - low).flatten(1)
         room = room.masked_fill(slope == 0, 0)
@@ -235,14 +272,14 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         move = torch.zeros_like(spent).scatter(1, order, spent).to(points.dtype) * slope.sign()
         return points + move.reshape(points.shape)
 
-    def random_point(self, generator: torch.Generator) -> Tensor:
+    def _random_point(self, generator: torch.Generator) -> Tensor:
         sign = draw(torch.rand, self.centre, generator).sub(0.5).sign()
         share = -wide(draw(torch.rand, self.centre, generator)).clamp_min(2**-53).log()
         share = free(share, self.bounds)
         total = per_example(share.flatten(1).sum(dim=1), share)
         share = share / torch.where(total > 0, total, 1.0)
         length = per_example(times(self.radius, self._share(generator)), share)
-        return self.project((wide(self.centre) + length * share * sign).to(self.centre.dtype))
+        return self._project((wide(self.centre) + length * share * sign).to(self.centre.dtype))
 
 
 ORDERS = {name: each.order for name, each in Ball.norms.items()}
@@ -271,7 +308,7 @@ def linf(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) ->
         >>> ball.project(torch.tensor([[1.0, -1.0]]))
         tensor([[0.7500, 0.0000]])
     """
-    return ball("linf", inputs, eps, bounds)
+    return _of_inputs("linf", inputs, eps, bounds)
 
 
 def l2(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> Ball:
@@ -296,7 +333,7 @@ def l2(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> B
         >>> ball.project(torch.tensor([[0.8, 0.9]]))
         tensor([[0.8000, 0.9000]])
     """
-    return ball("l2", inputs, eps, bounds)
+    return _of_inputs("l2", inputs, eps, bounds)
 
 
 def l1(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> Ball:
@@ -324,7 +361,13 @@ def l1(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> B
     References:
         Croce & Hein, Mind the Box: l1-APGD for Sparse Adversarial Attacks, ICML 2021, section 2.
     """
-    return ball("l1", inputs, eps, bounds)
+    return _of_inputs("l1", inputs, eps, bounds)
+
+
+def _of_inputs(name: str, inputs: Tensor, eps: float | Tensor, bounds: Bounds) -> Ball:
+    """Make the balls of a norm around inputs that are finite and within the bounds."""
+    none = torch.zeros(len(_checks.inputs(inputs)), dtype=torch.int64, device=inputs.device)
+    return around(name, inputs, _checks.known(none, 0, 0), eps, bounds)[0]
 
 
 def ball(name: str, inputs: Tensor, eps: float | Tensor, bounds: Bounds) -> Ball:

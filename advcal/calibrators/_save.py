@@ -45,6 +45,8 @@ def save(calibrator: Calibrator, path: str | os.PathLike[str] | BinaryIO) -> Non
     _fields.check(type(calibrator), fields)
     contents = {"calibrator": type(calibrator).__name__, "fields": fields}
     if not isinstance(path, (str, os.PathLike)):
+        if not callable(getattr(path, "write", None)):
+            raise TypeError(f"expected path of a file or a binary file, got {_checks.kind(path)}")
         _files.dump(contents, path)
         return
     _checks.path("path", path)

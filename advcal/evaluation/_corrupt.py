@@ -1,13 +1,13 @@
 """Common corruptions made here, at five severities. They are not CIFAR-10-C."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from advcal import _checks, _digest
-from advcal._pass import again
+from advcal._pass import again, sourced
 from advcal._typing import Batch, Progress
 from advcal.evaluation import _shifts
 from advcal.evaluation._jpeg import compressed
@@ -197,7 +197,7 @@ class _Corrupted(_digest.Known):
 
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed)
-        for inputs, *rest in self.batches:
+        for inputs, *rest in sourced("batches", self.batches):
             shifted = corrupt(inputs, self.name, severity=self.severity, generator=generator)
             yield (shifted, *rest)
 
@@ -237,6 +237,9 @@ def listed(name: str, value: Any) -> list[Any]:
         raise TypeError(f"expected {name} as a list or tuple, got {_checks.kind(value)}")
     if not value:
         raise ValueError(f"expected one or more in {name}, got none")
+    for each in value:
+        if not isinstance(each, Hashable):
+            raise TypeError(f"expected {name} of words or numbers, got {_checks.kind(each)} in it")
     if len(set(value)) != len(value):
         raise ValueError(f"expected each only once in {name}, got {list(value)}")
     return list(value)

@@ -105,6 +105,8 @@ def costs_of(
         raise ValueError("expected one record or more, got none")
     for name, figures in (("maximise", maximise), ("minimise", minimise)):
         _checks.sequence(name, figures)
+        for figure in figures:
+            _checks.arguments(figure=figure)
     signed = [*((f, -1.0) for f in maximise), *((f, 1.0) for f in minimise)]
     if not signed:
         raise ValueError("expected a figure to maximise or to minimise, got none")

@@ -64,6 +64,11 @@ def pareto_search(
         raise ValueError(f"expected two values or more, got {len(first)}")
     if path is not None:
         _checks.path("path", path)
+    if records is not None:
+        if not isinstance(records, Mapping):
+            raise TypeError(f"expected records as a mapping, got {_checks.kind(records)}")
+        for value in records:
+            _checks.number("records at a value", value)
     runs = _Runs(run, dict(records or {}), None if path is None else Path(path))
     found: dict[float, Any] = {value: runs(value) for value in first}
     for _ in range(n):

@@ -15,7 +15,7 @@ from advcal._sums import exact
 from advcal._typing import Attack, Batch, Loss, Model, Progress
 from advcal.attacks import adversarial_distance
 from advcal.metrics import robustness_levels
-from advcal.trainers._crafting import examples, logits_at
+from advcal.trainers._crafting import examples, logits_at, scalar
 from advcal.trainers._splits import Split
 
 Source = TypeVar("Source", bound=Iterable[Batch])
@@ -82,7 +82,7 @@ class AdaptiveSmoothing:
         logits = logits_at(model, inputs)
         self._check_classes(logits)
         targets = self.state.targets(labels, levels, logits)
-        return self._loss(finite(logits), targets.to(logits.device))
+        return scalar("loss", self._loss(finite(logits), targets.to(logits.device)))
 
     def rank(
         self,

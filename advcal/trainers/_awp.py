@@ -12,7 +12,7 @@ from advcal import _checks
 from advcal._frozen import buffers_kept
 from advcal._sums import wide
 from advcal._typing import Batch, Model, Objective
-from advcal.trainers._crafting import Crafting, first_met, two_steps
+from advcal.trainers._crafting import Crafting, first_met, scalar, two_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -71,10 +71,7 @@ class awp(Crafting):
         whole, weights = _weights(model)
         loss_of = two_steps(self.objective)[1]
         with buffers_kept(whole), torch.enable_grad():
-            loss = loss_of(model, crafted)
-            if not isinstance(loss, Tensor) or loss.ndim != 0:
-                found = _checks.kind(loss)
-                raise ValueError(f"expected the objective to give a scalar, got {found}")
+            loss = scalar("objective", loss_of(model, crafted))
             _checks.differentiable("losses", loss, "the parameters")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         offsets = {

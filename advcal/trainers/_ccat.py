@@ -12,7 +12,7 @@ from advcal._logits import finite
 from advcal._sums import wide, widest
 from advcal._typing import Attack, Batch, Model
 from advcal.attacks import pgd_conf
-from advcal.trainers._crafting import Crafting, craft, examples, logits_at
+from advcal.trainers._crafting import Crafting, craft, labelled, logits_at
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -67,7 +67,7 @@ class ccat(Crafting):
         _checks.arguments(generator=self.generator)
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        inputs, labels = examples(batch)
+        inputs, labels = labelled(batch)
         distances = torch.zeros(len(inputs), dtype=widest(inputs.device), device=inputs.device)
         clean = len(inputs) - len(inputs) // 2
         if clean < len(inputs):

@@ -109,6 +109,16 @@ def examples(batch: Batch) -> tuple[Tensor, Tensor]:
     return inputs, whole(labels)
 
 
+def labelled(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Check a batch whose labels are taken apart before any loss sees them."""
+    inputs, labels = examples(batch)
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"expected labels as a torch.Tensor, got {_checks.kind(labels)}")
+    if labels.shape[:1] != inputs.shape[:1]:
+        raise ValueError(f"expected labels for {len(inputs)} inputs, got {_checks.kind(labels)}")
+    return inputs, labels
+
+
 def loss_at(loss: Loss, model: Model, inputs: Tensor, labels: Any) -> Tensor:
     """Take a loss of what a model in training says of inputs."""
     return loss_of(loss, model(inputs), labels, model)
@@ -127,9 +137,15 @@ def loss_of(loss: Loss, logits: Any, labels: Any, model: object = None) -> Tenso
             if first_met(model) and logits.ndim == 2:
                 _checks.warn_of_probabilities(logits)
         _check_range(logits, labels, left_out)
-    value = loss(logits, labels)
+    return scalar("loss", loss(logits, labels))
+
+
+def scalar(name: str, value: Any) -> Tensor:
+    """Check that a loss or an objective gave a tensor of one number."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"expected the loss to return a tensor, got {_checks.kind(value)}")
+        raise TypeError(f"expected the {name} to return a tensor, got {_checks.kind(value)}")
+    if value.ndim != 0:
+        raise ValueError(f"expected the {name} to give a scalar, got {_checks.kind(value)}")
     return value
 
 

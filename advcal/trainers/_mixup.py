@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from advcal import _checks
 from advcal._random import onward
 from advcal._typing import Batch, Loss, Model
-from advcal.trainers._crafting import Crafting, examples, loss_of
+from advcal.trainers._crafting import Crafting, labelled, loss_of
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -57,7 +57,7 @@ class mixup(Crafting):
         _checks.arguments(loss=self.loss, generator=self.generator)
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor, float]:
-        inputs, labels = examples(batch)
+        inputs, labels = labelled(batch)
         source = onward(self.generator)
         seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
         share = float(np.random.default_rng(int(seed)).beta(self.alpha, self.alpha))

@@ -57,7 +57,7 @@ class noisy(Crafting):
         _checks.arguments(objective=self.objective, sigma=self.sigma, generator=self.generator)
 
     def craft(self, model: Model, batch: Batch) -> Any:
-        inputs, _ = examples(batch)
+        inputs = _checks.tensor("inputs", examples(batch)[0], hint="; divide 8-bit images by 255")
         points = inputs + _noise(inputs, self.sigma, onward(self.generator))
         return two_steps(self.objective)[0](model, (points, *batch[1:]))
 

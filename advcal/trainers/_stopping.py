@@ -80,6 +80,8 @@ class EarlyStopping:
         Returns:
             Nothing.
         """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
         if self.weights is None:
             raise ValueError("expected a score before weights are restored, got none")
         put_weights(model, self.weights)
