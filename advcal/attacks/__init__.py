@@ -20,6 +20,7 @@ from advcal.attacks import (
     _fgsm,
     _fmn,
     _foot,
+    _hopskipjump,
     _iaa,
     _noise,
     _pgd,
@@ -43,6 +44,7 @@ fgsm = _levelled(_fgsm.fgsm)
 fmn = _levelled(_fmn.fmn)
 foot = _levelled(_foot.foot)
 generalised_ace = _levelled(_ace.generalised_ace, keeps=True)
+hopskipjump = _levelled(_hopskipjump.hopskipjump)
 iaa = _levelled(_iaa.iaa, keeps=True)
 mma = _levelled(_confidence.mma, keeps=True)
 n_fgsm = _levelled(_fgsm.n_fgsm)
@@ -72,6 +74,7 @@ __all__ = [
     "fmn",
     "foot",
     "generalised_ace",
+    "hopskipjump",
     "iaa",
     "l1",
     "l2",
