@@ -20,6 +20,7 @@ from advcal.attacks import (
     _fgsm,
     _fmn,
     _foot,
+    _hopskipjump,
     _iaa,
     _minimum,
     _noise,
@@ -44,6 +45,7 @@ fgsm = _levelled(_fgsm.fgsm)
 fmn = _levelled(_fmn.fmn)
 foot = _levelled(_foot.foot)
 generalised_ace = _levelled(_ace.generalised_ace, keeps=True)
+hopskipjump = _levelled(_hopskipjump.hopskipjump)
 iaa = _levelled(_iaa.iaa, keeps=True)
 minimum_norm = _levelled(_minimum.minimum_norm)
 mma = _levelled(_confidence.mma, keeps=True)
@@ -74,6 +76,7 @@ __all__ = [
     "fmn",
     "foot",
     "generalised_ace",
+    "hopskipjump",
     "iaa",
     "l1",
     "l2",

@@ -50,7 +50,8 @@ def through(
 
     References:
         Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 4.1
-        (BPDA); Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
+        (BPDA); Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons for
+        Conditional Computation, arXiv 1308.3432 (straight-through).
     """
     _checks.function("forward", forward)
     _checks.arguments(backward=backward)

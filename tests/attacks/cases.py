@@ -27,6 +27,7 @@ from advcal.attacks import (
     fmn,
     foot,
     generalised_ace,
+    hopskipjump,
     iaa,
     minimum_norm,
     mma,
@@ -214,6 +215,10 @@ ROWS = {
     "foot": Row(configured(foot, steps=8, candidates=2), None, False, 9, 8),
     "foot-one": Row(configured(foot, steps=8, candidates=9), None, False, 9, 8),
     "foot-targeted": Row(configured(foot, steps=8, targeted=True), None, False, 9, 8),
+    "hopskipjump": Row(configured(hopskipjump, steps=40), None, True, 40, 0, fewer=True),
+    "hopskipjump-l2": Row(
+        configured(hopskipjump, steps=40, norm="l2"), None, True, 40, 0, fewer=True
+    ),
     "foot-levels": Row(
         configured(foot, steps=8, candidates=2, levels=256), None, False, 9 + 1 + 14, 8
     ),

@@ -25,6 +25,7 @@ from advcal.attacks import (
     fmn,
     foot,
     generalised_ace,
+    hopskipjump,
     iaa,
     minimum_norm,
     mma,
@@ -72,6 +73,7 @@ ATTACKS = {
     "fmn": fmn,
     "foot": foot,
     "generalised_ace": generalised_ace,
+    "hopskipjump": hopskipjump,
     "iaa": iaa,
     "minimum_norm": minimum_norm,
     "mma": mma,
@@ -666,5 +668,7 @@ def test_foreign_attacks_that_keep_a_graph_are_detached(wrap):
 
 def test_rows_that_must_be_in_a_ball():
     free = {name.split("-")[0] for name in set(ROWS) - set(IN_A_BALL)}
-    assert free == {"cw_l2", "ddn", "deepfool", "fmn", "foot", "minimum_norm", "n_fgsm"}
+    assert free == {
+        *("cw_l2", "ddn", "deepfool", "fmn", "foot", "hopskipjump", "minimum_norm", "n_fgsm"),
+    }
     assert N == 3

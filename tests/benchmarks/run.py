@@ -18,6 +18,7 @@ COMPARISONS = {
     "against_pgd": True,
     "against_autoattack": True,
     "against_minimal_norm": True,
+    "against_hopskipjump": False,
     "against_metrics": False,
     "against_temperature": False,
     "against_calibrators": False,
