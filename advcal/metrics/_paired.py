@@ -14,7 +14,7 @@ from advcal import _checks, _probs
 from advcal._typing import Array
 from advcal.metrics._bins import uniform_bin
 from advcal.metrics._intervals import Vector, mean_ends
-from advcal.metrics._scores import accuracy, brier, confidence, nll
+from advcal.metrics._scores import accuracy, brier, confidence, mistake_cost, nll
 
 _SCORES: dict[str, Callable[..., Any]] = {
     "accuracy": accuracy,
@@ -61,11 +61,12 @@ def paired_test(
 
     Accuracy has McNemar's exact test, of the examples that one model alone gets right, and Tango's
     score interval. Confidence, NLL and Brier score have a test by flips of the sign of each
-    example's difference, and Student's interval or, if it is wider, Wilson's on the range of
-    these differences. ECE has a test by swaps of the two models' predictions, which asks whether
-    they are alike in accuracy too; its interval is that of the bootstrap of pairs, wider by how
-    much the biases of two such errors can differ: they are those at gaps one standard error larger
-    and smaller than were found.
+    example's difference, and Student's interval or, if it is wider, Wilson's on the range that
+    these differences may have: 1 and 2, and of the NLL the largest found or the mean NLL of a
+    mistake, so that mistakes not seen are allowed for. ECE has a test by swaps of the two models'
+    predictions, which asks whether they are alike in accuracy too; its interval is that of the
+    bootstrap of pairs, wider by how much the biases of two such errors can differ: they are those
+    at gaps one standard error larger and smaller than were found.
 
     Args:
         probs: Probabilities of the first model, shape `(n, classes)`; a tensor or a NumPy array.
@@ -121,7 +122,11 @@ def paired_test(
         if figure == "accuracy":
             found = _of_accuracy(first, second, level)
         else:
-            found = _of_means(first, second, resamples, level, source)
+            size = 2.0 if figure == "brier" else 1.0
+            if figure == "nll":
+                tops = [_probs.top_labels(p, labels, from_logits) for p in (probs, others)]
+                size = max(float(mistake_cost(c).mean()) for c, _, _ in tops)
+            found = _of_means(first, second, size, resamples, level, source)
     return PairedTest(*(own_kind(template.new_tensor(x, dtype=torch.float64)) for x in found))
 
 
@@ -146,15 +151,22 @@ def _tango(b: int, c: int, n: int, level: float) -> float:
 
 
 def _of_means(
-    first: Vector, second: Vector, resamples: int, level: float, source: torch.Generator
+    first: Vector,
+    second: Vector,
+    size: float,
+    resamples: int,
+    level: float,
+    source: torch.Generator,
 ) -> tuple[float, float, float, float]:
+    """Compare the means of scores that differ by up to a size, if not by more."""
     with np.errstate(invalid="ignore"):
         each = np.where(first == second, 0.0, first - second)
-    n, total, size = len(each), float(each.sum()), float(np.abs(each).max())
-    if not math.isfinite(size):  # a label of probability 0
+    n, total, most = len(each), float(each.sum()), float(np.abs(each).max())
+    if not math.isfinite(most):  # a label of probability 0
         return total / n, -math.inf, math.inf, 1.0
     flipped = np.concatenate([2 * (flips @ each) - total for flips in _flips(n, resamples, source)])
-    beyond = (np.abs(flipped) >= abs(total) - _ROUNDING * size * n).sum()
+    beyond = (np.abs(flipped) >= abs(total) - _ROUNDING * most * n).sum()
+    size = max(size, most)
     low, high = mean_ends(total, float((each**2).sum()), n, level, least=-size, most=size)
     return total / n, low, high, float((1 + beyond) / (1 + resamples))
 

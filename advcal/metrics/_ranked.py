@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.special import expit, logit
+from scipy.special import bdtr, expit, logit
 
 from advcal import _checks, _probs
 from advcal._typing import Array
@@ -31,13 +31,15 @@ def detection_interval(
     AUROC, `A`, has Newcombe's score interval, without draws: the `t` with
     $|A - t| \le z \sqrt{t (1 - t) (1 + M (1 - t) / (2 - t) + M t / (1 + t)) / (m n)}$, for `m`
     positives, `n` negatives and $M = (m + n) / 2 - 1$. DeLong's, which is symmetric, covers .73 to
-    .85 near 1. AUPR and FPR95 are computed of draws with replacement, from positives and from
-    negatives as many as there are. FPR95 has the percentiles, or the end of Clopper and Pearson's
-    interval at the threshold found if that is further out; AUPR the percentiles, or the standard
-    deviation on the scale of the log-odds, and if no draw differs, as
-    when all positives are above all negatives, the end of a share of all of the fewer.
+    .85 near 1. AUPR is computed of draws with replacement, from positives and from negatives as
+    many as there are. It has the percentiles, or the standard deviation on the scale of the
+    log-odds, and if no draw differs, as when all positives are above all negatives, the end of a
+    share of all of the fewer. FPR95 has the rates at the exact limits of the threshold, which are
+    two of the positives, and Clopper and Pearson's ends of these rates, as the two sides of a right
+    angle, and draws nothing. With fewer than 72 positives nothing bounds the lowest 5 % of them,
+    and the upper end is 1 at the level of .95.
 
-    In simulations intervals of level .95 cover AUROC in 94 to 99 % of cases, FPR95 in 92 to 100 %,
+    In simulations intervals of level .95 cover AUROC in 93 % of cases or more, FPR95 in 95 %,
     and AUPR in 91 to 100 %, or 88 % above .996 with 50 positives.
 
     Args:
@@ -77,10 +79,10 @@ def detection_interval(
     ranked, kinds = s[descending].cpu().numpy(), y[descending].cpu().numpy()
     if figure == "auroc":
         low, high = _newcombe(value, int(kinds.sum()), int((1 - kinds).sum()), level)
+    elif figure == "aupr":
+        low, high = _precision_ends(value, _drawn(ranked, kinds, resamples, source), kinds, level)
     else:
-        drawn = _drawn(ranked, kinds, figure, resamples, source)
-        ends = _precision_ends if figure == "aupr" else _rate_ends
-        low, high = ends(value, drawn, kinds, level)
+        low, high = _rate_ends(value, ranked[kinds == 1], ranked[kinds == 0], (1 - level) / 2)
     low, high = max(0.0, min(low, value)), min(1.0, max(high, value))
     return Interval(*(own_kind(s.new_tensor(each)) for each in (value, low, high)))
 
@@ -101,10 +103,8 @@ def _newcombe(area: float, m: int, n: int, level: float) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def _drawn(
-    ranked: Vector, kinds: Vector, figure: str, resamples: int, source: torch.Generator
-) -> Vector:
-    """Return the figure of draws, from positives and negatives apart."""
+def _drawn(ranked: Vector, kinds: Vector, resamples: int, source: torch.Generator) -> Vector:
+    """Return the AUPR of draws, from positives and negatives apart."""
     last = np.append(ranked[1:] < ranked[:-1], True)  # equal scores enter together
     where = [torch.from_numpy(np.flatnonzero(kinds == kind)) for kind in (1, 0)]
     n, found = len(ranked), []
@@ -117,7 +117,7 @@ def _drawn(
             cells = each[drawn] + n * torch.arange(rows, device="cpu")[:, None]
             counts = torch.bincount(cells.flatten(), minlength=rows * n).view(rows, n)
             sums.append(counts.numpy().cumsum(axis=1)[:, last].astype(np.float64))
-        found.append((_precision if figure == "aupr" else _rate)(*sums))
+        found.append(_precision(*sums))
     return np.concatenate(found)
 
 
@@ -125,12 +125,6 @@ def _precision(positives: Vector, negatives: Vector) -> Vector:
     gained = np.diff(positives, axis=1, prepend=0)
     areas = (gained * positives / np.maximum(positives + negatives, 1)).sum(axis=1)
     found: Vector = areas / positives[:, -1]
-    return found
-
-
-def _rate(positives: Vector, negatives: Vector) -> Vector:
-    reached = (20 * positives >= 19 * positives[:, -1:]).argmax(axis=1)[:, None]
-    found: Vector = np.take_along_axis(negatives, reached, axis=1)[:, 0] / negatives[:, -1]
     return found
 
 
@@ -148,8 +142,22 @@ def _precision_ends(
     return min(low, float(expit(middle - reach))), max(high, float(expit(middle + reach)))
 
 
-def _rate_ends(value: float, drawn: Vector, kinds: Vector, level: float) -> tuple[float, float]:
-    n, tail = int((1 - kinds).sum()), (1 - level) / 2
-    low, high = map(float, np.quantile(drawn, [tail, 1 - tail]))
-    ends = clopper_pearson(np.array([round(value * n)]), np.array([n]), tail)
-    return min(low, float(ends[0][0])), max(high, float(ends[1][0]))
+def _rate_ends(
+    value: float, positives: Vector, negatives: Vector, tail: float
+) -> tuple[float, float]:
+    """Return the ends of FPR95 from scores in descending order.
+
+    How many positives are below the threshold of the population is binomial, so it lies between two
+    of them; the rates there, and how much a rate varies, are both part of the reach.
+    """
+    m, n = len(positives), len(negatives)
+    below = bdtr(np.arange(m + 1), m, 0.05)
+    least, most = int((below <= tail).sum()), int((below < 1 - tail).sum()) + 1
+    # The threshold is above so many positives at least and at most, without one of them at the end.
+    limits = np.r_[np.inf, positives, -np.inf][[max(0, m + 1 - most), m + 1 - least]]
+    hits = np.searchsorted(-negatives, -limits, side="right").astype(np.float64)
+    hits = np.where(np.isinf(limits), [0.0, n], hits)
+    low, high = clopper_pearson(hits, np.full(2, float(n)), tail)
+    rates = hits / n
+    down = math.hypot(value - rates[0], rates[0] - low[0])
+    return value - down, value + math.hypot(rates[1] - value, high[1] - rates[1])

@@ -256,6 +256,11 @@ def _reduce(
     return own_kind(total / n if reduction == "mean" else total)
 
 
+def mistake_cost(confidence: Tensor) -> Tensor:
+    """Return the NLL of a mistake at each confidence, at least: what is unseen may cost so much."""
+    return -(1 - confidence).clamp_min(2**-53).log()
+
+
 def weighted(values: Tensor, weights: Tensor) -> Tensor:
     """Return values times weights, in which an infinite one of weight 0 is nothing."""
     return torch.where(weights > 0, weights * values, 0)

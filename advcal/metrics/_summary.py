@@ -11,7 +11,7 @@ from torch import Tensor
 from advcal import _checks, _probs, _processes
 from advcal._typing import Array
 from advcal.metrics._intervals import Interval, mean_ends
-from advcal.metrics._scores import scored, weighted
+from advcal.metrics._scores import mistake_cost, scored, weighted
 from advcal.metrics._table import ReliabilityBins, reliability_bins
 
 _FIGURES = ("accuracy", "confidence", "nll", "brier", "ece", "mce", "mcs")
@@ -163,7 +163,7 @@ class Summary(Generic[Array]):
     ) -> Summary[Array]:
         """Sum up what is known of each example, float64 `(n,)`, beside the table of all of them."""
         each = [nll, brier, *(part.square() for part in (confidence, nll, brier))]
-        each.append(-(1 - confidence).clamp_min(2**-53).log())
+        each.append(mistake_cost(confidence))
         if weights is not None:
             each = [weighted(part, weights) for part in each]
         own_kind = _probs.as_tensor("edges", bins.edges)[1]

@@ -106,6 +106,23 @@ def test_intervals_cover(figure, truth):
     assert covered >= 88
 
 
+@pytest.mark.parametrize(("figure", "cost"), [("nll", lambda p: -np.log(p)), ("brier", None)])
+def test_mistakes_that_were_not_seen_are_allowed_for(figure, cost):
+    # In one sample of five none of the 50 examples tells the two apart by a mistake.
+    cost = cost or (lambda p: 2 * (1 - p) ** 2)
+    sure, right, rng, covered = (0.95, 0.9), (0.99, 0.97), np.random.default_rng(0), 0
+    means = [r * cost(s) + (1 - r) * cost(1 - s) for s, r in zip(sure, right, strict=True)]
+    for _ in range(200):
+        drawn, probs = rng.random(50), []
+        for s, r in zip(sure, right, strict=True):
+            own = np.where(drawn < r, s, 1 - s)
+            probs.append(np.stack([own, 1 - own], axis=1))
+        labels, options = np.zeros(50, dtype=np.int64), {"figure": figure, "resamples": 1}
+        found = metrics.paired_test(*probs, labels, **options)
+        covered += found.low <= means[0] - means[1] <= found.high
+    assert covered >= 181
+
+
 def test_what_cannot_be_compared():
     first, second, labels = pair(20)
     with pytest.raises(ValueError, match=r"expected labels of shape \(19,\), got"):

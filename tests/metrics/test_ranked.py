@@ -46,12 +46,11 @@ def test_no_interval_of_a_perfect_detector_is_without_width(figure, m, n):
     assert worst.low < worst.high
 
 
-@pytest.mark.parametrize("figure", ["aupr", "fpr95"])
-def test_draws_have_the_values_of_the_metric(figure):
+def test_draws_have_the_values_of_the_metric():
     scores, labels = drawn(20, 30)
     scores = scores.round()  # ties
     order = np.argsort(-scores, kind="stable")
-    found = metrics._ranked._drawn(scores[order], labels[order], figure, 30, seeded())
+    found = metrics._ranked._drawn(scores[order], labels[order], 30, seeded())
     source = seeded()
     positives = torch.randint(20, (30, 20), generator=source)
     negatives = torch.randint(30, (30, 30), generator=source)
@@ -60,7 +59,7 @@ def test_draws_have_the_values_of_the_metric(figure):
             scores[order][labels[order] == 1][positives[row]],
             scores[order][labels[order] == 0][negatives[row]],
         )
-        wanted = getattr(metrics, figure)(np.concatenate(parts), np.repeat([1, 0], [20, 30]))
+        wanted = metrics.aupr(np.concatenate(parts), np.repeat([1, 0], [20, 30]))
         assert value == pytest.approx(wanted)
 
 
@@ -87,3 +86,23 @@ def test_curves_are_covered(figure):
         found = metrics.detection_interval(*drawn(60, 90, distance, seed), **options)
         covered += found.low <= truth[figure] <= found.high
     assert covered >= 86
+
+
+# Where the percentiles of draws cover .69: few positives say little of their lowest 5 %.
+@pytest.mark.parametrize(("m", "n", "area"), [(20, 200, 0.7), (100, 100, 0.999)])
+def test_rates_of_few_positives_are_covered(m, n, area):
+    distance, covered = 2**0.5 * ndtri(area), 0
+    for seed in range(200):
+        found = metrics.detection_interval(*drawn(m, n, distance, seed), figure="fpr95")
+        covered += found.low <= ndtr(ndtri(0.95) - distance) <= found.high
+    assert covered >= 181
+
+
+def test_rates_at_the_exact_limits_of_the_threshold():
+    # Of 100 positives, 1 at least and 10 at most are below the threshold at the level of .95.
+    scores, labels = np.r_[np.arange(100), [-1.0, 0.5, 9.5, 200]], np.repeat([1, 0], [100, 4])
+    found = metrics.detection_interval(scores, labels, figure="fpr95")
+    low, high = metrics._ranked.clopper_pearson(np.array([1.0, 3.0]), np.full(2, 4.0), 0.025)
+    assert found.value == 0.5
+    assert found.low == pytest.approx(0.5 - np.hypot(0.25, 0.25 - low[0]))
+    assert found.high == pytest.approx(min(1, 0.5 + np.hypot(0.25, high[1] - 0.75)))
