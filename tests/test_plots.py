@@ -491,7 +491,7 @@ def test_one_panel_grows_too():
     assert inside(legend, ax.figure)
     assert not legend.get_window_extent().overlaps(ax.get_window_extent())
     assert not legend.get_window_extent().overlaps(ax.title.get_window_extent())
-    assert ax.get_window_extent().height > 1.5 * ax.figure.dpi
+    assert ax.get_window_extent().height > 1.4 * ax.figure.dpi
     figure, given = plt.subplots()
     only([0, 1], curves, figures="MCS", axes=given)
     assert not figure.legends  # a figure of another keeps its size

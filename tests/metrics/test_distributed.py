@@ -79,10 +79,14 @@ if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="PyTorch without gloo",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+        reason="PyTorch without gloo",
+    ),
+    # PyTorch 2.4 and 2.5 warn of themselves when a tensor is unpickled.
+    pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -367,6 +367,8 @@ def test_fewer_batches_than_before_the_stop(tmp_path):
     ids=["multistep", "one cycle", "lambda", "sequential"],
 )
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD])
+# In old versions SequentialLR warns of how it calls its own schedules.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
 def test_every_schedule_and_optimizer(tmp_path, make, kind):
     def arguments(n, checkpoint):
         torch.manual_seed(0)
