@@ -59,7 +59,7 @@ def scores(
     s, own_kind = vector("scores", scores_, finite=finite)
     y = labels_like("scores", scores_, labels, 2)
     y = _checks.labels(y, len(s), 2, device=s.device)
-    if int(y.sum()) in (0, len(y)):
+    if not _checks.recording() and int(y.sum()) in (0, len(y)):
         raise ValueError(f"expected labels 0 and 1, got {int(y[0])} only")
     return s, y, own_kind
 
@@ -73,7 +73,7 @@ def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any
         raise ValueError(f"expected {name} of shape (n >= 1,), got {_checks.kind(value)}")
     v = v.double()
     bad = ~v.isfinite() if finite else v.isnan()
-    if bad.any():
+    if not _checks.recording() and bad.any():
         raise ValueError(f"expected {name} that are numbers, got {float(v[bad][0]):g}")
     return v, own_kind
 

@@ -570,6 +570,19 @@ def test_a_metric_waits_a_few_times_however_large(name):
     assert counts[0] == counts[1] <= ONCE[name], device.waits
 
 
+@pytest.mark.parametrize("name", ["accuracy", "nll", "mcs", "ece", "rmsce", "aurc"])
+def test_a_bootstrap_waits_as_often_for_many_draws_as_for_few(name):
+    probs, labels = predictions()
+    counts = []
+    for resamples in (5, 20):
+        with Pretend("cuda") as device:
+            there = device.tensor(probs), device.tensor(labels)
+            device.reset()
+            metrics.bootstrap(getattr(metrics, name), *there, resamples=resamples)
+        counts.append(sum(device.waits.values()))
+    assert counts[0] == counts[1] <= 12, device.waits
+
+
 @pytest.mark.parametrize(("there", "most"), [(True, 2), (False, 3)])  # two of these are copies
 def test_evaluate_waits_little_per_batch(there, most):
     def waits(n_batches):
