@@ -39,9 +39,6 @@ from torch import Tensor
 
 from advcal import calibrators, metrics
 
-# `coverage.py` beside this file is not the package that numba asks for.
-sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
-
 Array = npt.NDArray[Any]
 Race = Callable[[Tensor, Tensor, Tensor], Any]  # fit to logits and labels, call on others
 

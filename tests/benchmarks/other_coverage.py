@@ -8,6 +8,7 @@ confidence or of Beta-shaped ones; pairs two models that share their mistakes. L
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def ranks(samples: int) -> Iterator[Row]:
     """Cover areas from .7 to .999 of few positives."""
     for area in (0.7, 0.9, 0.97, 0.99, 0.999):
         shift = float(norm.ppf(area)) * 2**0.5
-        for positives, negatives in ((10, 10), (20, 20), (20, 200), (200, 20), (100, 100)):
+        for positives, negatives in ((20, 20), (20, 200), (100, 100)):
             share = positives / (positives + negatives)
             cuts = np.linspace(-12, 12 + shift, 400_001)
             hits, alarms = norm.sf(cuts, shift), norm.sf(cuts)
@@ -116,20 +117,26 @@ def pairs(samples: int) -> Iterator[Row]:
             }
 
 
+PARTS = {"means": means, "pairs": pairs, "ranks": ranks}
+
+
 def main() -> None:
     """Simulate, print and keep."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    record: dict[str, Any] = {"samples": args.samples}
-    for name, part in (("means", means), ("pairs", pairs), ("ranks", ranks)):
+    record: dict[str, Any] = {}
+    if args.json and args.json.exists():  # parts that are not asked for stay
+        record = json.loads(args.json.read_text())
+    for name in args.parts:
         record[name] = []
-        for row in part(args.samples):
-            record[name].append(row)
+        for row in PARTS[name](args.samples):
+            record[name].append(row | {"samples": args.samples})
             print(row, flush=True)
             peers.write_json(args.json, record)
 

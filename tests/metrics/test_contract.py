@@ -518,6 +518,8 @@ REFUSED = {
     "threshold": [("high", TypeError, "threshold as a number"), (math.nan, ValueError,
         "threshold finite")],
     "tpr": [(0, ValueError, "tpr > 0"), (2, ValueError, "tpr .*<= 1")],
+    "weights": [([1.0], TypeError, r"weights as a torch\.Tensor"), (torch.ones(1), ValueError,
+        "weights of shape"), (-torch.ones(len(LABELS)), ValueError, "weights >= 0")],
 }  # fmt: skip
 NEEDED = {"wilson": {"n": 3}}
 FREE = {"attacked"}  # checked with what it holds
