@@ -94,6 +94,7 @@ NO_ATTACKS = [
     "l2",
     "linf",
     "through",
+    "two_columns",
     *COMBINED,
 ]
 ULP = 2**-23
