@@ -314,7 +314,8 @@ def _to_rows(name: str, value: Tensor, *, array: bool) -> str:
     if value.ndim == 1 or value.shape[1:] == (1,):
         two, last = "1 - p, p" if name == "probs" else "0 * p, p", ", p of shape (n,)"
         made = f"torch.stack([{two}], dim=1){'' if value.ndim == 1 else last}"
-        return f"; pass p of the second of two classes as {made}"
+        model = ", or a model by attacks.two_columns(model)" if name == "logits" else ""
+        return f"; pass p of the second of two classes as {made}{model}"
     if value.ndim < 3:
         return ""
     made = f"{name}.movedim(1, -1).flatten(0, -2) and labels.flatten()"

@@ -92,7 +92,8 @@ class _Watch:
         if any(told[len(say) :]):
             _checks.warn(
                 "expected logits, got rows that are >= 0 and sum to 1, which look like "
-                "probabilities; return logits, or pass lambda x: model(x).log()"
+                "probabilities; return logits, or pass lambda x: model(x).log(), and see what "
+                "evaluation.diagnose says"
             )
 
 

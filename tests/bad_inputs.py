@@ -170,6 +170,8 @@ GOOD: dict[str, Callable[[], Any]] = {
 _BUDGET = {"n", "n_pilot", "n_targets", "queries", "resamples", "search_steps", "steps"}
 # What it is in some callables. Values and methods are called as `_called` says.
 OWN: dict[str, dict[str, Callable[[], Any]]] = {
+    "attacks.through": {"forward": lambda: network(), "backward": lambda: network()},
+    "attacks.two_columns": {"model": lambda: network(1)},
     "calibrators.load": {"path": lambda: folder() / "it.pt"},
     "calibrators.fit_platt": {"logits": lambda: (3 * rows().log())[:, :2] + 1},
     "certify.certify": {"n": lambda: 10},
@@ -287,7 +289,7 @@ def callables() -> dict[str, Tried]:
 
 
 def of_function(room: str, name: str, function: Callable[..., Any]) -> Tried:
-    if name in ("expectation", "smoothed"):
+    if name in ("expectation", "smoothed", "through", "two_columns"):
         names = names_of(function) | {"inputs": False}
         return Tried(partial(_called, function, ("inputs",)), names)
     arrays = room in ("metrics", "calibrators")

@@ -29,6 +29,7 @@ from advcal.attacks import (
     _square,
 )
 from advcal.attacks._balls import Ball, l1, l2, linf
+from advcal.attacks._columns import two_columns
 from advcal.attacks._combine import autocast, batched, cascade, worst_case
 from advcal.attacks._distance import adversarial_distance
 from advcal.attacks._expectation import expectation
@@ -90,6 +91,7 @@ __all__ = [
     "rca",
     "square",
     "through",
+    "two_columns",
     "uca",
     "uniform_noise",
     "worst_case",

@@ -14,6 +14,7 @@ from advcal._typing import Attack, Bounds, Model, Norm, Progress
 from advcal.attacks._apgd import apgd
 from advcal.attacks._balls import around, ball
 from advcal.attacks._combine import one_by_one
+from advcal.attacks._doubts import doubt
 from advcal.attacks._fmn import fmn
 from advcal.attacks._gradient import logits_at
 from advcal.attacks._shown import shown
@@ -43,6 +44,10 @@ def autoattack(
     published sequence. An example that is fooled, or wrong from the start, leaves the batch at
     once; what is drawn for an example depends on how many are left. It attacks accuracy, so it uses
     the true labels.
+
+    Warns, before it begins, of what it may fail for instead of robustness: outputs that are random,
+    rounded or probabilities, gradients that are zero or lead the wrong way. That takes two forward
+    passes, and one with a gradient.
 
     Args:
         model: Inputs `(n, ...)` to logits `(n, classes)`.
@@ -81,7 +86,9 @@ def autoattack(
     _checks.arguments(steps=steps, n_targets=n_targets, generator=generator, progress=progress)
     _checks.count("queries", queries, least=0)
     with frozen(model, grad=False):
-        n_classes = int((~masked(logits_at(model, region.centre))).sum(dim=1).max())
+        logits = logits_at(model, region.centre)
+        doubt(model, region, labels, logits)
+        n_classes = int((~masked(logits)).sum(dim=1).max())
         generator = _checks.resolve(generator, inputs.device)
         climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)
         sequence: dict[Callable[..., Tensor], int] = {climb: steps + 1}  # and calls of the model
