@@ -1,7 +1,7 @@
 """Auto-PGD: projected gradient descent that chooses its step sizes itself."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, rivals
 from advcal._typing import Bounds, Loss, Model, Norm
+from advcal.attacks._apgd_sparse import climb_in_phases
 from advcal.attacks._balls import Ball, around, each_of
 from advcal.attacks._gradient import (
     LOSSES,
@@ -42,6 +43,7 @@ def apgd(
     targeted: bool = False,
     n_targets: int = 0,
     stop_early: bool = False,
+    variant: Literal["halving", "sparse"] = "halving",
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -57,6 +59,12 @@ def apgd(
     Returns, per example, the best of all points seen: one that fools the model before one that does
     not, then the one of higher loss. A restart makes `steps + 1` forward and `steps` backward
     passes.
+
+    `variant="sparse"` is APGD as published for `l1`, and stronger there. A step changes two thirds
+    as many entries as the highest point has changed, all by as much, and is long again where that
+    number falls. The first three tenths of the steps climb in a ball of three radii, the next in
+    one of two, and each part goes on from the highest point of the one before; only what is within
+    `eps` counts. A restart makes up to `steps + 3` forward passes, and `rho` has no use.
 
     With `n_targets` the attack runs once for each of the wrong classes that the model finds most
     likely at the inputs, one more forward pass, and raises the loss that leads from the label to
@@ -79,6 +87,7 @@ def apgd(
             0 is the plain attack.
         stop_early: Whether an example leaves the batch once it is fooled. Whether each example is
             fooled stays the same.
+        variant: `"halving"`, or `"sparse"` for `l1`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: The source of the random start; a copy of the global one if None.
 
@@ -96,7 +105,8 @@ def apgd(
 
     References:
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-        Parameter-free Attacks, ICML 2020, algorithm 1 and section 4.
+        Parameter-free Attacks, ICML 2020, algorithm 1 and section 4. Croce & Hein, Mind the Box:
+        l1-APGD for Sparse Adversarial Attacks on Image Classifiers, ICML 2021, algorithm 1.
     """
     region, labels = around(norm, inputs, labels, eps, bounds)
     _checks.arguments(norm=norm, steps=steps, restarts=restarts, random_start=random_start)
@@ -106,6 +116,7 @@ def apgd(
         raise ValueError(f"expected random_start with restarts > 1, got restarts={restarts}")
     if n_targets and targeted:
         raise ValueError(f"expected n_targets=0 with targeted, got {n_targets}")
+    _checks.choice("variant", variant, ("halving", "sparse") if norm == "l1" else ("halving",))
     with frozen(model, grad=True):
         inputs = region.centre
         if n_targets:
@@ -118,6 +129,10 @@ def apgd(
         best = Best(inputs, stop=stop_early)
         for goal in goals:
             for _ in range(restarts):
+                if variant == "sparse":
+                    source = generator if random_start else None
+                    climb_in_phases(model, region, goal, steps, best, source, stop_early=stop_early)
+                    continue
                 start = region.random_point(generator) if random_start else inputs
                 climb(model, start, goal, rule, steps, best, stop_early=stop_early)
         return best.points

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,10 +14,12 @@ from advcal.attacks._apgd import apgd
 from advcal.attacks._balls import around, ball
 from advcal.attacks._combine import one_by_one
 from advcal.attacks._doubts import doubt
-from advcal.attacks._fmn import fmn
 from advcal.attacks._gradient import logits_at
+from advcal.attacks._minimum import minimum_norm
 from advcal.attacks._shown import shown
 from advcal.attacks._square import square
+
+_STARTS, _MOST_TARGETS = 5, 5  # in L1
 
 
 def autoattack(
@@ -38,12 +39,14 @@ def autoattack(
     r"""Run the standard sequence of attacks, each on the examples that withstood all before it.
 
     `apgd` on the cross-entropy, `apgd` towards each of the `n_targets` most likely wrong classes on
-    the targeted DLR loss (the margin, with fewer than four classes), `fmn`, and `square`. The
-    second and the last are left out if `n_targets` or `queries` is 0, and the last two in `l1`.
-    `fmn`, which looks for the nearest adversarial point, stands in for the targeted FAB of the
-    published sequence. An example that is fooled, or wrong from the start, leaves the batch at
-    once; what is drawn for an example depends on how many are left. It attacks accuracy, so it uses
-    the true labels.
+    the targeted DLR loss (the margin, with fewer than four classes), `minimum_norm`, and `square`.
+    The second and the last are left out if `n_targets` or `queries` is 0, and the last in `l1`.
+    `minimum_norm`, which looks for the nearest adversarial point, stands in for the targeted FAB of
+    the published sequence. In `l1` `apgd` is the sparse variant, with five starts on the
+    cross-entropy and at most five classes to aim at, as published.
+
+    An example that is fooled, or wrong from the start, leaves the batch at once; what is drawn for
+    an example depends on how many are left. It attacks accuracy, so it uses the true labels.
 
     Warns, before it begins, of what it may fail for instead of robustness: outputs that are random,
     rounded or probabilities, gradients that are zero or lead the wrong way. That takes two forward
@@ -55,7 +58,7 @@ def autoattack(
         labels: The true integer labels, shape `(n,)`.
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        steps: The steps of `apgd`, in each of its runs, and of `fmn`.
+        steps: The steps of `apgd`, in each of its runs, and of `minimum_norm`.
         n_targets: How many wrong classes to aim at, at most.
         queries: How often `square` calls the model, at most.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
@@ -80,7 +83,8 @@ def autoattack(
 
     References:
         Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-        Parameter-free Attacks, ICML 2020, section 5.
+        Parameter-free Attacks, ICML 2020, section 5. Croce & Hein, Mind the Box: l1-APGD for Sparse
+        Adversarial Attacks on Image Classifiers, ICML 2021, section 5.
     """
     region, labels = around(norm, inputs, labels, eps, bounds)
     _checks.arguments(steps=steps, n_targets=n_targets, generator=generator, progress=progress)
@@ -92,12 +96,14 @@ def autoattack(
         generator = _checks.resolve(generator, inputs.device)
         climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)
         sequence: dict[Callable[..., Tensor], int] = {climb: steps + 1}  # and calls of the model
+        if norm == "l1":
+            climb, n_targets = partial(climb, variant="sparse"), min(n_targets, _MOST_TARGETS)
+            sequence = {partial(climb, restarts=_STARTS): _STARTS * (steps + 1)}
         if n_targets:
             loss = "dlr" if n_classes >= 4 else "margin"
             aims = min(n_targets, n_classes - 1)
             sequence[partial(climb, loss=loss, n_targets=n_targets)] = 1 + aims * (steps + 1)
-        if norm != "l1":
-            sequence[partial(_fmn_within, norm=norm, steps=steps)] = steps + 1
+        sequence[partial(_nearest_within, norm=norm, steps=steps)] = steps + 1
         if queries and norm != "l1":
             own = partial(square, norm=norm, steps=queries, generator=generator)
             sequence[own] = queries
@@ -112,16 +118,16 @@ def autoattack(
             return one_by_one(model, region.centre, labels, [*sequence], of)
 
 
-def _fmn_within(
+def _nearest_within(
     model: Model,
     inputs: Tensor,
     labels: Tensor,
     *,
     eps: float | Tensor,
-    norm: Literal["linf", "l2"],
+    norm: Norm,
     steps: int,
     bounds: Bounds,
 ) -> Tensor:
-    """Draw the nearest that `fmn` finds into the ball."""
-    found = fmn(model, inputs, labels, norm=norm, steps=steps, bounds=bounds)
+    """Draw the nearest that `minimum_norm` finds into the ball."""
+    found = minimum_norm(model, inputs, labels, norm=norm, steps=steps, bounds=bounds)
     return ball(norm, inputs, eps, bounds).project(found)

@@ -135,6 +135,15 @@ ROWS = {
     "apgd-zero-l1": Row(
         configured(apgd, steps=5, norm="l1", random_start=False), "l1", False, 6, 5
     ),
+    "apgd-sparse": Row(configured(apgd, steps=3, norm="l1", variant="sparse"), "l1", True, 6, 3),
+    "apgd-sparse-zero": Row(
+        configured(apgd, steps=5, norm="l1", variant="sparse", random_start=False, stop_early=True),
+        "l1",
+        False,
+        8,
+        5,
+        fewer=True,
+    ),
     "apgd-targeted": Row(configured(apgd, steps=5, targeted=True), "linf", True, 6, 5),
     "apgd-n_targets": Row(
         configured(apgd, steps=5, loss="margin", n_targets=9, random_start=False),
@@ -243,7 +252,7 @@ N = 3  # the number of examples, for which `forwards` and `backwards` hold
 DETERMINISTIC = [name for name, row in ROWS.items() if not row.random]
 RANDOM = [name for name, row in ROWS.items() if row.random]
 # Where a ball as small as the rows' leaves a random start no way to show in the end.
-VARYING = [name for name in RANDOM if name != "autoattack"]
+VARYING = [name for name in RANDOM if name not in ("apgd-sparse", "autoattack")]
 IN_A_BALL = [name for name, row in ROWS.items() if row.norm]
 CALLING = [name for name, row in ROWS.items() if row.forwards]
 

@@ -9,8 +9,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from advcal.attacks import apgd, autoattack, pgd, square
+from advcal.attacks import Ball, apgd, autoattack, l1, minimum_norm, pgd, square
 from advcal.attacks._apgd import _checkpoints
+from advcal.attacks._apgd_sparse import Sparse, _sparse_sign
+from advcal.attacks._gradient import Point
 from advcal.attacks._square import _bump
 from advcal.losses import margin
 from tests.attacks.cases import Counted, Rows, examples, mlp, seeded
@@ -101,6 +103,65 @@ def test_bad_uses_of_targets_are_refused():
         apgd(model, inputs, labels, eps=0.1, restarts=2, random_start=False)
 
 
+# --- apgd in l1 ------------------------------------------------------------------------------
+
+
+def test_signs_of_a_share_of_the_entries():
+    gradient = torch.tensor([[3.0, -1.0, 0.5, -2.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, -1.0, 1.0]])
+    shares = torch.tensor([0.5, 0.5, 0.25])  # ties are all taken, as published
+    wanted = [[0.5, 0, 0, -0.5], [0, 0, 0, 0], [0.25, 0.25, -0.25, 0.25]]
+    assert _sparse_sign(gradient, shares).tolist() == wanted
+    assert _sparse_sign(gradient[:1], torch.tensor([0.0])).tolist() == [[1, 0, 0, 0]]
+    assert _sparse_sign(gradient[:1], torch.tensor([1.0])).tolist() == [[0.25, -0.25, 0.25, -0.25]]
+
+
+def test_checkpoints_of_sparse_steps():
+    """By the published numbers, on a loss that is told: two examples, four entries, every step."""
+    centre = torch.full((2, 4), 0.5)
+    region = l1(centre, eps=0.3)
+    start = centre + torch.tensor([[0.1, 0.1, 0.1, 0.0], [0.1, 0.1, 0.0, 0.0]])
+    rule = Sparse.begin(region, start, 10)
+    assert rule.every == 1
+    assert rule.share.tolist() == pytest.approx([3 / 6, 2 / 6])
+
+    def seen(first, second):
+        return Point(torch.zeros(2, 3), torch.tensor([first, second]), torch.ones(2, 4))
+
+    _, rule = rule.step(start, seen(0.0, 0.0))
+    assert rule.size.tolist() == pytest.approx([0.3, 0.3])
+    fewer = centre + torch.tensor([[0.3, 0.0, 0.0, 0.0], [0.3, 0.0, 0.0, 0.0]])
+    _, rule = rule.step(fewer, seen(1.0, -1.0))  # the second is no better, and its step shortens
+    assert rule.size.tolist() == pytest.approx([0.3, 0.2])
+    assert rule.share.tolist() == pytest.approx([1 / 6, 2 / 6])
+    for _ in range(9):
+        there, rule = rule.step(start, seen(0.0, -1.0))
+    assert rule.size.tolist() == pytest.approx([0.03, 0.03])
+    assert rule.top.tolist() == [fewer[0].tolist(), start[1].tolist()]
+    assert float((there - centre).abs().sum(dim=1).max()) <= 0.3 + 1e-6
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+def test_sparse_steps_reach_the_optimum_of_a_linear_model_but_for_an_entry(random_start):
+    """As published, a step never changes less than two entries once two are changed."""
+    weight = torch.randn(40, generator=seeded(2)).double()
+    model = lambda x: torch.stack([-(x @ weight), x @ weight], dim=1) / 2  # noqa: E731
+    inputs, labels = torch.zeros(5, 40, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)
+    found = apgd(
+        model, inputs, labels, eps=0.1, norm="l1", variant="sparse", steps=100, loss="margin",
+        bounds=WIDE, random_start=random_start, generator=seeded(),
+    )  # fmt: skip
+    largest = weight.abs().topk(2).values
+    gain = found @ weight / 0.1
+    assert (gain >= 0.99 * largest.mean()).all()
+    assert (gain <= largest[0] + 1e-9).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_sparse_steps_are_for_l1(norm):
+    with pytest.raises(ValueError, match="expected variant to be one of 'halving', got 'sparse'"):
+        apgd(mlp(), *examples(), eps=0.1, norm=norm, variant="sparse")
+
+
 # --- square ----------------------------------------------------------------------------------
 
 
@@ -184,6 +245,17 @@ def test_autoattack_is_at_least_as_strong_as_each_part(digits, norm):
     assert 0 < robust <= accuracy(model, first, labels) < accuracy(model, inputs, labels)
     without = whole(queries=0, generator=seeded())
     assert robust <= accuracy(model, without, labels)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_autoattack_is_as_strong_as_the_nearest_mistake(digits, norm):
+    model, inputs, labels = digits
+    options = {"eps": {"linf": 0.1, "l2": 0.5, "l1": 1.5}[norm], "norm": norm, "steps": 8}
+    found = autoattack(model, inputs, labels, queries=0, n_targets=1, generator=seeded(), **options)
+    nearest = minimum_norm(model, inputs, labels, norm=norm, steps=8)
+    length = torch.linalg.vector_norm((nearest - inputs).flatten(1), Ball.norms[norm].order, dim=1)
+    fooled = (model(nearest).argmax(dim=1) != labels) & (length <= options["eps"])
+    assert (model(found).argmax(dim=1) != labels)[fooled].all()
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
