@@ -392,6 +392,15 @@ ROWS |= {
     "trainers.check_disjoint": lambda at: trainers.check_disjoint(
         data(at, 1), [(examples(seed=7)[0], LABELS)]
     ),
+    "attacks.hopskipjump": lambda at: attacks.hopskipjump(
+        mlp(at), *map(at.tensor, examples()), steps=30
+    ),
+    "attacks.through": lambda at: attacks.fgsm(
+        attacks.through(mlp(at), mlp(at)), *map(at.tensor, examples()), eps=0.1
+    ),
+    "attacks.two_columns": lambda at: attacks.two_columns(lambda x: mlp(at)(x)[:, 0])(
+        at.tensor(examples()[0])
+    ),
     "trainers.craft": lambda at: trainers.craft(FGSM, mlp(at), *map(at.tensor, examples())),
     "trainers.ensemble": lambda at: trainers.ensemble([mlp(at), mlp(at, 1)])(
         at.tensor(examples()[0])

@@ -59,7 +59,8 @@ def test_tensors_for_bounds_are_as_good_as_numbers(row, shape):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 
-@every_row
+# Noise to start at and levels need finite bounds.
+@rows([name for name in ROWS if not name.startswith("hopskipjump") and "levels" not in name])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_no_bounds_are_infinite_ones(row, scale):
     model, (inputs, labels) = mlp(gain=3 / scale), examples(6, bounds=(-scale, scale))
@@ -94,7 +95,7 @@ def test_all_masked_is_the_input(row):
     assert torch.equal(found, inputs)
 
 
-@every_row
+@rows([name for name in ROWS if "levels" not in name])  # bfloat16 cannot tell so many apart there
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_range_for_each_feature(row, dtype):
     low, high = torch.tensor([0.0, -1.0, 0.5, 10.0]), torch.tensor([1.0, 3.0, 0.75, 40.0])
