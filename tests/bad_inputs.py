@@ -140,6 +140,7 @@ GOOD: dict[str, Callable[[], Any]] = {
     "objectives": lambda: (trainers.standard(),),
     "omega": lambda: torch.full((CLASSES,), 1 / CLASSES, dtype=torch.float64),
     "optimizer": lambda: weights(network()),
+    "member": lambda: lambda seed, checkpoint: network(),
     "others": lambda: rows().flip(1),
     "out_batches": batches,
     "path": lambda: folder() / "new.pt",
@@ -157,6 +158,7 @@ GOOD: dict[str, Callable[[], Any]] = {
     "scores": lambda: drawn(30),
     "search_steps": lambda: 1,
     "sets": lambda: rows(N) > 0.2,
+    "seeds": lambda: [0, 1],
     "severity": lambda: 3,
     "sigma": lambda: 0.1,
     "size": lambda: 5,
@@ -925,7 +927,7 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
          "stop_early", "targeted", "votes"), of_switch,
     ),
     "attack": of_attack,
-    **dict.fromkeys(("metric", "objective", "run"), of_function_),
+    **dict.fromkeys(("member", "metric", "objective", "run"), of_function_),
     **dict.fromkeys(
         ("average", "backward", "certified", "forward", "map", "progress", "schedule"),
         partial(of_function_, optional=True),
@@ -945,7 +947,7 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
     **dict.fromkeys(
         ("attacks", "objectives", "maximise", "minimise", "values", "weights"), of_sequence
     ),
-    **dict.fromkeys(("kinds", "columns", "figures", "affine"), of_sequence),
+    **dict.fromkeys(("kinds", "columns", "figures", "affine", "seeds"), of_sequence),
     **dict.fromkeys(("audits", "models", "sources", "targets", "records"), of_mapping),
     **dict.fromkeys(("title", "by", "against"), partial(of_text, optional=True)),
     **dict.fromkeys(("curves", "settings", "names"), of_sequence),
@@ -1018,6 +1020,8 @@ def bad_values(name: str, tried: Tried) -> Iterator[tuple[str, int, Bad]]:
     for argument, optional in tried.names.items():
         given = good(name, tried)
         kind = OWN_KINDS.get(name, {}).get(argument, KINDS.get(argument))
+        if argument == "levels" and name.startswith("attacks."):  # of grey, not of robustness
+            kind = partial(of_count, optional=True)
         if kind is None:
             assert argument in OF_ONE_FUNCTION, f"{argument} of {name} has no kind of bad values"
             continue

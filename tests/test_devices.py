@@ -419,8 +419,9 @@ NO_ROWS = {
         "evaluation.hypervolume",
         "evaluation.pareto",
     ),
-    *("evaluation.pareto_search", "evaluation.read_corruptions", "evaluation.table"),
-    *("metrics.wilson", "trainers.catastrophic_overfitting"),
+    *("evaluation.pareto_search", "evaluation.read_corruptions", "evaluation.rows"),
+    "evaluation.table",
+    *("metrics.wilson", "trainers.catastrophic_overfitting", "trainers.deep_ensemble"),
 }
 
 

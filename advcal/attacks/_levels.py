@@ -64,8 +64,10 @@ def levelled(attack: Callable[Options, Tensor], *, keeps: bool = False) -> Level
         given = bound.arguments
         near = "eps" not in given
         norm = given.get("norm", "l2" if near else "linf")
-        region, labels = around(norm, inputs, labels, given.get("eps", 0.0), given["bounds"])
-        grid = _Grid.of(region, levels, within=not near and "norm" in given)
+        ball = "l1" if norm == "l0" else norm  # no ball in L0, where radii are numbers of entries
+        region, labels = around(ball, inputs, labels, given.get("eps", 0.0), given["bounds"])
+        order = 0 if norm == "l0" else region.order
+        grid = _Grid.of(region, levels, within=not near and "norm" in given, order=order)
         options = options | ({"eps": grid.radius} if grid.within else {})
         with frozen(model, grad=False):
             points = run(model, inputs, labels, **options)
@@ -176,6 +178,7 @@ class _Grid:
     Attributes:
         region: The balls around the inputs; only their norm counts if not `within`.
         within: Whether images must be in the balls.
+        order: The order of the norm.
         top: The highest level; the lowest is 0.
         low: The value of the lowest level, of the shape of the inputs and of float32 or wider.
         width: How much higher the value of the highest is, likewise.
@@ -184,13 +187,14 @@ class _Grid:
 
     region: Ball
     within: bool
+    order: float
     top: int
     low: Tensor
     width: Tensor
     centre: Tensor
 
     @classmethod
-    def of(cls, region: Ball, levels: int, *, within: bool) -> "_Grid":
+    def of(cls, region: Ball, levels: int, *, within: bool, order: float) -> "_Grid":
         """Lay the grid from the lowest to the highest bound."""
         x, top = lift(region.centre), levels - 1
         low, high = (torch.as_tensor(end).to(x).expand(x.shape) for end in region.bounds)
@@ -200,7 +204,7 @@ class _Grid:
         if bool(((width > 0) & (width <= top * precision * high.maximum(-low))).any()):
             found = f"{levels} in {region.centre.dtype}"
             raise ValueError(f"expected levels that differ in the dtype of the inputs, got {found}")
-        grid = cls(region, within, top, low, width, x)
+        grid = cls(region, within, order, top, low, width, x)
         centre = grid.counted(wide(x) - wide(low))
         on = (grid.points(centre.round()) - region.centre).abs() <= 4 * precision * width
         centre = torch.where(on.flatten(1), centre.round(), centre)
@@ -243,7 +247,7 @@ class _Grid:
     def length(self, levels: Tensor) -> Tensor:
         """Measure how far images are from the inputs, in units of the inputs, shape `(n,)`."""
         sizes = (levels - self.centre) / self.top * wide(self.width.flatten(1))
-        lengths: Tensor = torch.linalg.vector_norm(sizes, self.region.order, dim=1)
+        lengths: Tensor = torch.linalg.vector_norm(sizes, self.order, dim=1)
         return lengths
 
     def inside(self, levels: Tensor) -> Tensor:

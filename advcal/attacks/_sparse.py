@@ -5,6 +5,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._logits import lift, rivals
+from advcal._sums import running
 from advcal._typing import Model
 from advcal.attacks._balls import free
 from advcal.attacks._gradient import gradient_at, logits_at
@@ -86,7 +87,7 @@ class _Most(_Walk):
         new = gain / torch.where(most > 0, most, 1.0)
         self.score = _MEMORY * self.score + (1 - _MEMORY) * new
         if self.count is None:
-            sums = gain.clamp_min(0).sort(dim=1, descending=True).values.cumsum(dim=1)
+            sums = running(gain.clamp_min(0).sort(dim=1, descending=True).values, 1)
             needed = (sums < -lead[:, None]).sum(dim=1).to(self.found) + 1
             self.count = torch.where(fooled, 0.0, needed)
         else:

@@ -59,8 +59,11 @@ def test_tensors_for_bounds_are_as_good_as_numbers(row, shape):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 
-# Noise to start at and levels need finite bounds.
-@rows([name for name in ROWS if not name.startswith("hopskipjump") and "levels" not in name])
+# Noise to start at, levels and L0 need finite bounds.
+FINITE = ("hopskipjump", "levels", "l0")
+
+
+@rows([name for name in ROWS if not any(word in name for word in FINITE)])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_no_bounds_are_infinite_ones(row, scale):
     model, (inputs, labels) = mlp(gain=3 / scale), examples(6, bounds=(-scale, scale))

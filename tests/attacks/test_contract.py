@@ -554,6 +554,7 @@ BAD_OPTIONS = {
     "random_start": ["no", "yes", None, 0, 1],
     "stop_early": ["no", "yes", None, 0, 1],
     "levels": [0, 1, -256, 1.5, True, "256"],
+    "progress": [0, True, "bar"],
     "generator": [0, 1, "seed", torch.manual_seed, np.random.default_rng(0)],
 }
 

@@ -9,7 +9,7 @@ from advcal import attacks
 from tests.attacks.cases import ROWS, N, configured, delicate, examples, mlp, seeded, state
 
 LONG = ["autoattack", "cw_l2", "ddn", "deepfool", "fmn", "foot", "square"]
-NAMES = [name for name in ROWS if name.split("-")[0] in LONG]
+NAMES = [name for name in ROWS if name.split("-")[0] in LONG and "levels" not in name]
 
 
 class Bar:
@@ -38,7 +38,7 @@ def test_progress_goes_over_examples_times_calls_to_the_end(name):
     bar, row = Bar(), ROWS[name]
     found = row.make(generator=seeded(), progress=bar)(mlp(), *examples())
     assert torch.equal(found, row.make(generator=seeded())(mlp(), *examples()))
-    calls = row.forwards - (name == "autoattack")  # which looks at its inputs first
+    calls = row.forwards - 4 * (name == "autoattack")  # which looks for doubts first
     assert bar.n == bar.total == N * calls
     assert bar.ended
     assert bar.closed
@@ -71,7 +71,7 @@ def test_what_stops_early_goes_to_the_end():
 
 @pytest.mark.parametrize("name", ["autoattack", "square", "ddn"])
 def test_a_stop_closes_what_shows_progress_and_leaves_the_model(name):
-    bar, model, (inputs, _) = Bar(), delicate(fail_at=3), examples()
+    bar, model, (inputs, _) = Bar(), delicate(fail_at=6), examples()
     right = delicate().eval()(inputs).argmax(dim=1)
     before = state(model)
     with pytest.raises(InterruptedError):
