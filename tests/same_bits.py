@@ -995,7 +995,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, tuple[str, Any]]]:
         yield path, ("tensor", value.detach().clone(memory_format=torch.contiguous_format))
     elif isinstance(value, np.ndarray | np.generic):
         yield path, (kind, torch.from_numpy(np.array(value)))
-    elif value is None or isinstance(value, bool | int | float | str):
+    elif isinstance(value, str):
+        yield path, (kind, str(value))
+    elif value is None or isinstance(value, bool | int | float):
         yield path, (kind, value)
     else:
         for name, part in parts_of(value).items():
