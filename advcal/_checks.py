@@ -292,6 +292,23 @@ def are_true(value: Tensor) -> bool:
     return written is not None and written == value._version
 
 
+INSTEAD = "pass targets=, the classes to reach"
+
+
+def aim(value: Tensor, *, targeted: bool) -> None:
+    """Refuse to lead to labels that came as the true ones, in a call that did not show it."""
+    if targeted and are_true(value):
+        raise leads_to(INSTEAD)
+
+
+def leads_to(instead: str) -> ValueError:
+    """Say that an attack leads to the true labels, and what to do instead."""
+    return ValueError(
+        "expected an attack that leads away from the labels, got one with targeted=True, which "
+        f"leads to them and can only raise the accuracy; {instead}"
+    )
+
+
 def class_rows(name: str, value: Any, n: int | None = None, given: Any = None) -> None:
     """Check logits or probabilities `(n, classes)` of two classes or more.
 

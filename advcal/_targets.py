@@ -73,26 +73,10 @@ def within(value: Any) -> list[Any]:
     return [*found.values()]
 
 
-_INSTEAD = "pass targets=, the classes to reach"
-
-
-def away(attack: Attack, instead: str = _INSTEAD) -> None:
+def away(attack: Attack, instead: str = _checks.INSTEAD) -> None:
     """Refuse an attack that leads to the labels, if these are the true ones."""
     if targeted(attack):
-        raise _towards(instead)
-
-
-def check_aim(labels: Tensor, *, targeted: bool) -> None:
-    """Refuse to lead to labels that came as the true ones, in a call that did not show it."""
-    if targeted and _checks.are_true(labels):
-        raise _towards(_INSTEAD)
-
-
-def _towards(instead: str) -> ValueError:
-    return ValueError(
-        "expected an attack that leads away from the labels, got one with targeted=True, which "
-        f"leads to them and can only raise the accuracy; {instead}"
-    )
+        raise _checks.leads_to(instead)
 
 
 def given(attack: Attack | None, targets: Targets | None) -> Callable[[Tensor], Tensor] | None:

@@ -8,7 +8,6 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
-from advcal._targets import check_aim
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select, slope_of
@@ -84,7 +83,7 @@ def foot(
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.arguments(steps=steps, candidates=candidates, targeted=targeted, progress=progress)
     with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
-        check_aim(labels, targeted=targeted)
+        _checks.aim(labels, targeted=targeted)
         search = _Search(model, inputs, labels, targeted, box)
         share, begun = 0 if targeted else steps // (candidates + 1), 0
         while share and begun < min(candidates, search.most_others):

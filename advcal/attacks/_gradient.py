@@ -12,7 +12,6 @@ from torch import Tensor
 from advcal import _checks, losses
 from advcal._frozen import logits_of, starts_at
 from advcal._logits import Apart, divergence, lift, log_odds, slope_of_log_odds
-from advcal._targets import check_aim
 from advcal._typing import Loss, Model
 from advcal.attacks._balls import free_to_read, of_rows, per_example
 
@@ -66,7 +65,7 @@ def goal_of(
     `"kl"` compares with what the model says of the inputs, which takes a forward pass. A callable
     that has a `reduction` is asked for `"none"`.
     """
-    check_aim(labels, targeted=targeted)
+    _checks.aim(labels, targeted=targeted)
     if loss == "kl":
         clean = logits_at(model, inputs).log_softmax(dim=1)
         return Goal(_from_clean, labels, clean, targeted)

@@ -10,10 +10,11 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._random import draw
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, per_example
 from advcal.attacks._gradient import logits_at, select
 from advcal.attacks._nearest import Nearest, lengths, unit
+from advcal.attacks._shown import shown
 
 _PROBES = 30  # in the first round; the square root of the number of the round times that later on
 _REACH = 0.01  # how far probes go, of the distance
@@ -29,6 +30,7 @@ def hopskipjump(
     steps: int = 1000,
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Look for the nearest adversarial point where a model tells its decisions alone.
 
@@ -52,6 +54,8 @@ def hopskipjump(
         steps: How often to call the model.
         bounds: The lowest and highest valid value: finite numbers, or tensors that broadcast.
         generator: Where the noise comes from; a copy of the global one if None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         The nearest of all points that fooled the model, of the shape, dtype and device of
@@ -75,11 +79,11 @@ def hopskipjump(
     """
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, ("linf", "l2"))
-    _checks.arguments(steps=steps, generator=generator)
+    _checks.arguments(steps=steps, generator=generator, progress=progress)
     low, high = (torch.as_tensor(end).to(inputs) for end in box)
     if not bool((low.isfinite() & high.isfinite()).all()):
         raise ValueError("expected finite bounds, to start at noise, got none or infinite ones")
-    with frozen(model, grad=False):
+    with frozen(model, grad=False), shown(model, progress, len(inputs), steps) as model:
         nearest = Nearest(inputs, labels, norm=norm)
         source = _checks.resolve(generator, inputs.device)
         search = _Search(model, nearest, box, norm, source, steps)

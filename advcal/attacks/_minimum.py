@@ -11,10 +11,11 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
-from advcal._typing import Bounds, Model
+from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import DUAL_ORDERS, Ball, free, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._nearest import Box, Nearest, corner, lengths, steady, unit
+from advcal.attacks._shown import shown
 from advcal.attacks._sparse import sparsest
 
 _GAMMA = 0.2, 0.001  # by which share the radius changes at the first step of a search, and the last
@@ -33,6 +34,7 @@ def minimum_norm(
     candidates: int = 3,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
+    progress: Progress | None = None,
 ) -> Tensor:
     r"""Find a perturbation of least norm that changes the prediction, in linf, L2, L1 or L0.
 
@@ -69,6 +71,8 @@ def minimum_norm(
         candidates: How many classes have a search of their own; of no use if `targeted`.
         targeted: Whether to reach `labels` instead of leaving them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
+        progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`: over the
+            examples times the calls of the model.
 
     Returns:
         Adversarial inputs, of the shape, dtype and device of `inputs`.
@@ -93,7 +97,9 @@ def minimum_norm(
     inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
     _checks.choice("norm", norm, [*_RULES, "l0"])
     _checks.arguments(steps=steps, candidates=candidates, targeted=targeted)
-    with frozen(model, grad=True):
+    _checks.arguments(progress=progress)
+    _checks.aim(labels, targeted=targeted)
+    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
         if norm == "l0":
             return sparsest(model, nearest, box, steps)

@@ -8,7 +8,19 @@ import torch
 from advcal import attacks
 from tests.attacks.cases import ROWS, N, configured, delicate, examples, mlp, seeded, state
 
-LONG = ["autoattack", "cw_l2", "ddn", "deepfool", "fmn", "foot", "square"]
+LONG = [
+    *(
+        "autoattack",
+        "cw_l2",
+        "ddn",
+        "deepfool",
+        "fmn",
+        "foot",
+        "hopskipjump",
+        "minimum_norm",
+        "square",
+    ),
+]
 NAMES = [name for name in ROWS if name.split("-")[0] in LONG and "levels" not in name]
 
 
