@@ -121,8 +121,15 @@ def name_functions(
     return re.sub(r"<function (\w+)>", r"\1", signature or "") or signature, returns
 
 
+def find_source(app: Sphinx, modname: str, attribute: str) -> str | None:
+    """Show the source of an attack itself, not of what gives it its levels."""
+    plain = getattr(getattr(sys.modules.get(modname), attribute, None), "plain", None)
+    return getattr(plain, "__module__", None)
+
+
 def setup(app: Sphinx) -> None:
     """Connect the steps above to the build."""
+    app.connect("viewcode-follow-imported", find_source)
     app.connect("autodoc-process-signature", name_functions)
     app.connect("autodoc-process-docstring", mark_formulas)
     app.connect("autodoc-skip-member", skip_tuple_fields)

@@ -53,9 +53,8 @@ def levelled(attack: Callable[Options, Tensor], *, keeps: bool = False) -> Level
     own, run = signature(attack), cast(Callable[..., Tensor], attack)
 
     @wraps(attack)
-    def with_levels(
-        model: Model, inputs: Tensor, labels: Tensor, *, levels: int | None = None, **options: Any
-    ) -> Tensor:
+    def with_levels(model: Model, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        levels = options.pop("levels", None)
         if levels is None:
             return run(model, inputs, labels, **options)
         _checks.arguments(levels=levels)
@@ -76,6 +75,8 @@ def levelled(attack: Callable[Options, Tensor], *, keeps: bool = False) -> Level
             return grid.points(search(grid, grid.offset(points), does))
 
     with_levels.__module__ = "advcal.attacks"  # where it is found by its name, to be unpickled too
+    del with_levels.__wrapped__  # whose signature is another
+    with_levels.plain = attack  # type: ignore[attr-defined]  # whose source is to be shown
     levels = Parameter("levels", Parameter.KEYWORD_ONLY, default=None, annotation=int | None)
     described = own.replace(parameters=[*own.parameters.values(), levels])
     with_levels.__signature__ = described  # type: ignore[attr-defined]
