@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from math import inf
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ def arguments(**values: Any) -> None:
     """Check arguments by what is declared of their names."""
     for name, value in values.items():
         _ARGUMENTS[name](name, value)
+
+
+def declares(name: str) -> bool:
+    """Tell whether a check is declared of a name."""
+    return name in _ARGUMENTS
 
 
 def _declare(names: str, check: Check) -> None:
@@ -260,36 +265,30 @@ def label_range(value: Tensor, n_classes: int, name: str = "labels") -> None:
     """Check that int64 labels lie in `[0, n_classes)`."""
     if recording():
         return
-    low, high = map(int, ends_of(value) or read(*value.aminmax()))
+    low, high = map(int, noted(value).get("ends") or read(*value.aminmax()))
     if low < 0 or high >= n_classes:
         worst = low if low < 0 else high
         raise ValueError(f"expected {name} from 0 to {n_classes - 1}, got {worst}")
 
 
-def known(value: Tensor, low: float, high: float) -> Tensor:
-    """Note of values that they lie in `[low, high]`, so that no check waits for a device."""
-    written = None if recording() or value.is_inference() else value._version
-    value.ends = low, high, written  # type: ignore[attr-defined]
+def note(value: Tensor, **notes: Any) -> Tensor:
+    """Note something of values, which holds until somebody writes to them.
+
+    Noted are `ends`, between which they lie, so that no check waits for a device, and `true`, of
+    labels that are the true ones, which an attack must lead away from.
+    """
+    value.notes = noted(value) | notes, _version(value)  # type: ignore[attr-defined]
     return value
 
 
-def ends_of(value: Tensor) -> tuple[float, float] | None:
-    """Return between what values lie, if that was noted and nobody wrote to them since."""
-    *ends, written = getattr(value, "ends", (0.0, 0.0, -1))
-    old = written is not None and (value.is_inference() or written != value._version)
-    return None if old else (ends[0], ends[1])
+def noted(value: Tensor) -> dict[str, Any]:
+    """Return what was noted of values, if nobody wrote to them since."""
+    notes, version = getattr(value, "notes", ({}, None))
+    return notes if version in (None, _version(value)) else {}
 
 
-def true_labels(value: Tensor) -> Tensor:
-    """Note of labels that they are the true ones, which an attack must lead away from."""
-    value.true = value._version  # type: ignore[attr-defined]
-    return value
-
-
-def are_true(value: Tensor) -> bool:
-    """Tell whether that was noted of labels and nobody wrote to them since."""
-    written = getattr(value, "true", None)
-    return written is not None and written == value._version
+def _version(value: Tensor) -> int | None:
+    return None if recording() or value.is_inference() else value._version
 
 
 INSTEAD = "pass targets=, the classes to reach"
@@ -297,7 +296,7 @@ INSTEAD = "pass targets=, the classes to reach"
 
 def aim(value: Tensor, *, targeted: bool) -> None:
     """Refuse to lead to labels that came as the true ones, in a call that did not show it."""
-    if targeted and are_true(value):
+    if targeted and noted(value).get("true"):
         raise leads_to(INSTEAD)
 
 
@@ -341,48 +340,6 @@ def _to_rows(name: str, value: Tensor, *, array: bool) -> str:
     return f"; flatten dense ones: {made}"
 
 
-def with_softmax(value: Tensor) -> Tensor:
-    """Check that logits have a softmax, which takes a finite highest one in each row."""
-    highest = value.detach().amax(dim=1)
-    if not bool(highest.isfinite().all()):
-        highest_logits(highest)
-    return value
-
-
-def highest_logits(value: Tensor) -> None:
-    """Check the highest logit of each example `(n,)`, which is NaN if one of the logits is."""
-    for bad, wanted in (
-        (value.isnan(), "without NaN, got NaN"),
-        (~value.isfinite(), "of finite maximum, got {}"),
-    ):
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            raise ValueError(
-                f"expected logits {wanted.format(float(value[first]))} at example {first} of the "
-                f"{len(value)} that the model was called with"
-            )
-
-
-def answer(value: Any) -> Tensor:
-    """Check that a model returned a floating tensor."""
-    if not isinstance(value, Tensor):
-        hint = ""
-        if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
-            hint = "; pass lambda x: model(x)[0] if they come first"
-        elif isinstance(value, dict) or hasattr(value, "logits"):
-            said = f"[{next(iter(value), 'logits')!r}]" if isinstance(value, dict) else ".logits"
-            hint = f"; pass lambda x: model(x){said}"
-        raise TypeError(f"expected the model to return a tensor of logits, got {kind(value)}{hint}")
-    return tensor("logits", value)
-
-
-def logits(value: Any, n: int) -> Tensor:
-    """Check that a model returned logits `(n, classes)`."""
-    checked = answer(value)
-    class_rows("logits", checked, n)
-    return checked
-
-
 def like_probabilities(value: Tensor) -> Tensor:
     """Tell which rows `(n, classes)` are not negative and sum to one, shape `(n,)`."""
     wide = _sums.wide(value.detach())
@@ -410,17 +367,15 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def differentiable(name: str, value: Tensor, of: str) -> None:
-    """Check that a gradient can run back from a value."""
+def differentiable(value: Tensor, of: str) -> None:
+    """Check that a gradient can run back from logits to inputs, or from losses to what else."""
     if not value.requires_grad:
-        other = (
-            " attacks.square needs no gradient, attacks.through lends one"
-            if of == "the inputs"
-            else ""
-        )
+        name, hint = "losses", ""
+        if of == "the inputs":
+            name, hint = "logits", " attacks.square needs no gradient, attacks.through lends one"
         raise ValueError(
             f"expected {name} that depend on {of} by a gradient, got none; is there a detach, a "
-            f"no_grad or a quantised layer on the way?{other if of == 'the inputs' else ''}"
+            f"no_grad or a quantised layer on the way?{hint}"
         )
 
 
@@ -432,199 +387,3 @@ def losses(value: Any, n: int) -> Tensor:
             "a torch loss does so with reduction='none'"
         )
     return value
-
-
-def no_start(values: Tensor, logits: Tensor) -> Tensor:
-    """Tell which losses of an attack at its start are NaN or -inf, from where there is no way on.
-
-    Not those that come of the model, which has no softmax there.
-    """
-    bad = values.isnan() | values.isneginf()
-    return bad & logits.amax(dim=1).isfinite()
-
-
-def at_start(values: Tensor, bad: Tensor) -> None:
-    """Check that an attack can start from its losses."""
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        raise ValueError(
-            f"expected a loss that is a number where the attack starts, got "
-            f"{float(values[first])} at example {first}"
-        )
-
-
-def inputs(value: Any) -> Tensor:
-    """Check floating inputs `(n, ...)`."""
-    checked = tensor("inputs", value, hint="; divide 8-bit images by 255 first")
-    if checked.ndim < 2 or checked.numel() == 0:
-        raise ValueError(f"expected inputs of shape (n >= 1, ...), got {kind(value)}")
-    return checked
-
-
-def examples(inputs_: Any, labels_: Any) -> tuple[Tensor, Tensor]:
-    """Check finite inputs `(n, ...)` and integer labels `(n,)` on one device, and copy them."""
-    return attack_inputs(inputs_, labels_, None)[:2]
-
-
-def copied(value: Tensor) -> Tensor:
-    """Copy a tensor to one that nobody else writes to, and that gradients may use."""
-    with torch.inference_mode(False):
-        return value.detach().clone()
-
-
-def attacked(value: Any, inputs_: Tensor) -> Tensor:
-    """Check what an attack returned for inputs and detach it."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected the attack to return a torch.Tensor, got {kind(value)}")
-    if value.shape != inputs_.shape or value.dtype != inputs_.dtype:
-        raise ValueError(f"expected the attack to return {kind(inputs_)}, got {kind(value)}")
-    return value.detach()
-
-
-def attack_inputs(
-    inputs_: Any, labels_: Any, bounds: Any
-) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
-    """Check what every attack takes, inputs within `bounds`, and copy it; bounds become a `box`.
-
-    The values are read all at once. The copies know their ends: an attack that is called with them
-    by another one reads nothing.
-    """
-    points = inputs(inputs_)
-    targets = copied(labels(labels_, len(points), device=points.device))
-    targets = true_labels(targets) if are_true(labels_) else targets
-    low, high = _ends(bounds, points)
-    points = copied(points)
-    if recording():
-        return points, targets, (low, high)
-    values, within = [*points.aminmax(), *targets.aminmax()], isinstance(low, Tensor)
-    if within:
-        values.append(((low <= points) & (points <= high)).all())
-    noted = [*(ends_of(inputs_) or ()), *(ends_of(labels_) or ())]
-    all_noted = len(noted) == 4 and not within
-    least, most, first, last, *inside = noted if all_noted else read(*values)
-    inside = inside or [low <= least and most <= high]
-    if not (inside[0] and -inf < least <= most < inf):
-        box(bounds, points)
-        raise outside(low, high, least, most)
-    return known(points, least, most), known(targets, first, last), (low, high)
-
-
-def outside(low: Any, high: Any, least: float, most: float) -> ValueError:
-    """Say of inputs from `least` to `most` that they are not within bounds."""
-    told, hint = " within bounds of tensors", "; attack images before they are normalised, or pass "
-    values, hint = f"{least:g} to {most:g}", f"{hint}bounds="
-    if not isinstance(low, Tensor):
-        told, beyond = f" within bounds ({low:g}, {high:g})", max(low - least, most - high)
-        if (low, high) == (-inf, inf):
-            told = hint = ""
-        elif 0 < beyond <= 1e-3 * (high - low) < inf:  # by rounding, also in half precision
-            values = f"{least:.9g} to {most:.9g}"
-            hint = f"; take the rounding off by inputs.clamp({low:g}, {high:g})"
-    return ValueError(f"expected finite inputs{told}, got values from {values}{hint}")
-
-
-def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:
-    """Check bounds, which are numbers, tensors that broadcast to the points, or None for no bounds.
-
-    Returns:
-        Two floats, or two tensors of the shape of the points, to be given to `torch.clamp`. They
-        have the precision of the points: a pixel of 0.7 is not above a bound of 0.7.
-    """
-    low, high = _ends(bounds, points)
-    if isinstance(low, Tensor) and not recording() and not bool((low <= high).all()):
-        raise ValueError("expected bounds with low <= high everywhere, got others")
-    return low, high
-
-
-def _ends(bounds: Any, points: Tensor) -> tuple[Any, Any]:
-    """Check bounds but for the values of tensors."""
-    ends = _pair(bounds)
-    if not any(isinstance(end, Tensor) for end in ends):
-        pair = bounds_pair(ends)
-        if torch.compiler.is_compiling():
-            return pair
-        return tuple(torch.tensor(pair, dtype=points.dtype, device="cpu").tolist())
-    low, high = (_bound(f"bounds[{i}]", end, points) for i, end in enumerate(ends))
-    return low, high
-
-
-def narrow(eps: float, norm: str, bounds: tuple[float, float]) -> None:
-    """Check that a cube does not hold the whole box: what is said of it would be of any inputs."""
-    low, high = bounds
-    if norm == "linf" and eps >= high - low:
-        told = f"expected eps below {high - low:g}, the width of bounds ({low:g}, {high:g})"
-        hint = f"; pass {eps:g} / 255 if it is in steps of 8-bit images" if high - low == 1 else ""
-        raise ValueError(f"{told}, got {eps:g}{hint}")
-
-
-def bounds_pair(bounds: Any, *, finite: bool = False) -> tuple[float, float]:
-    """Check `(low, high)` with low < high; either may be infinite unless both must be finite."""
-    end_of = number if finite else _end
-    low, high = (end_of(f"bounds[{i}]", end) for i, end in enumerate(_pair(bounds, finite)))
-    if not low < high:
-        raise ValueError(f"expected bounds with low < high, got ({low:g}, {high:g})")
-    return low, high
-
-
-def _pair(bounds: Any, finite: bool = False) -> tuple[Any, Any]:
-    if bounds is None and not finite:
-        return -inf, inf
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        none = "" if finite else " or None"
-        raise TypeError(f"expected bounds as a pair (low, high){none}, got {bounds!r}")
-    return bounds[0], bounds[1]
-
-
-def _end(name: str, value: Any) -> float:
-    infinite = isinstance(value, (float, np.floating)) and math.isinf(value)
-    return float(value) if infinite else number(name, value)
-
-
-def _bound(name: str, value: Any, points: Tensor) -> Tensor:
-    wide = _reals(name, value, points) if isinstance(value, Tensor) else _end(name, value)
-    with torch.inference_mode(False):
-        end = torch.as_tensor(wide, dtype=points.dtype, device=points.device)
-        try:
-            return end.expand(points.shape)
-        except RuntimeError:
-            shapes = f"inputs of shape {tuple(points.shape)}, got {kind(value)}"
-            raise ValueError(f"expected {name} that broadcasts to {shapes}") from None
-
-
-def _reals(name: str, value: Tensor, points: Tensor) -> Tensor:
-    """Copy a tensor of real numbers on the device of the points to float64."""
-    if value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"expected {name} of real numbers, got {kind(value)}")
-    if value.device != points.device:
-        raise ValueError(f"expected {name} on {points.device} like the inputs, got {value.device}")
-    with torch.inference_mode(False):
-        return value.detach().to(_sums.widest(value.device), copy=True)
-
-
-def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
-    """Check a finite number >= 0, or one for each of the points, which come back in float64."""
-    if not isinstance(value, Tensor):
-        return number(name, value, least=0)
-    radii = _reals(name, value, points)
-    if radii.shape != (len(points),):
-        raise ValueError(f"expected {name} of shape ({len(points)},), got {kind(value)}")
-    if not recording():
-        for bad in read(*radii.aminmax()):
-            if not 0 <= bad < inf:
-                raise ValueError(f"expected {name} >= 0, got {bad}")
-    return radii
-
-
-def resolve(value: torch.Generator | None, device: torch.device) -> torch.Generator:
-    """Check a generator; None stands for a copy of the global one.
-
-    The copy starts where the global generator of the device stands, so that `torch.manual_seed`
-    governs it, and leaves the original where it was: a second call draws the same numbers. Where no
-    state can be read, None stands for the global one itself.
-    """
-    generator("generator", value)
-    if value is not None or recording():
-        return cast(torch.Generator, value)
-    if device.type == "cuda":
-        return torch.Generator(device).set_state(torch.cuda.get_rng_state(device))
-    return torch.Generator().set_state(torch.get_rng_state())

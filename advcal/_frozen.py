@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,115 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from advcal import _checks
+from advcal import _batches, _checks
+from advcal._answers import watching
 from advcal._typing import Attack, Model
-
-
-def logits_of(model: Model, inputs: Tensor, *, finite: bool = False) -> Tensor:
-    """Run a model and check that it gave logits `(n, classes)` without NaN, or of finite maximum.
-
-    Warns if the first ones within `frozen` look like probabilities. A model may write into its
-    inputs: into a copy of them if they ask for a gradient, where torch lets nobody write.
-    """
-    output = model(inputs) if _checks.recording() else _run(model, inputs)
-    logits = _checks.logits(output, len(inputs))
-    if not _checks.recording():
-        (_watch.get() or _Watch(late=False, unseen=[False])).see(logits, finite)
-    return logits
-
-
-def _run(model: Model, inputs: Tensor) -> Any:
-    asking = inputs.requires_grad and inputs.is_leaf
-    version = inputs._version if asking else 0
-    try:
-        output = model(inputs)
-    except RuntimeError as error:
-        if not (asking and "in-place operation" in str(error)):
-            raise
-        output = model(inputs.clone())
-    if asking and inputs._version != version:
-        raise ValueError(
-            "expected a model that leaves its inputs as they are under no_grad, got one that "
-            "writes into them; pass lambda x: model(x.clone())"
-        )
-    return output
-
-
-def starts_at(values: Tensor, logits: Tensor) -> None:
-    """Check the losses `(n,)` that an attack starts from, early or late as logits are."""
-    if not _checks.recording():
-        with torch.no_grad():
-            start = values.detach(), _checks.no_start(values, logits)
-        watch = _watch.get() or _Watch(late=False, unseen=[False])
-        watch.starts.append(start)
-        if not watch.late:
-            watch.say()
-
-
-class _Watch:
-    """What is to be said of logits, at once or late: then a device is waited for once."""
-
-    def __init__(self, *, late: bool, unseen: list[bool]) -> None:
-        self.late, self.unseen = late, unseen
-        self.highest: dict[tuple[int, torch.device], Tensor] = {}  # logit of each example
-        self.starts: list[tuple[Tensor, Tensor]] = []  # losses, and which are no start
-        self.alike: list[Tensor] = []  # whether all of them look like probabilities
-
-    def see(self, logits: Tensor, finite: bool) -> None:
-        """Take in logits `(n, classes)`."""
-        with torch.no_grad():
-            highest, key = logits.amax(dim=1), (len(logits), logits.device)
-            held = self.highest.get(key)
-            self.highest[key] = highest if held is None else torch.maximum(highest, held)
-            if self.unseen[0]:
-                self.unseen[0] = False
-                self.alike.append(_checks.all_like_probabilities(logits))
-        if finite or not self.late:
-            self.say(finite)
-
-    def say(self, finite: bool = False) -> None:
-        """Raise of NaN, which every maximum has kept, and warn of probabilities."""
-        seen, starts, alike = list(self.highest.values()), self.starts, self.alike
-        self.highest, self.starts, self.alike = {}, [], []
-        bad = [(~highest.isfinite() if finite else highest.isnan()).any() for highest in seen]
-        bad += [no_start.any() for _, no_start in starts]
-        say = [partial(_checks.highest_logits, highest) for highest in seen]
-        say += [partial(_checks.at_start, *start) for start in starts]
-        told = _checks.read(*bad, *alike)
-        for refuse, refused in zip(say, told, strict=False):
-            if refused:
-                refuse()
-        if any(told[len(say) :]):
-            _checks.warn(
-                "expected logits, got rows that are >= 0 and sum to 1, which look like "
-                "probabilities; return logits, or pass lambda x: model(x).log(), and see what "
-                "evaluation.diagnose says"
-            )
-
-
-_watch: ContextVar[_Watch | None] = ContextVar("_watch", default=None)
-
-
-@contextmanager
-def watching(*, warn: bool = True, late: bool = False) -> Iterator[None]:
-    """Watch logits inside; of probabilities the outermost use says whether to warn, and once."""
-    outer = _watch.get()
-    if late and outer is not None and outer.late:
-        yield  # the outermost tells what is told late, and waits for a device once
-        return
-    inside = _Watch(late=late, unseen=[warn] if outer is None else outer.unseen)
-    try:
-        try:
-            _watch.set(inside)
-            yield
-            inside.say()
-        except Exception:
-            inside.say()  # NaN, if that is what is behind it
-            raise
-        finally:
-            _watch.set(outer)
-    finally:
-        _watch.set(outer)  # if Ctrl-C came into the first
 
 
 @contextmanager
@@ -348,7 +241,7 @@ def attacked(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Te
     """
     model = unwrapped(model)
     with frozen(model, grad=True):
-        return _checks.attacked(attack(model, inputs.clone(), labels), inputs)
+        return _batches.attacked(attack(model, inputs.clone(), labels), inputs)
 
 
 def device_of(model: object) -> torch.device | None:

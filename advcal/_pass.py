@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import Around, attacked, device_of, frozen, logits_of, unwrapped
+from advcal._answers import logits_of
+from advcal._frozen import Around, attacked, device_of, frozen, unwrapped
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 
 
@@ -113,7 +114,7 @@ class Part:
         device = self._way.place(model)
         aims = (self.labels if labels is None else labels).to(device, copy=True)
         if labels is None:
-            aims = _checks.true_labels(aims)
+            aims = _checks.note(aims, true=True)
         with self.casting():
             taking = self.taking(unwrapped(model))
             return attacked(attack, taking, self.floats.to(device), aims)
@@ -250,7 +251,7 @@ def _known(labels: Any, given: Any) -> Any:
     moved = isinstance(given, Tensor) and given.device.type == "cpu" != labels.device.type
     if not moved or not _checks.is_integer(given.dtype) or given.numel() == 0:
         return labels
-    return _checks.known(labels, *(float(end) for end in given.aminmax()))
+    return _checks.note(labels, ends=tuple(float(end) for end in given.aminmax()))
 
 
 def _to(device: torch.device | None, parts: Sequence[Any]) -> list[Any]:

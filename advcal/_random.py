@@ -10,6 +10,21 @@ from torch import Tensor
 from advcal import _checks
 
 
+def resolve(value: torch.Generator | None, device: torch.device) -> torch.Generator:
+    """Check a generator; None stands for a copy of the global one.
+
+    The copy starts where the global generator of the device stands, so that `torch.manual_seed`
+    governs it, and leaves the original where it was: a second call draws the same numbers. Where no
+    state can be read, None stands for the global one itself.
+    """
+    _checks.generator("generator", value)
+    if value is not None or _checks.recording():
+        return cast(torch.Generator, value)
+    if device.type == "cuda":
+        return torch.Generator(device).set_state(torch.cuda.get_rng_state(device))
+    return torch.Generator().set_state(torch.get_rng_state())
+
+
 def onward(generator: torch.Generator | None) -> torch.Generator:
     """Return the caller's generator, or a new one that the global random state seeds and moves by.
 
@@ -38,7 +53,7 @@ def steady(generator: torch.Generator | None) -> torch.Generator:
     For draws of float64 and of what only the CPU and CUDA draw: a CPU generator that the caller's
     seeds, and moves it by one number.
     """
-    source = _checks.resolve(generator, torch.device("cpu"))
+    source = resolve(generator, torch.device("cpu"))
     if source.device.type != "mps":
         return source
     seed = torch.randint(2**62, (), generator=source, device=source.device)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from advcal import _checks, losses, trainers
+from advcal import _batches, _checks, losses, trainers
 from advcal.attacks import (
     apgd,
     autoattack,
@@ -111,14 +111,14 @@ def test_a_whole_call_waits_little_besides_looking_who_is_done(name):
 
 
 def test_what_was_read_of_a_tensor_is_read_again_once_somebody_wrote_to_it():
-    inputs, labels, _ = _checks.attack_inputs(*examples(), (0.0, 1.0))
-    assert _checks.ends_of(labels) == (0, 4)
+    inputs, labels, _ = _batches.attack_inputs(*examples(), (0.0, 1.0))
+    assert _checks.noted(labels) == {"ends": (0, 4)}
     labels[3], inputs[0] = 9, 0.5
-    assert _checks.ends_of(labels) is None
-    _checks.attack_inputs(inputs, labels, (0.0, 1.0))
+    assert _checks.noted(labels) == {}
+    _batches.attack_inputs(inputs, labels, (0.0, 1.0))
     inputs[0] = torch.nan
     with pytest.raises(ValueError, match="got values from nan"):
-        _checks.attack_inputs(inputs, labels, (0.0, 1.0))
+        _batches.attack_inputs(inputs, labels, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("attack", [pgd, apgd, square])

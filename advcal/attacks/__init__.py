@@ -28,36 +28,37 @@ from advcal.attacks import (
     _pgd_conf,
     _square,
 )
-from advcal.attacks._balls import Ball, l1, l2, linf
+from advcal.attacks._balls import Ball
 from advcal.attacks._columns import two_columns
 from advcal.attacks._combine import autocast, batched, cascade, worst_case
 from advcal.attacks._distance import adversarial_distance
 from advcal.attacks._expectation import expectation
-from advcal.attacks._levels import levelled as _levelled
+from advcal.attacks._norms import l1, l2, linf
+from advcal.attacks._public import public as _public
 from advcal.attacks._through import through
 
-ace = _levelled(_ace.ace, keeps=True)
-apgd = _levelled(_apgd.apgd)
-autoattack = _levelled(_autoattack.autoattack)
-cw_l2 = _levelled(_cw.cw_l2)
-ddn = _levelled(_ddn.ddn)
-deepfool = _levelled(_deepfool.deepfool)
-fgsm = _levelled(_fgsm.fgsm)
-fmn = _levelled(_fmn.fmn)
-foot = _levelled(_foot.foot)
-generalised_ace = _levelled(_ace.generalised_ace, keeps=True)
-hopskipjump = _levelled(_hopskipjump.hopskipjump)
-iaa = _levelled(_iaa.iaa, keeps=True)
-minimum_norm = _levelled(_minimum.minimum_norm)
-mma = _levelled(_confidence.mma, keeps=True)
-n_fgsm = _levelled(_fgsm.n_fgsm)
-oca = _levelled(_confidence.oca, keeps=True)
-pgd = _levelled(_pgd.pgd)
-pgd_conf = _levelled(_pgd_conf.pgd_conf)
-rca = _levelled(_confidence.rca, keeps=True)
-square = _levelled(_square.square)
-uca = _levelled(_confidence.uca, keeps=True)
-uniform_noise = _levelled(_noise.uniform_noise)
+ace = _public(_ace.ace, keeps=True)
+apgd = _public(_apgd.apgd)
+autoattack = _public(_autoattack.autoattack)
+cw_l2 = _public(_cw.cw_l2)
+ddn = _public(_ddn.ddn)
+deepfool = _public(_deepfool.deepfool)
+fgsm = _public(_fgsm.fgsm)
+fmn = _public(_fmn.fmn)
+foot = _public(_foot.foot)
+generalised_ace = _public(_ace.generalised_ace, keeps=True)
+hopskipjump = _public(_hopskipjump.hopskipjump, grad=False)
+iaa = _public(_iaa.iaa, keeps=True)
+minimum_norm = _public(_minimum.minimum_norm)
+mma = _public(_confidence.mma, keeps=True)
+n_fgsm = _public(_fgsm.n_fgsm)
+oca = _public(_confidence.oca, keeps=True)
+pgd = _public(_pgd.pgd)
+pgd_conf = _public(_pgd_conf.pgd_conf)
+rca = _public(_confidence.rca, keeps=True)
+square = _public(_square.square, grad=False)
+uca = _public(_confidence.uca, keeps=True)
+uniform_noise = _public(_noise.uniform_noise, grad=False)
 
 __all__ = [
     "Attack",

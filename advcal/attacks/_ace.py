@@ -5,11 +5,10 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import log_odds, masked
 from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import around, each_of, per_example
+from advcal.attacks._balls import ball, each_of, per_example
 from advcal.attacks._gradient import (
     gradient_at,
     logits_at,
@@ -69,30 +68,27 @@ def ace(
         Galil & El-Yaniv, Disrupting Deep Uncertainty Estimation Without Harming Accuracy,
         NeurIPS 2021, algorithm 1.
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(search_steps=search_steps)
-    with frozen(model, grad=True):
-        inputs = region.centre
-        first = each_of(region.radius, inputs, widest(inputs.device))
+    region = ball(norm, inputs, eps, bounds)
+    first = each_of(region.radius, inputs, widest(inputs.device))
 
-        def confidence(logits: Tensor) -> Tensor:
-            """Log-odds of the predicted class, turned round if it is wrong."""
-            _checks.label_range(labels, logits.shape[1])
-            predicted = logits.detach().argmax(dim=1)
-            return log_odds(logits, predicted) * torch.where(predicted == labels, -1.0, 1.0)
+    def confidence(logits: Tensor) -> Tensor:
+        """Log-odds of the predicted class, turned round if it is wrong."""
+        _checks.label_range(labels, logits.shape[1])
+        predicted = logits.detach().argmax(dim=1)
+        return log_odds(logits, predicted) * torch.where(predicted == labels, -1.0, 1.0)
 
-        logits, _, gradient = gradient_at(model, inputs, slope_of(confidence))
-        predicted, direction = logits.argmax(dim=1), region.steepest(-gradient, inputs)
-        found, open_ = inputs, torch.ones_like(predicted, dtype=torch.bool)
-        for halvings in range(search_steps):
-            radius = torch.where(open_, (first * 0.5**halvings).float(), 0.0)
-            step = (per_example(radius, inputs) * direction).to(inputs.dtype)
-            tried = select(open_, region.project(inputs + step), found)
-            kept = logits_at(model, tried).argmax(dim=1) == predicted
-            found, open_ = select(kept, tried, inputs), open_ & ~kept
-            if to_be_sorted_out(halvings + 1, inputs) and not open_.any():
-                break
-        return found
+    logits, _, gradient = gradient_at(model, inputs, slope_of(confidence))
+    predicted, direction = logits.argmax(dim=1), region.steepest(-gradient, inputs)
+    found, open_ = inputs, torch.ones_like(predicted, dtype=torch.bool)
+    for halvings in range(search_steps):
+        radius = torch.where(open_, (first * 0.5**halvings).float(), 0.0)
+        step = (per_example(radius, inputs) * direction).to(inputs.dtype)
+        tried = select(open_, region.project(inputs + step), found)
+        kept = logits_at(model, tried).argmax(dim=1) == predicted
+        found, open_ = select(kept, tried, inputs), open_ & ~kept
+        if to_be_sorted_out(halvings + 1, inputs) and not open_.any():
+            break
+    return found
 
 
 def generalised_ace(
@@ -152,34 +148,29 @@ def generalised_ace(
         Emde et al., Towards Certification of Uncertainty Calibration under Adversarial Attacks,
         ICLR 2025.
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(steps=steps, step_size=step_size, method=method, generator=generator)
+    region = ball(norm, inputs, eps, bounds)
     if _checks.number("eta", eta) == 0:
         raise ValueError(f"expected eta other than 0, got {eta}")
-    inputs, omega = region.centre, _distribution(omega, inputs)
-    with frozen(model, grad=True):
-        clean = logits_at(model, inputs)
-        _checks.label_range(labels, clean.shape[1])
-        if omega.shape[1] != clean.shape[1]:
-            raise ValueError(
-                f"expected omega of {clean.shape[1]} classes, got {_checks.kind(omega)}"
-            )
-        kept, omega = predicted(clean), _unmasked(omega, clean)
+    omega = _distribution(omega, inputs)
+    clean = logits_at(model, inputs)
+    _checks.label_range(labels, clean.shape[1])
+    if omega.shape[1] != clean.shape[1]:
+        raise ValueError(f"expected omega of {clean.shape[1]} classes, got {_checks.kind(omega)}")
+    kept, omega = predicted(clean), _unmasked(omega, clean)
 
-        def objective(logits: Tensor) -> Tensor:
-            cross = -(omega * log_softmax(wide(logits), dim=1)).nan_to_num(0.0).sum(dim=1)
-            return -eta * cross
+    def objective(logits: Tensor) -> Tensor:
+        cross = -(omega * log_softmax(wide(logits), dim=1)).nan_to_num(0.0).sum(dim=1)
+        return -eta * cross
 
-        if method == "random_search":
-            source = _checks.resolve(generator, inputs.device)
-            points = search_keeping(
-                model, inputs, kept, lambda logits: -objective(logits), region, steps, source
-            )
-        else:
-            size = first_step(step_size, region, steps, spans=2.5)
-            aim = Lower(objective)
-            points = descend_keeping(model, inputs, kept, aim, region, steps, size)
-        return unchanged_or(model, points, kept, inputs)
+    if method == "random_search":
+        points = search_keeping(
+            model, inputs, kept, lambda logits: -objective(logits), region, steps, generator
+        )
+    else:
+        size = first_step(step_size, region, steps, spans=2.5)
+        aim = Lower(objective)
+        points = descend_keeping(model, inputs, kept, aim, region, steps, size)
+    return unchanged_or(model, points, kept, inputs)
 
 
 def _unmasked(omega: Tensor, logits: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import log_odds, masked, rivals
 from advcal._typing import Bounds, Loss, Model, Norm
 from advcal.attacks._apgd_sparse import climb_in_phases
-from advcal.attacks._balls import Ball, around, each_of
+from advcal.attacks._balls import Ball, ball, each_of
 from advcal.attacks._gradient import (
     LOSSES,
     Best,
@@ -108,34 +107,28 @@ def apgd(
         Parameter-free Attacks, ICML 2020, algorithm 1 and section 4. Croce & Hein, Mind the Box:
         l1-APGD for Sparse Adversarial Attacks on Image Classifiers, ICML 2021, algorithm 1.
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(norm=norm, steps=steps, restarts=restarts, random_start=random_start)
-    _checks.arguments(rho=rho, targeted=targeted, n_targets=n_targets)
-    _checks.arguments(stop_early=stop_early, generator=generator)
+    region = ball(norm, inputs, eps, bounds)
     if restarts > 1 and not random_start:
         raise ValueError(f"expected random_start with restarts > 1, got restarts={restarts}")
     if n_targets and targeted:
         raise ValueError(f"expected n_targets=0 with targeted, got {n_targets}")
     _checks.choice("variant", variant, ("halving", "sparse") if norm == "l1" else ("halving",))
-    with frozen(model, grad=True):
-        inputs = region.centre
-        if n_targets:
-            goals = _aims(loss, model, inputs, labels, n_targets)
-        else:
-            goals = [goal_of(loss, model, inputs, labels, targeted)]
-        generator = _checks.resolve(generator, inputs.device)
-        size = each_of(_FIRST_STEP[norm] * region.radius, inputs, inputs.dtype)
-        rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
-        best = Best(inputs, stop=stop_early)
-        for goal in goals:
-            for _ in range(restarts):
-                if variant == "sparse":
-                    source = generator if random_start else None
-                    climb_in_phases(model, region, goal, steps, best, source, stop_early=stop_early)
-                    continue
-                start = region.random_point(generator) if random_start else inputs
-                climb(model, start, goal, rule, steps, best, stop_early=stop_early)
-        return best.points
+    if n_targets:
+        goals = _aims(loss, model, inputs, labels, n_targets)
+    else:
+        goals = [goal_of(loss, model, inputs, labels, targeted)]
+    size = each_of(_FIRST_STEP[norm] * region.radius, inputs, inputs.dtype)
+    rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
+    best = Best(inputs, stop=stop_early)
+    for goal in goals:
+        for _ in range(restarts):
+            if variant == "sparse":
+                source = generator if random_start else None
+                climb_in_phases(model, region, goal, steps, best, source, stop_early=stop_early)
+                continue
+            start = region.random_point(generator) if random_start else inputs
+            climb(model, start, goal, rule, steps, best, stop_early=stop_early)
+    return best.points
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +235,7 @@ def _aims(
     _checks.label_range(labels, logits.shape[1])
     n_classes = int((~masked(logits)).sum(dim=1).max())
     others = rivals(logits, labels, min(n_targets, n_classes - 1)).unbind(dim=1)
-    targets = [_checks.known(each, 0, logits.shape[1] - 1) for each in others]
+    targets = [_checks.note(each, ends=(0, logits.shape[1] - 1)) for each in others]
     towards = {"cross_entropy": _to_class, "dlr": _to_class_by_dlr, "margin": _to_class_by_margin}
     return [Goal(towards[loss], labels, (labels, target)) for target in targets]
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import masked
 from advcal._typing import Attack, Bounds, Model, Norm, Progress
 from advcal.attacks._apgd import apgd
-from advcal.attacks._balls import around, ball
+from advcal.attacks._balls import ball
 from advcal.attacks._combine import one_by_one
 from advcal.attacks._doubts import doubt
 from advcal.attacks._gradient import logits_at
@@ -86,36 +85,33 @@ def autoattack(
         Parameter-free Attacks, ICML 2020, section 5. Croce & Hein, Mind the Box: l1-APGD for Sparse
         Adversarial Attacks on Image Classifiers, ICML 2021, section 5.
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(steps=steps, n_targets=n_targets, generator=generator, progress=progress)
+    region = ball(norm, inputs, eps, bounds)
     _checks.count("queries", queries, least=0)
-    with frozen(model, grad=False):
-        logits = logits_at(model, region.centre)
-        doubt(model, region, labels, logits)
-        n_classes = int((~masked(logits)).sum(dim=1).max())
-        generator = _checks.resolve(generator, inputs.device)
-        climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)
-        sequence: dict[Callable[..., Tensor], int] = {climb: steps + 1}  # and calls of the model
-        if norm == "l1":
-            climb, n_targets = partial(climb, variant="sparse"), min(n_targets, _MOST_TARGETS)
-            sequence = {partial(climb, restarts=_STARTS): _STARTS * (steps + 1)}
-        if n_targets:
-            loss = "dlr" if n_classes >= 4 else "margin"
-            aims = min(n_targets, n_classes - 1)
-            sequence[partial(climb, loss=loss, n_targets=n_targets)] = 1 + aims * (steps + 1)
-        sequence[partial(_nearest_within, norm=norm, steps=steps)] = steps + 1
-        if queries and norm != "l1":
-            own = partial(square, norm=norm, steps=queries, generator=generator)
-            sequence[own] = queries
+    logits = logits_at(model, region.centre)
+    doubt(model, region, labels, logits)
+    n_classes = int((~masked(logits)).sum(dim=1).max())
+    climb = partial(apgd, norm=norm, steps=steps, stop_early=True, generator=generator)
+    sequence: dict[Callable[..., Tensor], int] = {climb: steps + 1}  # and calls of the model
+    if norm == "l1":
+        climb, n_targets = partial(climb, variant="sparse"), min(n_targets, _MOST_TARGETS)
+        sequence = {partial(climb, restarts=_STARTS): _STARTS * (steps + 1)}
+    if n_targets:
+        loss = "dlr" if n_classes >= 4 else "margin"
+        aims = min(n_targets, n_classes - 1)
+        sequence[partial(climb, loss=loss, n_targets=n_targets)] = 1 + aims * (steps + 1)
+    sequence[partial(_nearest_within, norm=norm, steps=steps)] = steps + 1
+    if queries and norm != "l1":
+        own = partial(square, norm=norm, steps=queries, generator=generator)
+        sequence[own] = queries
 
-        def of(attack: Callable[..., Tensor], rows: Tensor) -> Attack:
-            part = region.of(rows)  # whose centre has been checked, unlike any copy of it
-            options = {"eps": part.radius, "bounds": part.bounds}
-            return lambda model, _, labels: attack(model, part.centre, labels, **options)
+    def of(attack: Callable[..., Tensor], rows: Tensor) -> Attack:
+        part = region.of(rows)  # whose centre has been checked, unlike any copy of it
+        options = {"eps": part.radius, "bounds": part.bounds}
+        return lambda model, _, labels: attack(model, part.centre, labels, **options)
 
-        calls = 1 + sum(each + 1 for each in sequence.values())
-        with shown(model, progress, len(inputs), calls) as model:
-            return one_by_one(model, region.centre, labels, [*sequence], of)
+    calls = 1 + sum(each + 1 for each in sequence.values())
+    with shown(model, progress, len(inputs), calls) as model:
+        return one_by_one(model, region.centre, labels, [*sequence], of)
 
 
 def _nearest_within(

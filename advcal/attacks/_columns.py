@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advcal import _checks
+from advcal import _answers, _checks
 from advcal._frozen import Around
 from advcal._typing import Model
 
@@ -52,7 +52,7 @@ class _TwoColumns(Around):
 
     def forward(self, inputs: Tensor) -> Tensor:
         found: Any = self.model(inputs)
-        logit = _checks.answer(found)
+        logit = _answers.answer(found)
         if logit.shape not in ((len(inputs),), (len(inputs), 1)):
             wanted = f"one logit each, of shape ({len(inputs)},) or ({len(inputs)}, 1)"
             raise ValueError(f"expected {wanted}, got {_checks.kind(logit)}")

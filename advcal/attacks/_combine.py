@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _batches, _checks
+from advcal._answers import answering
 from advcal._frozen import attacked, frozen
 from advcal._logits import log_odds
 from advcal._typing import Attack, Model
@@ -97,14 +98,14 @@ def one_by_one(
 
     With `drop=False` all examples stay, and the indices are None.
     """
-    inputs, labels = _checks.examples(inputs, labels)
+    inputs, labels = _batches.examples(inputs, labels)
     with frozen(model, grad=False):
         best, points, given = Best(inputs), inputs, labels
         rows = torch.arange(len(inputs), device=inputs.device) if drop else None
         for each in (None, *attacks):
             if each is not None:
                 points = attacked(of(each, rows), model, inputs, given)
-            logits = logits_at(model, points)
+            logits = logits_at(answering(model), points)
             _checks.label_range(given, logits.shape[1])
             best.offer(points, logits.argmax(dim=1) != given, log_odds(logits, given), rows)
             if rows is not None:
@@ -151,12 +152,12 @@ class autocast(Value):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        inputs, labels = _checks.examples(inputs, labels)
+        inputs, labels = _batches.examples(inputs, labels)
         with frozen(model, grad=False):
             with torch.autocast(inputs.device.type, self.dtype):
                 points = attacked(self.attack, model, inputs, labels).clone()
-                said = logits_at(model, points).argmax(dim=1)
-            differs = (logits_at(model, points).argmax(dim=1) != said).nonzero()[:, 0]
+                said = logits_at(answering(model), points).argmax(dim=1)
+            differs = (logits_at(answering(model), points).argmax(dim=1) != said).nonzero()[:, 0]
             if len(differs):
                 points[differs] = attacked(self.attack, model, inputs[differs], labels[differs])
             return points
@@ -191,7 +192,7 @@ class batched(Value):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        inputs, labels = _checks.examples(inputs, labels)
+        inputs, labels = _batches.examples(inputs, labels)
         size = int(self.size)
         parts = (slice(i, i + size) for i in range(0, len(inputs), size))
         each = (of_rows((inputs, labels), part) for part in parts)

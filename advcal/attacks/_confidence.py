@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import Apart, log_odds, masked, slope_of_log_odds, slope_of_renyi
 from advcal._random import draw
 from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import Ball, around, each_of
+from advcal.attacks._balls import Ball, ball, each_of
 from advcal.attacks._gradient import logits_at, predicted
 from advcal.attacks._keeping import Look, descend_keeping, unchanged_or
 from advcal.attacks._search import Method, search_keeping
@@ -82,7 +81,7 @@ def uca(
         another objective.
     """
     how = _How(steps, step_size, random_start, method)
-    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _lowest, generator)
+    return _steer(model, ball(norm, inputs, eps, bounds), labels, how, _lowest, generator)
 
 
 def oca(
@@ -139,7 +138,7 @@ def oca(
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
     how = _How(steps, step_size, random_start, method)
-    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _highest, generator)
+    return _steer(model, ball(norm, inputs, eps, bounds), labels, how, _highest, generator)
 
 
 def mma(
@@ -195,7 +194,7 @@ def mma(
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
     how = _How(steps, step_size, random_start, method)
-    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _wrong, generator)
+    return _steer(model, ball(norm, inputs, eps, bounds), labels, how, _wrong, generator)
 
 
 def rca(
@@ -253,27 +252,31 @@ def rca(
     References:
         Obadinma, Zhu & Guo, Calibration Attacks, arXiv 2401.02718, section 3.
     """
-    _checks.arguments(tol=tol)
     how = _How(steps, step_size, random_start, method, tol)
-    return _steer(model, around(norm, inputs, labels, eps, bounds), how, _random, generator)
+    return _steer(model, ball(norm, inputs, eps, bounds), labels, how, _random, generator)
 
 
-def _lowest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+def _lowest(clean: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.zeros(labels.shape, dtype=widest(labels.device), device=labels.device)
 
 
-def _highest(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+def _highest(clean: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.ones(labels.shape, dtype=widest(labels.device), device=labels.device)
 
 
-def _wrong(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+def _wrong(clean: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
     return wide(clean.argmax(dim=1) != labels)
 
 
-def _random(clean: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+def _random(clean: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
     n_classes = wide((~masked(clean)).sum(dim=1))
     low, high = (1 / n_classes + 0.05).clamp_max(0.99), 0.99
-    share = draw(torch.rand, low, generator, dtype=widest(generator.device))
+    share = draw(
+        torch.rand,
+        low,
+        generator,
+        dtype=widest(low.device if generator is None else generator.device),
+    )
     return low + (high - low) * share
 
 
@@ -289,36 +292,32 @@ class _How(NamedTuple):
 
 def _steer(
     model: Model,
-    examples: tuple[Ball, Tensor],
+    region: Ball,
+    labels: Tensor,
     how: _How,
-    wanted_of: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+    wanted_of: Callable[[Tensor, Tensor, torch.Generator | None], Tensor],
     generator: torch.Generator | None,
 ) -> Tensor:
     """Bring the confidence of each prediction as near to what is wanted as the ball allows.
 
     What is wanted comes of the clean logits, the labels and the generator.
     """
-    options = {name: value for name, value in how._asdict().items() if name != "tol"}
-    _checks.arguments(**options, generator=generator)
-    (region, labels), steps = examples, how.steps
-    inputs = region.centre
-    with frozen(model, grad=True):
-        generator = _checks.resolve(generator, inputs.device)
-        clean = logits_at(model, inputs)
-        _checks.label_range(labels, clean.shape[1])
-        kept, wanted = predicted(clean), wanted_of(clean, labels, generator)
-        aim = _Towards(wanted, how.tol, kept)
-        start = region.random_point(generator) if how.random_start else inputs
-        if how.method == "random_search":
-            points = search_keeping(model, start, kept, aim.score, region, steps, generator)
-        else:
-            down = clean.softmax(dim=1).amax(dim=1) > wanted
-            spans = torch.where(down, _SPANS_DOWN if steps >= _FEW else 1.0, _SPANS_UP)
-            reach = spans * each_of(region.radius, inputs, spans.dtype)
-            first = how.step_size or (lambda length: reach / length)  # of `steps`, or of fewer
-            anew = how.tol is None
-            points = descend_keeping(model, start, kept, aim, region, steps, first, anew=anew)
-        return unchanged_or(model, points, kept, inputs)
+    inputs, steps = region.centre, how.steps
+    clean = logits_at(model, inputs)
+    _checks.label_range(labels, clean.shape[1])
+    kept, wanted = predicted(clean), wanted_of(clean, labels, generator)
+    aim = _Towards(wanted, how.tol, kept)
+    start = region.random_point(generator) if how.random_start else inputs
+    if how.method == "random_search":
+        points = search_keeping(model, start, kept, aim.score, region, steps, generator)
+    else:
+        down = clean.softmax(dim=1).amax(dim=1) > wanted
+        spans = torch.where(down, _SPANS_DOWN if steps >= _FEW else 1.0, _SPANS_UP)
+        reach = spans * each_of(region.radius, inputs, spans.dtype)
+        first = how.step_size or (lambda length: reach / length)  # of `steps`, or of fewer
+        anew = how.tol is None
+        points = descend_keeping(model, start, kept, aim, region, steps, first, anew=anew)
+    return unchanged_or(model, points, kept, inputs)
 
 
 class _Towards:

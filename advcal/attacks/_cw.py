@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free_to_read, of_rows, per_example
@@ -80,14 +79,9 @@ def cw_l2(
         Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, S&P 2017,
         section V and VI.A.
     """
-    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(search_steps=search_steps, steps=steps, targeted=targeted, progress=progress)
-    _checks.arguments(initial_c=initial_c, kappa=kappa)
     _checks.number("step_size", step_size, above=0)
-    with (
-        frozen(model, grad=True),
-        shown(model, progress, len(inputs), 1 + search_steps * (steps + 1 + _HALVINGS)) as model,
-    ):
+    calls = 1 + search_steps * (steps + 1 + _HALVINGS)
+    with shown(model, progress, len(inputs), calls) as model:
         found = inputs.clone()
         goal = goal_of("margin", model, found, labels, targeted)
         logits = logits_at(model, found)
@@ -96,7 +90,7 @@ def cw_l2(
         if len(left) == 0:
             return found
         nearest = Nearest(found[left], labels[left], targeted=targeted)
-        goal, box = of_rows((goal, box), left)
+        goal, box = of_rows((goal, bounds), left)
         search = _Search(model, nearest, goal, kappa, box, _REACH + steps * step_size / 4)
         c = torch.full_like(nearest.distance, initial_c)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)

@@ -4,12 +4,11 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, steady, unit
+from advcal.attacks._nearest import Box, Nearest, corner, cosine, steady, unit
 from advcal.attacks._shown import shown
 
 
@@ -63,12 +62,11 @@ def ddn(
         Rony et al., Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial
         Attacks and Defenses, CVPR 2019, algorithm 1.
     """
-    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(steps=steps, initial_eps=initial_eps, targeted=targeted, progress=progress)
     _checks.number("gamma", gamma, above=0, most=1)
-    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
+    with shown(model, progress, len(inputs), steps + 1) as model:
         goal = goal_of("cross_entropy", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, targeted=targeted)
+        box: Box = bounds
         origin = lift(inputs)
         furthest = norm(corner(origin, box))
         eps = torch.full_like(furthest, initial_eps)

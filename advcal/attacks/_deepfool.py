@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
 from advcal._sums import widest
 from advcal._typing import Bounds, Model, Progress
-from advcal.attacks._balls import DUAL_ORDERS, free, of_rows, per_example
+from advcal.attacks._balls import free, of_rows, per_example
 from advcal.attacks._gradient import Best, logits_at, select, to_be_sorted_out
 from advcal.attacks._nearest import Box, behind, lengths, unit
+from advcal.attacks._norms import DUAL_ORDERS
 from advcal.attacks._shown import shown
 
 # How much further than to the boundary, so that rounding does not keep a point before it and steps
@@ -71,15 +71,12 @@ def deepfool(
         Moosavi-Dezfooli et al., DeepFool: a simple and accurate method to fool deep neural
         networks, CVPR 2016, algorithm 2 and section 3.3.
     """
-    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.choice("norm", norm, _DIRECTIONS)
-    _checks.arguments(steps=steps, candidates=candidates, overshoot=overshoot, progress=progress)
-    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
+    with shown(model, progress, len(inputs), steps + 1) as model:
         best, points, others = Best(inputs, stop=True), inputs, None
         rows = torch.arange(len(inputs), device=inputs.device)  # the examples in the batch
         for step in range(1, steps + 1):
             points = points.detach().requires_grad_()
-            output = logits_of(model, points)
+            output = model(points)
             logits = lift(output.detach())
             if others is None:
                 _checks.label_range(labels, logits.shape[1])
@@ -89,8 +86,8 @@ def deepfool(
             left = best.left(rows) if to_be_sorted_out(step, inputs) else slice(None)
             if not len(rows[left]):
                 return best.points
-            _checks.differentiable("logits", output, "the inputs")
-            here, walls = lift(points.detach()), of_rows(box, rows)
+            _checks.differentiable(output, "the inputs")
+            here, walls = lift(points.detach()), of_rows(bounds, rows)
             distance, direction = _boundary(points, output, labels[rows], others[rows], norm, walls)
             way = torch.maximum(distance, lengths(here - inputs[rows], norm))
             moving = lengths(here.masked_fill(direction == 0, 0.0), norm).clamp_min(_LEAST)

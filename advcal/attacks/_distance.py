@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _answers, _batches, _checks
 from advcal._frozen import attacked, frozen
 from advcal._sums import wide
 from advcal._typing import Attack, Bounds, Model
@@ -15,10 +15,12 @@ from advcal.attacks._balls import norm
 from advcal.attacks._foot import foot
 from advcal.attacks._gradient import logits_at
 from advcal.attacks._linear import linear_distance
+from advcal.attacks._public import public
 
+_foot = public(foot)
 SETTINGS: dict[str, Callable[..., Tensor]] = {
-    "fast": partial(foot, steps=17, candidates=2),
-    "precise": partial(foot, steps=47, candidates=3),
+    "fast": partial(_foot, steps=17, candidates=2),
+    "precise": partial(_foot, steps=47, candidates=3),
 }
 ESTIMATES: dict[str, Callable[..., Tensor]] = {
     "linear": partial(linear_distance, candidates=2, steps=0),
@@ -79,13 +81,13 @@ def adversarial_distance(
     if isinstance(attack, str):
         _checks.choice("attack", attack, ESTIMATES | SETTINGS)
         if attack in ESTIMATES:
-            return ESTIMATES[attack](model, _checks.inputs(inputs), bounds=bounds)
+            return ESTIMATES[attack](model, _batches.inputs(inputs), bounds=bounds)
         attack = partial(SETTINGS[attack], bounds=bounds)
     _checks.function("attack", attack)
-    _checks.inputs(inputs)
+    _batches.inputs(inputs)
     with frozen(model, grad=False):
-        inputs = inputs.detach().clone()
-        predicted = _checks.with_softmax(logits_at(model, inputs)).argmax(dim=1)
+        answers, inputs = _answers.answering(model), inputs.detach().clone()
+        predicted = _answers.with_softmax(logits_at(answers, inputs)).argmax(dim=1)
         points = attacked(attack, model, inputs, predicted)
-        changed = _checks.with_softmax(logits_at(model, points)).argmax(dim=1) != predicted
+        changed = _answers.with_softmax(logits_at(answers, points)).argmax(dim=1) != predicted
         return torch.where(changed, norm(wide(points) - wide(inputs)), torch.inf)

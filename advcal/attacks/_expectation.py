@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._frozen import Around, logits_of
+from advcal._answers import logits_of
+from advcal._frozen import Around
 from advcal._logits import log_mean_probs
 from advcal._typing import Model
 

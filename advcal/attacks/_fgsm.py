@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._typing import Bounds, Loss, Model, Norm
-from advcal.attacks._balls import around, ball
+from advcal.attacks._balls import ball
 from advcal.attacks._gradient import climb, goal_of
 from advcal.attacks._pgd import Steepest, first_step
 
@@ -61,16 +60,11 @@ def fgsm(
         Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4.
         Wong et al., Fast is Better than Free: Revisiting Adversarial Training, ICLR 2020 (FGSM-RS).
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(step_size=step_size, random_start=random_start)
-    _checks.arguments(targeted=targeted, generator=generator)
-    with frozen(model, grad=True):
-        inputs = region.centre
-        goal = goal_of(loss, model, inputs, labels, targeted)
-        source = _checks.resolve(generator, inputs.device)
-        start = region.random_point(source) if random_start else inputs
-        size = first_step(step_size, region, 1, spans=1.25 if random_start else 1.0)
-        return climb(model, start, goal, Steepest(region, size), 1)
+    region = ball(norm, inputs, eps, bounds)
+    goal = goal_of(loss, model, inputs, labels, targeted)
+    start = region.random_point(generator) if random_start else inputs
+    size = first_step(step_size, region, 1, spans=1.25 if random_start else 1.0)
+    return climb(model, start, goal, Steepest(region, size), 1)
 
 
 def n_fgsm(
@@ -122,14 +116,10 @@ def n_fgsm(
         de Jorge et al., Make Some Noise: Reliable and Efficient Single-Step Adversarial Training,
         NeurIPS 2022, algorithm 1.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    eps = _checks.radius(eps, inputs)
     _checks.number("noise", noise, least=0)
-    _checks.arguments(step_size=step_size, generator=generator)
-    with frozen(model, grad=True):
-        size = eps if step_size is None else float(step_size)
-        region = ball("linf", inputs, noise * eps + size, bounds)
-        noisy = ball("linf", inputs, noise * eps, bounds)
-        start = noisy.random_point(_checks.resolve(generator, inputs.device))
-        goal = goal_of(loss, model, inputs, labels)
-        return climb(model, start, goal, Steepest(region, size), 1)
+    size = eps if step_size is None else float(step_size)
+    region = ball("linf", inputs, noise * eps + size, bounds)
+    noisy = ball("linf", inputs, noise * eps, bounds)
+    start = noisy.random_point(generator)
+    goal = goal_of(loss, model, inputs, labels)
+    return climb(model, start, goal, Steepest(region, size), 1)

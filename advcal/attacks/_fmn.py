@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._typing import Bounds, Model, Progress
-from advcal.attacks._balls import DUAL_ORDERS, free, per_example
+from advcal.attacks._balls import free, per_example
 from advcal.attacks._gradient import goal_of, gradient_at, logits_at
-from advcal.attacks._nearest import Nearest, corner, cosine, lengths, steady, unit
+from advcal.attacks._nearest import Box, Nearest, corner, cosine, lengths, steady, unit
+from advcal.attacks._norms import DUAL_ORDERS
 from advcal.attacks._shown import shown
 
 
@@ -72,14 +72,12 @@ def fmn(
         Pintor et al., Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints,
         NeurIPS 2021, algorithm 1.
     """
-    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.choice("norm", norm, PROJECTIONS)
-    _checks.arguments(steps=steps, targeted=targeted, progress=progress)
     _checks.number("step_size", step_size, above=0)
     _checks.number("gamma", gamma, above=0, most=1)
-    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
+    with shown(model, progress, len(inputs), steps + 1) as model:
         goal = goal_of("margin", model, inputs, labels, targeted)
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
+        box: Box = bounds
         origin = lift(inputs)
         furthest = lengths(corner(origin, box), norm)
         eps = torch.zeros_like(furthest)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, norm, per_example
@@ -80,11 +79,8 @@ def foot(
         & Structures 1978. Irons & Tuck, A version of the Aitken accelerator for computer iteration,
         International Journal for Numerical Methods in Engineering 1969.
     """
-    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.arguments(steps=steps, candidates=candidates, targeted=targeted, progress=progress)
-    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
-        _checks.aim(labels, targeted=targeted)
-        search = _Search(model, inputs, labels, targeted, box)
+    with shown(model, progress, len(inputs), steps + 1) as model:
+        search = _Search(model, inputs, labels, targeted, bounds)
         share, begun = 0 if targeted else steps // (candidates + 1), 0
         while share and begun < min(candidates, search.most_others):
             search.begin(begun)

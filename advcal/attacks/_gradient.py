@@ -1,6 +1,5 @@
 """Looks at points, with a gradient and without, and the climb: looks and steps in turn."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, losses
-from advcal._frozen import logits_of, starts_at
 from advcal._logits import Apart, divergence, lift, log_odds, slope_of_log_odds
 from advcal._typing import Loss, Model
 from advcal.attacks._balls import free_to_read, of_rows, per_example
@@ -60,44 +58,18 @@ class Goal:
 def goal_of(
     loss: str | Loss, model: Model, inputs: Tensor, labels: Tensor, targeted: bool = False
 ) -> Goal:
-    """Make what an attack raises of a loss, by name or a callable.
+    """Make what an attack raises of a loss, by name or a callable of one value per example.
 
-    `"kl"` compares with what the model says of the inputs, which takes a forward pass. A callable
-    that has a `reduction` is asked for `"none"`.
+    `"kl"` compares with what the model says of the inputs, which takes a forward pass.
     """
-    _checks.aim(labels, targeted=targeted)
     if loss == "kl":
         clean = logits_at(model, inputs).log_softmax(dim=1)
         return Goal(_from_clean, labels, clean, targeted)
-    named = not callable(loss)
-    if not callable(loss):
-        _checks.choice("loss", loss, [*LOSSES, "kl"])
-        loss = log_odds if loss == "cross_entropy" else getattr(losses, loss)
-    each: Callable[..., Tensor] = loss
-    if _takes_reduction(each):
-        each = partial(each, reduction="none")
-    return Goal(each if named else _Watched(each, targeted), labels, labels, targeted)
-
-
-class _Watched:
-    """A loss of the user's own, whose first values must be numbers."""
-
-    def __init__(self, loss: Callable[..., Tensor], targeted: bool) -> None:
-        self.loss, self.sign, self.begun = loss, -1 if targeted else 1, False
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        values = self.loss(logits, labels)
-        if not self.begun:
-            self.begun = True
-            starts_at(self.sign * _checks.losses(values, len(logits)), logits)
-        return values
-
-
-def _takes_reduction(loss: Callable[..., Tensor]) -> bool:
-    try:
-        return "reduction" in inspect.signature(loss).parameters
-    except ValueError:  # a builtin without a signature
-        return False
+    if loss == "cross_entropy":
+        loss = log_odds
+    elif isinstance(loss, str):
+        loss = partial(getattr(losses, loss), reduction="none")
+    return Goal(loss, labels, labels, targeted)
 
 
 def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:
@@ -131,7 +103,7 @@ def gradient_at(model: Model, inputs: Tensor, slope: Slope) -> Point:
 
 def look_at(model: Model, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Run the model forward; return the logits, and what takes a gradient back to the inputs."""
-    output, back = linearised(partial(logits_of, model), inputs, "logits", "the inputs")
+    output, back = linearised(model, inputs, "the inputs")
     return lift(output.detach()), lambda slope: back(slope.to(output.dtype)).nan_to_num()
 
 
@@ -152,7 +124,7 @@ def scaled(gradient: Tensor) -> Tensor:
 
 
 def linearised(
-    function: Callable[[Tensor], Tensor], at: Tensor, name: str = "losses", of: str = "the logits"
+    function: Callable[[Tensor], Tensor], at: Tensor, of: str = "the logits"
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the value of a function, and what takes a gradient back through it."""
     if torch.compiler.is_compiling():  # which knows this way, and autograd.grad only by a flag
@@ -162,24 +134,16 @@ def linearised(
         point = at.detach().requires_grad_()
         value = function(point)
     if isinstance(value, Tensor):
-        _checks.differentiable(name, value, of)
-    return value, partial(pulled, value, point, name=name, of=of)
+        _checks.differentiable(value, of)
+    return value, partial(pulled, value, point, of=of)
 
 
 def pulled(
-    value: Tensor,
-    to: Tensor,
-    upstream: Tensor,
-    *,
-    retain: bool = False,
-    name: str = "logits",
-    of: str = "the inputs",
+    value: Tensor, to: Tensor, upstream: Tensor, *, retain: bool = False, of: str = "the inputs"
 ) -> Tensor:
     """Take a gradient of a value back to what it was computed from, on which it has to depend."""
     try:
-        (gradient,) = torch.autograd.grad(
-            value, to, upstream, retain_graph=retain, allow_unused=True
-        )
+        gradient = torch.autograd.grad(value, to, upstream, retain, allow_unused=True)[0]
     except RuntimeError as error:
         if "use_reentrant" not in str(error):
             raise
@@ -188,19 +152,19 @@ def pulled(
             "checkpoints; pass use_reentrant=False to torch.utils.checkpoint"
         ) from error
     if gradient is None:
-        _checks.differentiable(name, value.detach(), of)
+        _checks.differentiable(value.detach(), of)
     return gradient
 
 
 def predicted(logits: Tensor) -> Tensor:
     """Return the predictions of logits `(n, classes)`, which need no check as labels."""
-    return _checks.known(logits.argmax(dim=1), 0, logits.shape[1] - 1)
+    return _checks.note(logits.argmax(dim=1), ends=(0, logits.shape[1] - 1))
 
 
 def logits_at(model: Model, inputs: Tensor) -> Tensor:
     """Run the model forward without a gradient, on a copy of the inputs, which it may write to."""
     with torch.no_grad():
-        return lift(logits_of(model, inputs.clone()))
+        return lift(model(inputs.clone()))
 
 
 class Best:
@@ -254,7 +218,6 @@ class Rule(Protocol):
 
     def step(self, points: Tensor, seen: Point) -> tuple[Tensor, Self]:
         """Return the next points, and the rule for the step after."""
-        ...
 
 
 def climb(

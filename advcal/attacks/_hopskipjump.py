@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._random import draw
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, per_example
 from advcal.attacks._gradient import logits_at, select
-from advcal.attacks._nearest import Nearest, lengths, unit
+from advcal.attacks._nearest import Box, Nearest, lengths, unit
 from advcal.attacks._shown import shown
 
 _PROBES = 30  # in the first round; the square root of the number of the round times that later on
@@ -77,16 +76,13 @@ def hopskipjump(
         Chen, Jordan & Wainwright, HopSkipJumpAttack: A Query-Efficient Decision-Based Attack, IEEE
         S&P 2020, algorithms 1 and 2.
     """
-    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.choice("norm", norm, ("linf", "l2"))
-    _checks.arguments(steps=steps, generator=generator, progress=progress)
+    box: Box = bounds
     low, high = (torch.as_tensor(end).to(inputs) for end in box)
     if not bool((low.isfinite() & high.isfinite()).all()):
         raise ValueError("expected finite bounds, to start at noise, got none or infinite ones")
-    with frozen(model, grad=False), shown(model, progress, len(inputs), steps) as model:
+    with shown(model, progress, len(inputs), steps) as model:
         nearest = Nearest(inputs, labels, norm=norm)
-        source = _checks.resolve(generator, inputs.device)
-        search = _Search(model, nearest, box, norm, source, steps)
+        search = _Search(model, nearest, box, norm, generator, steps)
         search.fools(inputs)
         points, turn = search.start(low, high), 0
         while search.left and bool((points != inputs).any()):  # else there is nothing to look for
@@ -112,7 +108,7 @@ class _Search:
     nearest: Nearest
     box: tuple[Any, Any]
     norm: str
-    source: torch.Generator
+    source: torch.Generator | None
     left: int
 
     def fools(self, points: Tensor) -> Tensor:

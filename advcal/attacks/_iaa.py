@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import Apart, finite, masked
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import Ball, around
+from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import Best, Goal, Point, climb, logits_at, predicted
 from advcal.attacks._keeping import Look, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
@@ -92,43 +91,37 @@ def iaa(
         Cheng et al., Towards Calibration Enhanced Network by Inverse Adversarial Attack,
         arXiv 2504.06358, eq. 3 and algorithm 1.
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(norm=norm, lam=lam, steps=steps, step_size=step_size, label=label)
-    _checks.arguments(random_start=random_start, method=method, generator=generator)
-    _checks.choice("variant", variant, ("accept", "published"))
+    region = ball(norm, inputs, eps, bounds)
     if method == "random_search" and variant == "published":
         raise ValueError("expected method 'gradient' with the published variant, got another")
-    with frozen(model, grad=True):
-        inputs = region.centre
-        if label == "predicted":
-            clean = logits_at(model, inputs)
-            _checks.label_range(labels, clean.shape[1])
-            labels = predicted(clean)
-        source = _checks.resolve(generator, inputs.device)
-        loss = partial(inverse_adversarial, lam=lam, reduction="none")
-        goal = Goal(loss, labels, labels, targeted=True)
-        aim, best, start = _Down(lam), Best(inputs), inputs
-        if random_start or variant == "published":
-            start = region.random_point(source)
-        if random_start and variant == "accept":  # the input counts too
-            logits = logits_at(model, inputs)
-            _checks.label_range(labels, logits.shape[1])
-            score = aim.look(logits, Apart.of(logits, labels), 0.0).score
-            best.offer(inputs, logits.argmax(dim=1) == labels, score)
-        if variant == "published":
-            points = climb(model, start, goal, _Growing(region, steps), steps)
-        elif method == "random_search":
+    if label == "predicted":
+        clean = logits_at(model, inputs)
+        _checks.label_range(labels, clean.shape[1])
+        labels = predicted(clean)
+    loss = partial(inverse_adversarial, lam=lam, reduction="none")
+    goal = Goal(loss, labels, labels, targeted=True)
+    aim, best, start = _Down(lam), Best(inputs), inputs
+    if random_start or variant == "published":
+        start = region.random_point(generator)
+    if random_start and variant == "accept":  # the input counts too
+        logits = logits_at(model, inputs)
+        _checks.label_range(labels, logits.shape[1])
+        score = aim.look(logits, Apart.of(logits, labels), 0.0).score
+        best.offer(inputs, logits.argmax(dim=1) == labels, score)
+    if variant == "published":
+        points = climb(model, start, goal, _Growing(region, steps), steps)
+    elif method == "random_search":
 
-            def score_of(logits: Tensor) -> Tensor:
-                kept = logits.argmax(dim=1) == labels
-                value = torch.where(kept, goal(logits), -margin(logits, labels, reduction="none"))
-                return aim.unless_surer(value, Apart.of(logits, labels))
+        def score_of(logits: Tensor) -> Tensor:
+            kept = logits.argmax(dim=1) == labels
+            value = torch.where(kept, goal(logits), -margin(logits, labels, reduction="none"))
+            return aim.unless_surer(value, Apart.of(logits, labels))
 
-            points = search_keeping(model, start, labels, score_of, region, steps, source, best)
-        else:
-            size = first_step(step_size, region, steps, spans=1)
-            points = descend_keeping(model, start, labels, aim, region, steps, size, best=best)
-        return unchanged_or(model, points, labels, inputs) if label == "predicted" else points
+        points = search_keeping(model, start, labels, score_of, region, steps, generator, best)
+    else:
+        size = first_step(step_size, region, steps, spans=1)
+        points = descend_keeping(model, start, labels, aim, region, steps, size, best=best)
+    return unchanged_or(model, points, labels, inputs) if label == "predicted" else points
 
 
 class _Down:

@@ -1,89 +1,65 @@
 """Valid images: results on the grid of 8-bit images, or of any number of levels."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import wraps
-from inspect import Parameter, signature
-from typing import Any, ParamSpec, Protocol, cast, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import lift
 from advcal._sums import wide
 from advcal._typing import Model
-from advcal.attacks._balls import Ball, around, per_example
+from advcal.attacks._balls import Ball, ball, per_example
 from advcal.attacks._gradient import logits_at
-
-Options = ParamSpec("Options")
 
 _PASSES = 14  # forward passes of a search along a line
 # Powers of the sizes of changes, tried in turn: below 1 they become more alike, above 1 fewer.
 _SHAPES = (1.0, 0.7, 1.4, 0.4, 2.0, 0.2, 3.0, 0.0)
 _ROUNDING = 1e-6  # of a level, by which a point on the grid may seem to be off it
 
-_ROW = """levels: 256 for 8-bit images: each value of the result is then one of so many levels,
+ROW = """levels: 256 for 8-bit images: each value of the result is then one of so many levels,
     evenly from the lowest bound to the highest, which must be finite. The result is in the
     ball, and what the attack reached it reaches too, for up to 15 more forward passes. None
     leaves values as they are."""
 
 
-class Levelled(Protocol[Options]):
-    """An attack with an argument `levels`; with that, its other options are not typed."""
+def on_grid(
+    attack: Callable[..., Tensor],
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    options: dict[str, Any],
+    levels: int,
+    *,
+    keeps: bool,
+) -> Tensor:
+    """Run an attack, and give images that do what its points do.
 
-    __name__: str
+    What the attack is its options say: with `eps` and `norm` it stays in that ball, without `eps`
+    it looks for the nearest point.
 
-    @overload
-    def __call__(self, *args: Options.args, **kwargs: Options.kwargs) -> Tensor: ...
-    @overload
-    def __call__(
-        self, model: Model, inputs: Tensor, labels: Tensor, *, levels: int | None, **options: Any
-    ) -> Tensor: ...
-
-
-def levelled(attack: Callable[Options, Tensor], *, keeps: bool = False) -> Levelled[Options]:
-    """Give an attack the argument `levels`, in its signature and its docstring too.
-
-    What the attack is its arguments say: with `eps` and `norm` it stays in that ball, without `eps`
-    it looks for the nearest point. `keeps` is for those that leave the prediction as it is.
+    Args:
+        attack: The attack.
+        model: The model, frozen.
+        inputs: The inputs, shape `(n, ...)`.
+        labels: The labels, shape `(n,)`.
+        options: Its options, checked, with the defaults among them.
+        levels: The number of levels.
+        keeps: Whether it leaves the prediction as it is.
     """
-    own, run = signature(attack), cast(Callable[..., Tensor], attack)
-
-    @wraps(attack)
-    def with_levels(model: Model, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
-        levels = options.pop("levels", None)
-        if levels is None:
-            return run(model, inputs, labels, **options)
-        _checks.arguments(levels=levels)
-        bound = own.bind(model, inputs, labels, **options)
-        bound.apply_defaults()
-        given = bound.arguments
-        near = "eps" not in given
-        norm = given.get("norm", "l2" if near else "linf")
-        ball = "l1" if norm == "l0" else norm  # no ball in L0, where radii are numbers of entries
-        region, labels = around(ball, inputs, labels, given.get("eps", 0.0), given["bounds"])
-        order = 0 if norm == "l0" else region.order
-        grid = _Grid.of(region, levels, within=not near and "norm" in given, order=order)
-        options = options | ({"eps": grid.radius} if grid.within else {})
-        with frozen(model, grad=False):
-            points = run(model, inputs, labels, **options)
-            does = _Does.of(model, grid, points, None if keeps else labels, given.get("targeted"))
-            search = _nearest if near else _shrunk if keeps else _reshaped
-            return grid.points(search(grid, grid.offset(points), does))
-
-    with_levels.__module__ = "advcal.attacks"  # where it is found by its name, to be unpickled too
-    del with_levels.__wrapped__  # whose signature is another
-    with_levels.plain = attack  # type: ignore[attr-defined]  # whose source is to be shown
-    levels = Parameter("levels", Parameter.KEYWORD_ONLY, default=None, annotation=int | None)
-    described = own.replace(parameters=[*own.parameters.values(), levels])
-    with_levels.__signature__ = described  # type: ignore[attr-defined]
-    row = "".join(rf"\1    {line}\n" for line in _ROW.splitlines())
-    doc = re.sub(r"\n( *)Returns:", rf"{row}\n\1Returns:", attack.__doc__ or "", count=1)
-    with_levels.__doc__ = doc
-    return cast(Levelled[Options], with_levels)
+    near = "eps" not in options
+    norm = options.get("norm", "l2" if near else "linf")
+    kind = "l1" if norm == "l0" else norm  # no ball in L0, where radii are numbers of entries
+    region = ball(kind, inputs, options.get("eps", 0.0), options["bounds"])
+    order = 0 if norm == "l0" else region.order
+    grid = _Grid.of(region, levels, within=not near and "norm" in options, order=order)
+    own = options | ({"eps": grid.radius} if grid.within else {})
+    points = attack(model, inputs, labels, **own)
+    told = None if keeps else labels
+    does = _Does.of(model, grid, points, told, options.get("targeted", False))
+    search = _nearest if near else _shrunk if keeps else _reshaped
+    return grid.points(search(grid, grid.offset(points), does))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +82,13 @@ class _Does:
 
     @classmethod
     def of(
-        cls, model: Model, grid: "_Grid", points: Tensor, labels: Tensor | None, targeted: object
+        cls, model: Model, grid: "_Grid", points: Tensor, labels: Tensor | None, targeted: bool
     ) -> "_Does":
         """Ask for the prediction at the points; with labels only for what the attack reached."""
         said = logits_at(model, points).argmax(dim=1)
         if labels is None:
             return cls(model, grid, said, True, torch.zeros_like(said, dtype=torch.bool))
-        equal = bool(targeted)
-        return cls(model, grid, labels, equal, (said == labels) != equal)
+        return cls(model, grid, labels, targeted, (said == labels) != targeted)
 
     def __call__(self, levels: Tensor) -> Tensor:
         """Look at images in whole levels, shape `(n, d)`; return which do, shape `(n,)`."""

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from advcal import _checks
-from advcal._frozen import frozen, logits_of
+from advcal import _batches, _checks
+from advcal._answers import logits_of
+from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._sums import widest
 from advcal._typing import Bounds, Model
@@ -27,7 +28,7 @@ def linear_distance(
     the way. Each of the further `steps`, a forward and a backward pass, linearises anew where the
     last move led and goes half of the way from that move to the new one.
     """
-    inputs, _, box = _checks.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
+    inputs, _, box = _batches.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
     origin = lift(inputs)
     with frozen(model, grad=True):
         points, logits, output = _forward(model, inputs)
@@ -59,7 +60,7 @@ def _forward(model: Model, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the points with a gradient, the logits in float32 or wider, and the graph's end."""
     points = points.detach().clone().requires_grad_()
     output = logits_of(model, points, finite=True)  # else no number that follows could be trusted
-    _checks.differentiable("logits", output, "the inputs")
+    _checks.differentiable(output, "the inputs")
     return points, lift(output.detach()), output
 
 

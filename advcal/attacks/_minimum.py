@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model, Progress
-from advcal.attacks._balls import DUAL_ORDERS, Ball, free, per_example
+from advcal.attacks._balls import Ball, free, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._nearest import Box, Nearest, corner, lengths, steady, unit
+from advcal.attacks._norms import DUAL_ORDERS
 from advcal.attacks._shown import shown
 from advcal.attacks._sparse import sparsest
 
@@ -94,18 +94,13 @@ def minimum_norm(
         Optimization of l0-norm Adversarial Examples, ICLR 2025, algorithm 1. Steps in radii, the
         shares and the first search in L0 are this library's.
     """
-    inputs, labels, box = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.choice("norm", norm, [*_RULES, "l0"])
-    _checks.arguments(steps=steps, candidates=candidates, targeted=targeted)
-    _checks.arguments(progress=progress)
-    _checks.aim(labels, targeted=targeted)
-    with frozen(model, grad=True), shown(model, progress, len(inputs), steps + 1) as model:
+    with shown(model, progress, len(inputs), steps + 1) as model:
         nearest = Nearest(inputs, labels, norm=norm, targeted=targeted)
         if norm == "l0":
-            return sparsest(model, nearest, box, steps)
+            return sparsest(model, nearest, bounds, steps)
         n_searches = 1 if targeted else candidates
         share = steps // 2 // n_searches if n_searches > 1 else 0
-        search = _Search(model, nearest, box, steps, n_searches if share else 1)
+        search = _Search(model, nearest, bounds, steps, n_searches if share else 1)
         for rank in range(n_searches if share else 0):
             search.begin(rank, share)
             search.run(share)

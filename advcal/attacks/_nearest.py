@@ -8,14 +8,14 @@ from torch import Tensor
 
 from advcal._logits import lift
 from advcal._sums import widest
-from advcal.attacks import _balls
+from advcal.attacks import _norms
 from advcal.attacks._balls import norm, per_example
 from advcal.attacks._gradient import pulled, select
 
-ORDERS = _balls.ORDERS | {"l0": 0.0}  # which counts, and has no ball to project on
+ORDERS = _norms.ORDERS | {"l0": 0.0}  # which counts, and has no ball to project on
 
-Box: TypeAlias = tuple[Any, Any]
-"""Bounds as `_checks.attack_inputs` returns them: numbers, or tensors of the inputs' shape."""
+Box: TypeAlias = Any
+"""Bounds that have been checked: a pair of numbers, or of tensors of the inputs' shape."""
 
 
 class Nearest:

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from advcal import _checks
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import around
+from advcal.attacks._balls import ball
 
 
 def uniform_noise(
@@ -45,7 +44,4 @@ def uniform_noise(
         >>> bool((noisy - inputs).abs().max() <= 0.1)
         True
     """
-    _checks.arguments(model=model, generator=generator)
-    region, _ = around(norm, inputs, labels, eps, bounds)
-    with torch.inference_mode(False), torch.no_grad():
-        return region.random_point(_checks.resolve(generator, inputs.device))
+    return ball(norm, inputs, eps, bounds).random_point(generator)

@@ -6,10 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from advcal import _checks
-from advcal._frozen import frozen
 from advcal._typing import Bounds, Loss, Model, Norm
-from advcal.attacks._balls import Ball, around, per_example
+from advcal.attacks._balls import Ball, ball, per_example
 from advcal.attacks._gradient import Best, Point, climb, goal_of
 
 
@@ -79,22 +77,16 @@ def pgd(
         Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
         Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1.
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(steps=steps, step_size=step_size, momentum=momentum)
-    _checks.arguments(restarts=restarts, random_start=random_start, targeted=targeted)
-    _checks.arguments(stop_early=stop_early, generator=generator)
+    region = ball(norm, inputs, eps, bounds)
     if restarts > 1 and not random_start:
         raise ValueError(f"expected random_start with restarts > 1, got restarts={restarts}")
-    with frozen(model, grad=True):
-        inputs = region.centre
-        goal = goal_of(loss, model, inputs, labels, targeted)
-        rule = Steepest(region, first_step(step_size, region, steps, spans=2.5), momentum)
-        generator = _checks.resolve(generator, inputs.device)
-        best = Best(inputs, stop=stop_early)
-        for _ in range(restarts):
-            start = region.random_point(generator) if random_start else inputs
-            climb(model, start, goal, rule, steps, best, stop_early=stop_early)
-        return best.points
+    goal = goal_of(loss, model, inputs, labels, targeted)
+    rule = Steepest(region, first_step(step_size, region, steps, spans=2.5), momentum)
+    best = Best(inputs, stop=stop_early)
+    for _ in range(restarts):
+        start = region.random_point(generator) if random_start else inputs
+        climb(model, start, goal, rule, steps, best, stop_early=stop_early)
+    return best.points
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +110,6 @@ class Steepest:
         return self.region.project(self.region.ascend(points, gradient, self.size)), rule
 
 
-def first_step(
-    step_size: float | None, region: Ball, steps: int, *, spans: float
-) -> float | Tensor:
+def first_step(size: float | None, region: Ball, steps: int, *, spans: float) -> float | Tensor:
     """Return a step size; by default the steps together are `spans` radii long."""
-    return spans * region.radius / steps if step_size is None else float(step_size)
+    return spans * region.radius / steps if size is None else float(size)

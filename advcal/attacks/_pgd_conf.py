@@ -4,12 +4,11 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._frozen import frozen
 from advcal._logits import log_odds, without_label
 from advcal._random import draw
 from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
-from advcal.attacks._balls import around, each_of, per_example
+from advcal.attacks._balls import ball, each_of, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select, slope_of
 from advcal.attacks._pgd import first_step
 
@@ -73,9 +72,7 @@ def pgd_conf(
         Stutz, Hein & Schiele, Confidence-Calibrated Adversarial Training: Generalizing to Unseen
         Attacks, ICML 2020, section 4 and the appendix on attacks.
     """
-    region, labels = around(norm, inputs, labels, eps, bounds)
-    _checks.arguments(steps=steps, step_size=step_size, momentum=momentum)
-    _checks.arguments(random_start=random_start, generator=generator)
+    region = ball(norm, inputs, eps, bounds)
     if momentum >= 1:
         raise ValueError(f"expected momentum < 1, got {momentum}")
 
@@ -85,30 +82,28 @@ def pgd_conf(
         rivals = without_label(logits.detach(), labels).argmax(dim=1)
         return -log_odds(logits, rivals)
 
-    with frozen(model, grad=True):
-        inputs = here = region.centre
-        size = first_step(step_size, region, steps, spans=steps / 6)
-        size = each_of(size, inputs, widest(inputs.device))
-        if random_start:
-            generator = _checks.resolve(generator, inputs.device)
-            offset = region.random_point(generator) - inputs
-            share = per_example(draw(torch.rand, size.float(), generator), inputs)
-            here = region.project((inputs + share * offset).to(inputs.dtype))
-        _, losses, gradient = gradient_at(model, here, slope_of(confidence))
-        value, velocity = _comparable(losses), torch.zeros_like(here)
-        for step in range(1, steps + 1):
-            velocity = momentum * velocity + (1 - momentum) * region.steepest(gradient, here)
-            tried = region.project((here + per_example(size, here) * velocity).to(here.dtype))
-            if step < steps:
-                _, losses, slope = gradient_at(model, tried, slope_of(confidence))
-            else:
-                losses, slope = confidence(logits_at(model, tried)), gradient
-            reached = _comparable(losses)
-            better = reached >= value
-            here, gradient = select(better, tried, here), select(better, slope, gradient)
-            value = torch.where(better, reached, value)
-            size = torch.where(better, size, size / _LR_FACTOR)
-        return here
+    here = inputs
+    size = first_step(step_size, region, steps, spans=steps / 6)
+    size = each_of(size, inputs, widest(inputs.device))
+    if random_start:
+        offset = region.random_point(generator) - inputs
+        share = per_example(draw(torch.rand, size.float(), generator), inputs)
+        here = region.project((inputs + share * offset).to(inputs.dtype))
+    _, losses, gradient = gradient_at(model, here, slope_of(confidence))
+    value, velocity = _comparable(losses), torch.zeros_like(here)
+    for step in range(1, steps + 1):
+        velocity = momentum * velocity + (1 - momentum) * region.steepest(gradient, here)
+        tried = region.project((here + per_example(size, here) * velocity).to(here.dtype))
+        if step < steps:
+            _, losses, slope = gradient_at(model, tried, slope_of(confidence))
+        else:
+            losses, slope = confidence(logits_at(model, tried)), gradient
+        reached = _comparable(losses)
+        better = reached >= value
+        here, gradient = select(better, tried, here), select(better, slope, gradient)
+        value = torch.where(better, reached, value)
+        size = torch.where(better, size, size / _LR_FACTOR)
+    return here
 
 
 def _comparable(losses: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def search_keeping(
     score: Callable[[Tensor], Tensor],
     region: Ball,
     steps: int,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     best: Best | None = None,
 ) -> Tensor:
     """Change a patch of the best point at random and keep what scores higher and has the label.
@@ -53,14 +53,16 @@ def search_keeping(
     return best.points
 
 
-def _patch(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _patch(
+    inputs: Tensor, share: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     """Draw a patch per example: where it is, shape `(n, 1..., sides)`, and the signs in it."""
+    where = inputs.device if generator is None else generator.device
     n, n_axes = len(inputs), min(2, inputs.ndim - 1) if inputs.ndim > 3 else 1
     inside = torch.ones([n] + [1] * (inputs.ndim - 1), dtype=torch.bool, device=inputs.device)
     for axis in range(inputs.ndim - n_axes, inputs.ndim):
         length = inputs.shape[axis]
         side = max(1, round(length * share ** (1 / n_axes)))
-        where = generator.device
         draw = torch.rand(n, generator=generator, dtype=torch.float32, device=where)
         first = per_example((draw.to(inputs.device) * (length - side + 1)).long(), inputs)
         shape = [1] * inputs.ndim
@@ -68,5 +70,5 @@ def _patch(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Te
         place = torch.arange(length, device=inputs.device).reshape(shape)
         inside = inside & (place >= first) & (place < first + side)
     shape = [*inputs.shape[: inputs.ndim - n_axes], *[1] * n_axes]
-    coins = torch.randint(2, shape, generator=generator, device=generator.device)
+    coins = torch.randint(2, shape, generator=generator, device=where)
     return inside.expand(inputs.shape), (coins * 2 - 1).to(inputs.device, inputs.dtype)

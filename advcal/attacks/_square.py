@@ -3,18 +3,18 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from advcal import _checks
-from advcal._frozen import frozen
+from advcal._random import draw as drawn
 from advcal._sums import running
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import Ball, ball, each_of, free, of_rows, per_example
 from advcal.attacks._balls import norm as length_of
 from advcal.attacks._gradient import Best, goal_of, logits_at, to_be_sorted_out
+from advcal.attacks._nearest import Box
 from advcal.attacks._shown import shown
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
@@ -80,21 +80,16 @@ def square(
         Andriushchenko et al., Square Attack: a Query-efficient Black-box Adversarial Attack via
         Random Search, ECCV 2020, algorithms 1 to 3.
     """
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, bounds)
-    _checks.choice("norm", norm, ("linf", "l2"))
-    _checks.arguments(steps=steps, initial_p=initial_p, targeted=targeted, generator=generator)
-    _checks.arguments(progress=progress)
-    with frozen(model, grad=False), shown(model, progress, len(inputs), steps) as model:
+    with shown(model, progress, len(inputs), steps) as model:
+        box: Box = bounds
         n, shape = len(inputs), inputs.shape if inputs.ndim == 4 else (len(inputs), 1, 1, -1)
-        low, high = (e.reshape(shape) if isinstance(e, Tensor) else e for e in bounds)
+        low, high = (e.reshape(shape) if isinstance(e, Tensor) else e for e in box)
         whole = ball(norm, inputs.reshape(shape), eps, (low, high))
         goal = goal_of("margin", model, inputs, labels, targeted)
-        generator = _checks.resolve(generator, inputs.device)
 
         def draw(rows: Tensor, *shape: int) -> Tensor:
-            options: Any = {"dtype": torch.float32, "device": generator.device}
-            sample = torch.rand(n, *shape, generator=generator, **options)
-            return sample.to(inputs.device)[rows]
+            like = torch.empty(n, *shape, dtype=torch.float32, device=inputs.device)
+            return drawn(torch.rand, like, generator)[rows]
 
         search: type[_Linf | _L2] = _Linf if norm == "linf" else _L2
         best, here = Best(whole.centre, stop=True), search(whole)

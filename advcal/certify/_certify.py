@@ -10,8 +10,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from advcal import _checks
-from advcal._frozen import frozen, logits_of
+from advcal import _answers, _batches, _checks
+from advcal._answers import logits_of
+from advcal._frozen import frozen
+from advcal._random import resolve
 from advcal._sums import exact, home
 from advcal._typing import Model, Progress
 from advcal.certify._binomial import z_lower, z_upper
@@ -160,14 +162,14 @@ def certify(
     _checks.arguments(model=model, votes=votes, sigma=sigma, n=n, n_pilot=n_pilot, size=size)
     _checks.arguments(progress=progress)
     _checks.number("alpha", alpha, above=0, most=0.5)
-    points = _checks.inputs(inputs).detach()
+    points = _batches.inputs(inputs).detach()
     if eps is not None:
         _checks.number("eps", eps, above=0)
     if state is not None:
         _check_state(state, len(points), sigma=sigma, alpha=alpha, votes=votes, n=n, eps=eps)
         key = state.seeds
     else:
-        key = seeds(len(points), _checks.resolve(generator, points.device))
+        key = seeds(len(points), resolve(generator, points.device))
     drawer = _Drawer(model, sigma, votes, size, n_pilot)
     looks = _looks(n, eps)
     each: Any = range(len(points)) if progress is None else progress(range(len(points)))
@@ -224,7 +226,7 @@ class _Drawer:
         """Return what the smoothed classifier is the mean of, `(draws, classes)`."""
         if self.votes:
             return exact(torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]))
-        return exact(_checks.with_softmax(logits)).softmax(dim=1)
+        return exact(_answers.with_softmax(logits)).softmax(dim=1)
 
     def _counts(self, logits: Tensor, guess: Tensor) -> Tensor:
         if self.votes:  # a vote for the guess is a lead, and no other is

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advcal import _checks
+from advcal import _batches, _checks
 from advcal._frozen import frozen
 from advcal._sums import exact
 from advcal._typing import Bounds
@@ -123,13 +123,13 @@ def _reach(
     affine: Any,
     bounds: Any,
 ) -> Reach:
-    points = _checks.inputs(inputs).detach()
+    points = _batches.inputs(inputs).detach()
     eps = _checks.number("eps", eps, least=0)
     if not isinstance(affine, tuple) or not all(isinstance(each, type) for each in affine):
         raise TypeError(f"expected affine as a tuple of types, got {affine!r}")
     low, high = (
         torch.as_tensor(end, dtype=points.dtype, device=points.device).expand_as(points)
-        for end in _checks.box(bounds, points)
+        for end in _batches.box(bounds, points)
     )
     if not bool(((low <= points) & (points <= high)).all()):
         least, most = (float(end) for end in points.aminmax())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advcal import _checks
-from advcal._frozen import Around, logits_of
+from advcal import _batches, _checks
+from advcal._answers import logits_of
+from advcal._frozen import Around
 from advcal._logits import log_mean_probs
+from advcal._random import resolve
 from advcal._typing import Model
 
 
@@ -62,7 +64,7 @@ class _Smoothed(Around):
         self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        source = _checks.resolve(self.generator, _checks.inputs(inputs).device)
+        source = resolve(self.generator, _batches.inputs(inputs).device)
         passes = []
         for _ in range(self.n):
             noise = torch.randn(

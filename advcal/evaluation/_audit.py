@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from advcal import _checks
+from advcal import _batches, _checks
 from advcal._markup import html
 from advcal._pass import again
 from advcal._targets import away
@@ -156,7 +156,7 @@ def audit(
     _checks.choice("norm", norm, ("linf", "l2"))
     _checks.arguments(steps=steps, n_bins=n_bins, generator=generator, progress=progress)
     eps = _checks.number("eps", eps, above=0)
-    _checks.narrow(eps, norm, _checks.bounds_pair(bounds, finite=True))
+    _batches.narrow(eps, norm, _batches.bounds_pair(bounds, finite=True))
     if path is not None:
         _checks.path("path", path)
     if certified is not None:

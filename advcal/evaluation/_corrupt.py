@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from advcal import _checks, _digest
+from advcal import _batches, _checks, _digest
 from advcal._pass import again, sourced
+from advcal._random import resolve
 from advcal._typing import Batch, Progress
 from advcal.evaluation import _shifts
 from advcal.evaluation._jpeg import compressed
@@ -95,7 +96,7 @@ def corrupt(
         Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019.
     """
-    _checks.inputs(inputs)
+    _batches.inputs(inputs)
     found = _checks.kind(inputs)
     if inputs.ndim != 4 or min(inputs.shape[2:]) < 8:
         wanted = "(n, channels, height >= 8, width >= 8)"
@@ -109,7 +110,7 @@ def corrupt(
         few = " or ".join(map(str, _CHANNELS[corruption]))
         do = "saturate" if corruption == "saturate" else "compress"
         raise ValueError(f"expected inputs of {few} channels to {do}, got {found}")
-    source = _shifts.Source(_checks.resolve(generator, inputs.device), inputs.device)
+    source = _shifts.Source(resolve(generator, inputs.device), inputs.device)
     row = CORRUPTIONS[corruption]
     with torch.no_grad():
         wide = inputs.detach().float()
@@ -154,7 +155,7 @@ def corruptions(
     _checks.arguments(progress=progress)
     chosen = known_kinds(kinds, CORRUPTIONS)
     levels = [_severity(each) for each in listed("severity", severity)]
-    source = _checks.resolve(generator, torch.device("cpu"))
+    source = resolve(generator, torch.device("cpu"))
     keys = [(name, level) for name in chosen for level in levels]
     # One each, so that no set depends on which others there are.
     seeds = torch.randint(2**62, (len(keys),), generator=source, device=source.device)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _logits, _probs
-from advcal._frozen import Around, attacked, logits_of
+from advcal._answers import logits_of
+from advcal._frozen import Around, attacked
 from advcal._pass import Part, Way, check_source, one_pass
 from advcal._sums import exact, wide
 from advcal._typing import Attack, Batch, Forward, Model, Progress

@@ -9,10 +9,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advcal import _checks
-from advcal._frozen import bare, watching
+from advcal import _batches, _checks
+from advcal._answers import watching
+from advcal._frozen import bare
 from advcal._markup import aligned, html
 from advcal._pass import Way, one_pass
+from advcal._random import resolve
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
 from advcal.evaluation._transfer import named
@@ -163,20 +165,20 @@ def diagnose(
     _checks.arguments(steps=steps, generator=generator)
     eps = _checks.number("eps", eps, above=0)
     _checks.choice("norm", norm, ("linf", "l2"))
-    bounds = _checks.bounds_pair(bounds, finite=True)
+    bounds = _batches.bounds_pair(bounds, finite=True)
     sources = {} if sources is None else named("sources", sources)
     attacks = {} if attacks is None else named("attacks", attacks, "attacks")
     modes = _train_mode(model)
     parts = []
     with watching(warn=False), one_pass([model, *sources.values()], batches, way) as batch_parts:
         for part in batch_parts:
-            inputs, labels = _checks.examples(part.floats.detach().clone(), part.labels)
+            inputs, labels = _batches.examples(part.floats.detach().clone(), part.labels)
             if inputs.dtype.itemsize < 4:
                 found = _checks.kind(inputs)
                 raise TypeError(f"expected inputs of float32 or float64, got {found}")
             least, most = (float(end) for end in inputs.aminmax())
             box = (min(bounds[0], least), max(bounds[1], most))
-            generator = _checks.resolve(generator, inputs.device)
+            generator = resolve(generator, inputs.device)
             with part.casting():
                 bound = part.taking(model)
                 probe = _probe.Probe(bound, inputs, labels, eps, norm, box, generator)

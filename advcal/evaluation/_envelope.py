@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _batches, _checks
 from advcal._pass import Part, Way, one_pass
 from advcal._sums import exact
 from advcal._typing import Batch, Forward, Model, Norm, Progress
@@ -127,7 +127,7 @@ def confidence_envelope(
         raise ValueError("expected one eps or more, got none")
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(steps=steps, norm=norm, generator=generator)
-    _checks.narrow(radii[-1], norm, _checks.bounds_pair(bounds))
+    _batches.narrow(radii[-1], norm, _batches.bounds_pair(bounds))
     _checks.sequence("attacks", attacks)
     for attack in attacks:
         _checks.arguments(attack=attack)

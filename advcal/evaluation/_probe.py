@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from advcal import _checks
-from advcal._frozen import attacked, logits_of
+from advcal import _answers, _checks
+from advcal._answers import logits_of
+from advcal._frozen import attacked
 from advcal._logits import lift, log_odds
 from advcal._pass import rows_of
 from advcal._sums import wide
@@ -42,7 +43,7 @@ class Probe:
         changes of a logit, relative to the largest one, at a second pass and with other neighbours.
         """
         model, inputs = self.model, self.inputs
-        logits = _checks.with_softmax(_logits(model, inputs))
+        logits = _answers.with_softmax(_logits(model, inputs))
         _checks.label_range(self.labels, logits.shape[1])
         half = (len(inputs) + 1) // 2
         paired = torch.arange(len(inputs), device=inputs.device) % half
@@ -149,7 +150,7 @@ class Probe:
         if chosen.any():
             crafting = (source or self._target)(chosen)
             points = attacked(attack, crafting, self.inputs[chosen], self.labels[chosen])
-            logits = _checks.with_softmax(_logits(self._target(chosen), points))
+            logits = _answers.with_softmax(_logits(self._target(chosen), points))
             answers = logits.argmax(dim=1)
             result[chosen] = answers != self.labels[chosen]
         return result

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks, _probs, _sums
+from advcal._random import resolve
 from advcal._typing import Array
 from advcal.metrics._bins import ece, uniform_bin, uniform_edges
 from advcal.metrics._errors import debiased_rmsce, mce, rmsce
@@ -94,7 +95,7 @@ def bootstrap(
         )
     ranked = isinstance(probs, (Tensor, np.ndarray)) and probs.ndim == 1
     p, y, own_kind = _probs.scores(probs, labels) if ranked else _probs.probabilities(probs, labels)
-    source = _checks.resolve(generator, p.device)
+    source = resolve(generator, p.device)
     value = metric(probs, labels)
     each = _values(metric, probs, labels, value)
     if each is not None and bool(((each == 0) | (each == 1)).all()):

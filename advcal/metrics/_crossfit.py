@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
 
-from advcal import _checks, _probs
+from advcal import _probs
+from advcal._random import resolve
 from advcal._typing import Array
 
 _FOLDS = 5
@@ -71,7 +72,7 @@ def crossfit_ece(
     n = len(confidence)
     if n < 2:
         raise ValueError("expected two examples or more, got one")
-    source = _checks.resolve(generator, torch.device("cpu"))
+    source = resolve(generator, torch.device("cpu"))
     fold = torch.randperm(n, generator=source, device=source.device).cpu().numpy() % min(_FOLDS, n)
     c, a = confidence.cpu().numpy(), correct.double().cpu().numpy()
     sides = np.zeros(n)

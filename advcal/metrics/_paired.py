@@ -11,6 +11,7 @@ from scipy.special import bdtr, ndtr
 from torch import Tensor
 
 from advcal import _checks, _probs
+from advcal._random import resolve
 from advcal._typing import Array
 from advcal.metrics._bins import uniform_bin
 from advcal.metrics._intervals import Vector, mean_ends
@@ -103,7 +104,7 @@ def paired_test(
     """
     _checks.choice("figure", figure, (*_SCORES, "ece"))
     _checks.arguments(n_bins=n_bins, resamples=resamples, level=level, from_logits=from_logits)
-    source = _checks.resolve(generator, torch.device("cpu"))
+    source = resolve(generator, torch.device("cpu"))
     (template, own_kind), (other, _) = map(_probs.matrix, (probs, others))
     if template.shape[1] != other.shape[1]:
         raise ValueError(

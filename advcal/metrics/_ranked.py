@@ -9,6 +9,7 @@ import torch
 from scipy.special import bdtr, expit, logit
 
 from advcal import _checks, _probs
+from advcal._random import resolve
 from advcal._typing import Array
 from advcal.metrics._detection import aupr, auroc, fpr95
 from advcal.metrics._intervals import Interval, Vector, clopper_pearson
@@ -72,7 +73,7 @@ def detection_interval(
     """
     _checks.choice("figure", figure, _FIGURES)
     _checks.arguments(resamples=resamples, level=level)
-    source = _checks.resolve(generator, torch.device("cpu"))
+    source = resolve(generator, torch.device("cpu"))
     s, y, own_kind = _probs.scores(scores, labels)
     value = float(_FIGURES[figure](s, y))
     descending = s.argsort(descending=True)

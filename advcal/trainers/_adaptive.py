@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks, losses
+from advcal import _answers, _checks, losses
 from advcal._logits import finite
 from advcal._pass import Way, again
 from advcal._sums import exact
@@ -255,7 +255,7 @@ class AdaptiveSmoothing:
         self.state = replace(self.state, label_probs=probs.detach().cpu().double().clone())
 
     def _check_classes(self, logits: Tensor) -> None:
-        _checks.answer(logits)
+        _answers.answer(logits)
         if logits.ndim != 2 or logits.shape[1] != self.state.n_classes:
             raise ValueError(
                 f"expected logits of {self.state.n_classes} classes, got {_checks.kind(logits)}"

@@ -72,7 +72,7 @@ class awp(Crafting):
         loss_of = two_steps(self.objective)[1]
         with buffers_kept(whole), torch.enable_grad():
             loss = scalar("objective", loss_of(model, crafted))
-            _checks.differentiable("losses", loss, "the parameters")
+            _checks.differentiable(loss, "the parameters")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         offsets = {
             name: _offset(weight.detach(), gradient, self.gamma)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from advcal import _checks
+from advcal import _answers, _checks
 from advcal._frozen import attacked
 from advcal._pass import whole
 from advcal._random import anew
@@ -151,7 +151,7 @@ def scalar(name: str, value: Any) -> Tensor:
 
 def _check_classification(logits: Any, labels: Any) -> None:
     """Check logits and labels for cross-entropy, dense ones and soft labels among them."""
-    _checks.answer(logits)
+    _answers.answer(logits)
     if not isinstance(labels, Tensor):
         raise TypeError(f"expected labels as a torch.Tensor, got {_checks.kind(labels)}")
     soft = labels.is_floating_point() and labels.shape == logits.shape
@@ -167,7 +167,7 @@ def _check_range(logits: Any, labels: Any, left_out: int | None) -> None:
         return
     if labels.dtype != torch.int64 or labels.ndim != logits.ndim - 1:
         return
-    low, high = _checks.ends_of(labels) or (-1, -1)
+    low, high = _checks.noted(labels).get("ends", (-1, -1))
     if left_out is not None and not 0 <= low <= high < logits.shape[1]:
         labels = labels.masked_fill(labels == left_out, 0)
     _checks.label_range(labels, logits.shape[1])
@@ -186,7 +186,7 @@ def first_met(model: object) -> bool:
 
 def logits_at(model: Model, inputs: Tensor) -> Tensor:
     """Run a model in training; its answer must be logits `(n, classes)`, as of a loss of ours."""
-    logits = _checks.logits(model(inputs), len(inputs))
+    logits = _answers.logits_in(model(inputs), len(inputs))
     if not _checks.recording() and first_met(model):
         _checks.warn_of_probabilities(logits)
     return logits

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _checks
+from advcal._answers import logits_of
 from advcal._files import Path
-from advcal._frozen import Around, bare, logits_of
+from advcal._frozen import Around, bare
 from advcal._logits import log_mean_probs
 from advcal._typing import Progress
 

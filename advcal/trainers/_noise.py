@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advcal import _checks
-from advcal._frozen import Around, logits_of, unwrapped
+from advcal._answers import logits_of
+from advcal._frozen import Around, unwrapped
 from advcal._logits import log_mean_probs
 from advcal._random import draw, onward
 from advcal._typing import Attack, Batch, Loss, Model, Objective

@@ -161,7 +161,7 @@ def _finite(
     """
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         raise ValueError(f"expected the objective to give a scalar, got {_checks.kind(loss)}")
-    _checks.differentiable("losses", loss, "the parameters")
+    _checks.differentiable(loss, "the parameters")
     if group is None:
         value, total = loss.item(), size
     else:

@@ -6,7 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advcal import _checks, losses
+from advcal import _batches, losses
+from advcal._answers import answering
 from advcal._frozen import frozen
 from advcal._random import draw, onward
 from advcal._typing import Attack, Batch, Model
@@ -80,8 +81,9 @@ def _climb(
     model: Model, inputs: Tensor, labels: Tensor, *, generator: torch.Generator | None
 ) -> Tensor:
     """Climb the divergence from what the model says of the inputs."""
-    inputs, labels, bounds = _checks.attack_inputs(inputs, labels, (0.0, 1.0))
+    inputs, labels, bounds = _batches.attack_inputs(inputs, labels, (0.0, 1.0))
     with frozen(model, grad=True):
+        model = answering(model)
         region = linf(inputs, eps=_EPS, bounds=bounds)
         goal = goal_of("kl", model, inputs, labels)
         source = onward(generator)
