@@ -59,6 +59,7 @@ def ace(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import ace
         >>> model = lambda inputs: inputs @ torch.tensor([[2.0, -2.0], [0.0, 0.0]])
         >>> inputs, labels = torch.full((2, 2), 0.5), torch.tensor([0, 1])
         >>> ace(model, inputs, labels, eps=0.25)[:, 0]
@@ -138,6 +139,7 @@ def generalised_ace(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import generalised_ace
         >>> model = lambda inputs: inputs @ torch.tensor([[8.0, -8.0], [0.0, 0.0]])
         >>> inputs, labels, uniform = torch.full((1, 2), 0.5), torch.tensor([0]), torch.ones(2) / 2
         >>> found = generalised_ace(model, inputs, labels, eps=0.25, eta=-1.0, omega=uniform)

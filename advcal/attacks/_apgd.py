@@ -98,6 +98,7 @@ def apgd(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import apgd
         >>> model = lambda inputs: inputs @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> apgd(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.25, steps=5)[:, 0]
         tensor([0.2500])

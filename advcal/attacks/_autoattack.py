@@ -74,6 +74,7 @@ def autoattack(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import autoattack
         >>> inputs, labels = torch.tensor([[0.5, 0.5], [1.0, 0.5]]), torch.tensor([0, 0])
         >>> model = lambda inputs: (inputs - 0.45) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> adversarial = autoattack(model, inputs, labels, eps=0.25, queries=10)

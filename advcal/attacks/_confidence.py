@@ -71,6 +71,7 @@ def uca(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import uca
         >>> model = lambda inputs: inputs @ torch.tensor([[8.0, -8.0], [0.0, 0.0]])
         >>> found = uca(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.25)
         >>> print(f"{float(model(found).softmax(dim=1).max()):.4f}")
@@ -129,6 +130,7 @@ def oca(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import oca
         >>> model = lambda inputs: inputs @ torch.tensor([[2.0, -2.0], [0.0, 0.0]])
         >>> found = oca(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.25)
         >>> print(f"{float(model(found).softmax(dim=1).max()):.4f}")
@@ -184,6 +186,7 @@ def mma(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import mma
         >>> model = lambda inputs: inputs @ torch.tensor([[2.0, -2.0], [0.0, 0.0]])
         >>> inputs, labels = torch.full((2, 2), 0.5), torch.tensor([0, 1])
         >>> found = mma(model, inputs, labels, eps=0.25)
@@ -243,6 +246,7 @@ def rca(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import rca
         >>> model = lambda inputs: inputs @ torch.tensor([[8.0, -8.0], [0.0, 0.0]])
         >>> inputs, labels = torch.full((4, 2), 0.5), torch.tensor([0, 0, 0, 0])
         >>> found = rca(model, inputs, labels, eps=0.5, generator=torch.Generator().manual_seed(0))

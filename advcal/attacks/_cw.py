@@ -70,6 +70,7 @@ def cw_l2(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import cw_l2
         >>> model = lambda inputs: (inputs - 0.25) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> adversarial = cw_l2(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), steps=200)
         >>> print(f"{(adversarial - torch.tensor([[0.5, 0.5]])).norm():.2f}")

@@ -53,6 +53,7 @@ def ddn(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import ddn
         >>> model = lambda inputs: (inputs - 0.25) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> adversarial = ddn(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         >>> print(f"{(adversarial - torch.tensor([[0.5, 0.5]])).norm():.2f}")

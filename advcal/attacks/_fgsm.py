@@ -52,6 +52,7 @@ def fgsm(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import fgsm
         >>> model = lambda inputs: inputs @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> fgsm(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.25)
         tensor([[0.2500, 0.5000]])
@@ -106,6 +107,7 @@ def n_fgsm(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import n_fgsm
         >>> model = lambda inputs: inputs @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> inputs, labels = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
         >>> found = n_fgsm(model, inputs, labels, eps=0.1)

@@ -63,6 +63,7 @@ def fmn(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import fmn
         >>> model = lambda inputs: (inputs - 0.25) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> adversarial = fmn(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         >>> print(f"{(adversarial - torch.tensor([[0.5, 0.5]])).abs().max():.2f}")

@@ -69,6 +69,7 @@ def foot(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import foot
         >>> model = lambda inputs: (inputs - 0.25) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> adversarial = foot(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         >>> print(f"{(adversarial - torch.tensor([[0.5, 0.5]])).norm():.4f}")

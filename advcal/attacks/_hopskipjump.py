@@ -65,6 +65,7 @@ def hopskipjump(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import hopskipjump
         >>> network = lambda inputs: (inputs - 0.25) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> one_hot = torch.nn.functional.one_hot
         >>> decides = lambda inputs: one_hot(network(inputs).argmax(dim=1), 2).float()

@@ -80,6 +80,7 @@ def iaa(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import iaa
         >>> model = lambda inputs: inputs @ torch.tensor([[8.0, -8.0], [0.0, 0.0]])
         >>> inputs, labels = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
         >>> model(inputs).softmax(dim=1).max().item() > 0.99

@@ -82,6 +82,7 @@ def minimum_norm(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import minimum_norm
         >>> model = lambda inputs: (inputs - 0.25) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> inputs, labels = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
         >>> adversarial = minimum_norm(model, inputs, labels, norm="l2")

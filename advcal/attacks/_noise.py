@@ -38,6 +38,7 @@ def uniform_noise(
         ValueError: If a shape, value or device is wrong.
 
     Example:
+        >>> from advcal.attacks import uniform_noise
         >>> generator = torch.Generator().manual_seed(0)
         >>> inputs, labels = torch.full((1, 3), 0.5), torch.tensor([0])
         >>> noisy = uniform_noise(lambda x: x, inputs, labels, eps=0.1, generator=generator)

@@ -69,6 +69,7 @@ def pgd(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import pgd
         >>> model = lambda inputs: inputs @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> pgd(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.25, random_start=False)
         tensor([[0.2500, 0.5000]])

@@ -63,6 +63,7 @@ def pgd_conf(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import pgd_conf
         >>> model = lambda inputs: inputs @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> inputs, labels = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
         >>> pgd_conf(model, inputs, labels, eps=0.25, random_start=False)

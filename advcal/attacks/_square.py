@@ -70,6 +70,7 @@ def square(
         ValueError: If a shape, value or device is wrong, or the model returns NaN.
 
     Example:
+        >>> from advcal.attacks import square
         >>> model = lambda inputs: (inputs.round() - 0.5) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> inputs, labels = torch.tensor([[0.625, 0.5]]), torch.tensor([0])
         >>> adversarial = square(model, inputs, labels, eps=0.25, steps=20)
