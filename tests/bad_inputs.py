@@ -957,7 +957,7 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
 # Arguments of one function or two, whose own tests refuse bad values.
 OF_ONE_FUNCTION = {
     "across", "baseline", "best", "changed", "clean", "count", "denominator", "digits",
-    "ignore_index", "intervals", "others", "over", "patience", "positive",
+    "ignore_index", "intervals", "others", "over", "patience", "positive", "start",
 }  # fmt: skip
 # In every step of an attack: kinds and shapes are checked, values are not.
 _POINTS = allowing(of_inputs, "NaN", "infinity")

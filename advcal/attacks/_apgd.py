@@ -1,15 +1,16 @@
 """Auto-PGD: projected gradient descent that chooses its step sizes itself."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from advcal import _checks
+from advcal import _batches, _checks
 from advcal._logits import log_odds, masked, rivals
 from advcal._typing import Bounds, Loss, Model, Norm
-from advcal.attacks._apgd_sparse import climb_in_phases
+from advcal.attacks._apgd_sparse import climb_in_phases, normal_around
 from advcal.attacks._balls import Ball, ball, each_of
 from advcal.attacks._gradient import (
     LOSSES,
@@ -37,6 +38,7 @@ def apgd(
     steps: int = 100,
     restarts: int = 1,
     random_start: bool = True,
+    start: Tensor | None = None,
     rho: float = 0.75,
     loss: str | Loss = "cross_entropy",
     targeted: bool = False,
@@ -78,6 +80,8 @@ def apgd(
         steps: The number of steps.
         restarts: How many times to start; more than one needs `random_start`.
         random_start: Whether to start at a random point of the ball instead of at the input.
+        start: Where to start instead, such as what another attack found: the shape and device of
+            `inputs`. The points are projected on the ball first. Further restarts do without them.
         rho: The share of the steps that must raise the loss, from 0 to 1.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`; with `n_targets` one of the first three.
@@ -114,22 +118,49 @@ def apgd(
     if n_targets and targeted:
         raise ValueError(f"expected n_targets=0 with targeted, got {n_targets}")
     _checks.choice("variant", variant, ("halving", "sparse") if norm == "l1" else ("halving",))
+    start = None if start is None else _given(start, region)
     if n_targets:
         goals = _aims(loss, model, inputs, labels, n_targets)
     else:
         goals = [goal_of(loss, model, inputs, labels, targeted)]
+    source = generator if random_start else None
     size = each_of(_FIRST_STEP[norm] * region.radius, inputs, inputs.dtype)
     rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
     best = Best(inputs, stop=stop_early)
     for goal in goals:
-        for _ in range(restarts):
+        for points in _starts(region, start, restarts, variant, source):
             if variant == "sparse":
-                source = generator if random_start else None
-                climb_in_phases(model, region, goal, steps, best, source, stop_early=stop_early)
-                continue
-            start = region.random_point(generator) if random_start else inputs
-            climb(model, start, goal, rule, steps, best, stop_early=stop_early)
+                climb_in_phases(model, points, region, goal, steps, best, stop_early=stop_early)
+            else:
+                climb(model, points, goal, rule, steps, best, stop_early=stop_early)
     return best.points
+
+
+def _given(start: Tensor, region: Ball) -> Tensor:
+    """Check points to start at and copy them."""
+    region._check(start=start)
+    if not _checks.recording() and not bool(start.isfinite().all()):
+        raise ValueError("expected start without NaN and infinities, got some")
+    return _batches.copied(start).to(region.centre.dtype)
+
+
+def _starts(
+    region: Ball,
+    start: Tensor | None,
+    restarts: int,
+    variant: str,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    """Yield where each of the restarts begins."""
+    for restart in range(restarts):
+        if start is not None and restart == 0:
+            yield start if variant == "sparse" else region.project(start)
+        elif generator is None:
+            yield region.centre
+        elif variant == "sparse":
+            yield normal_around(region, generator)
+        else:
+            yield region.random_point(generator)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal._random import draw
 from advcal._typing import Model
-from advcal.attacks._balls import Ball, each_of, of_rows, per_example
+from advcal.attacks._balls import Ball, each_of, of_rows, per_example, times
 from advcal.attacks._gradient import Best, Goal, Point, climb, select
 
 _PHASES = ((3, 0.3), (2, 0.3), (1, 0.4))  # radii of the ball, and shares of the steps
@@ -17,26 +17,29 @@ _FEWER = 1.5  # how many times fewer entries a step changes than the best point 
 _SHRUNK = 0.95  # of the last number of changed entries, below which the steps are whole again
 _SHORTER, _LEAST = 1.5, 0.1  # what shortens other steps, and the least length, in radii
 _SHARE = 0.2  # of the entries that a step changes, from the input itself
+_RADIUS = 12  # at which a random start has the published standard deviation of 1
+
+
+def normal_around(region: Ball, generator: torch.Generator) -> Tensor:
+    """Draw normal points around the centres, as wide for their radius as published for images."""
+    noise = draw(torch.randn, region.centre, generator)
+    return region.centre + times(region.radius / _RADIUS, noise)
 
 
 def climb_in_phases(
     model: Model,
+    points: Tensor,
     region: Ball,
     goal: Goal,
     steps: int,
     best: Best,
-    generator: torch.Generator | None,
     *,
     stop_early: bool,
 ) -> None:
     """Climb in balls of three radii, two and one, each from the highest point of the one before.
 
-    Only points of the last ball are offered. Without a generator it starts at the inputs. Costs
-    `steps + 3` forward and `steps` backward passes.
+    Only points of the last ball are offered. Costs `steps + 3` forward and `steps` backward passes.
     """
-    points = region.centre
-    if generator is not None:
-        points = points + draw(torch.randn, points, generator)
     rows = torch.arange(len(points), device=points.device)
     if stop_early and best.n:
         rows = best.left(rows)

@@ -39,10 +39,10 @@ def autoattack(
 
     `apgd` on the cross-entropy, `apgd` towards each of the `n_targets` most likely wrong classes on
     the targeted DLR loss (the margin, with fewer than four classes), `minimum_norm`, and `square`.
-    The second and the last are left out if `n_targets` or `queries` is 0, and the last in `l1`.
-    `minimum_norm`, which looks for the nearest adversarial point, stands in for the targeted FAB of
-    the published sequence. In `l1` `apgd` is the sparse variant, with five starts on the
-    cross-entropy and at most five classes to aim at, as published.
+    The second and the last are left out if `n_targets` or `queries` is 0. `minimum_norm`, which
+    looks for the nearest adversarial point, stands in for the targeted FAB of the published
+    sequence. In `l1` `apgd` is the sparse variant, with five starts on the cross-entropy and at
+    most five classes to aim at, as published.
 
     An example that is fooled, or wrong from the start, leaves the batch at once; what is drawn for
     an example depends on how many are left. It attacks accuracy, so it uses the true labels.
@@ -101,7 +101,7 @@ def autoattack(
         aims = min(n_targets, n_classes - 1)
         sequence[partial(climb, loss=loss, n_targets=n_targets)] = 1 + aims * (steps + 1)
     sequence[partial(_nearest_within, norm=norm, steps=steps)] = steps + 1
-    if queries and norm != "l1":
+    if queries:
         own = partial(square, norm=norm, steps=queries, generator=generator)
         sequence[own] = queries
 

@@ -162,6 +162,7 @@ ROWS = {
     ),
     "square": Row(configured(square, steps=6), "linf", True, 6, 0, fewer=True),
     "square-l2": Row(configured(square, steps=6, norm="l2"), "l2", True, 6, 0, fewer=True),
+    "square-l1": Row(configured(square, steps=6, norm="l1"), "l1", True, 6, 0, fewer=True),
     "square-targeted": Row(
         configured(square, steps=6, targeted=True), "linf", True, 6, 0, fewer=True
     ),

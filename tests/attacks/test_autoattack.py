@@ -13,7 +13,7 @@ from advcal.attacks import Ball, apgd, autoattack, l1, minimum_norm, pgd, square
 from advcal.attacks._apgd import _checkpoints
 from advcal.attacks._apgd_sparse import Sparse, _sparse_sign
 from advcal.attacks._gradient import Point
-from advcal.attacks._square import _bump
+from advcal.attacks._patches import MOVES, _bump
 from advcal.losses import margin
 from tests.attacks.cases import Counted, Rows, examples, mlp, seeded
 from tests.attacks.test_strength import DUAL, WIDE, every_norm, linear_problem
@@ -103,6 +103,44 @@ def test_bad_uses_of_targets_are_refused():
         apgd(model, inputs, labels, eps=0.1, restarts=2, random_start=False)
 
 
+@pytest.mark.parametrize(("norm", "variant"), [("linf", "halving"), ("l1", "sparse")])
+def test_apgd_goes_on_from_where_it_is_told_to(norm, variant):
+    """Behind a plateau that nothing else leads over."""
+
+    def model(inputs):
+        lead = (inputs[:, :1] - 0.7).relu() * inputs[:, 1:2]
+        return torch.cat([0 * lead + 0.01, lead], dim=1)
+
+    inputs, labels = torch.full((2, 2), 0.5), torch.tensor([0, 0])
+    start = torch.tensor([[5.0, 0.5], [0.5, 0.5]])  # the first is projected to the edge
+    attack = partial(apgd, model, inputs, labels, eps=0.4, norm=norm, steps=10, variant=variant)
+    assert model(attack(random_start=False)).argmax(dim=1).tolist() == [0, 0]
+    found = attack(random_start=False, start=start)
+    assert model(found).argmax(dim=1).tolist() == [1, 0]
+    more = attack(start=start, restarts=2, generator=seeded())
+    assert model(more).argmax(dim=1)[0] == 1
+    stopped = attack(start=found, stop_early=True, generator=seeded())
+    assert torch.equal(stopped[0], found[0])
+
+
+@pytest.mark.parametrize(
+    ("norm", "variant"), [*[(norm, "halving") for norm in DUAL], ("l1", "sparse")]
+)
+def test_a_start_is_one_for_each_example_and_stays_as_it_is(norm, variant):
+    model, (inputs, labels) = mlp(dtype=torch.float64), examples(5, dtype=torch.float64)
+    start = (3 - 7 * inputs).float().requires_grad_()  # far out of the ball and the box
+    before, mask = start.detach().clone(), (inputs < 0.3) | (inputs > 0.6)
+    bounds = torch.where(mask, 0.0, inputs), torch.where(mask, 1.0, inputs)
+    attack = partial(apgd, model, eps=0.3, norm=norm, variant=variant, steps=5, random_start=False)
+    found = attack(inputs, labels, start=start, bounds=bounds)
+    assert (Ball.norms[norm](inputs, 0.3, bounds).length(found) <= 0.3 * (1 + 2**-23)).all()
+    assert ((bounds[0] <= found) & (found <= bounds[1])).all()
+    assert torch.equal(start, before)
+    ends = tuple(end[3:4] for end in bounds)
+    alone = attack(inputs[3:4], labels[3:4], start=start[3:4], bounds=ends)
+    torch.testing.assert_close(alone, found[3:4], rtol=0, atol=1e-9)
+
+
 # --- apgd in l1 ------------------------------------------------------------------------------
 
 
@@ -175,7 +213,7 @@ def steps_of(model):
     return opaque
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 1.2)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 1.2), ("l1", 6)])
 def test_square_needs_no_gradient_and_gains_with_queries(digits, norm, eps):
     model, inputs, labels = digits
     counted = Counted(steps_of(model))
@@ -190,7 +228,7 @@ def test_square_needs_no_gradient_and_gains_with_queries(digits, norm, eps):
     assert counted.forwards <= 221
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@every_norm
 def test_square_keeps_only_what_is_better(norm):
     model, (inputs, labels) = mlp(dtype=torch.float64), examples(5, dtype=torch.float64)
     seen = []
@@ -216,20 +254,63 @@ def test_square_draws_for_an_example_whatever_its_neighbours_are():
     torch.testing.assert_close(found[0], wanted[0])
 
 
-def test_bumps_have_unit_length_and_two_halves():
+@pytest.mark.parametrize(("order", "fall", "ring"), [(2, 2, 1 / 4), (1, 4, 1 / 16)])
+def test_bumps_have_unit_length_and_two_halves(order, fall, ring):
     for size in (1, 3, 7):
-        bump = _bump(size, size, torch.device("cpu"))
-        assert math.isclose(bump.norm(), 1, rel_tol=1e-6)
+        bump = _bump(size, size, order, fall, torch.device("cpu"))
+        assert math.isclose(bump.norm(p=order), 1, rel_tol=1e-6)
         assert (bump[: size // 2] > 0).all()
         assert (bump[size // 2 :] < 0).all()
-    peak = _bump(6, 3, torch.device("cpu"))[:3]
+    peak = _bump(6, 3, order, fall, torch.device("cpu"))[:3]
     assert peak.argmax() == 4
-    assert math.isclose(peak[0, 0] / peak[1, 1], 0.25 / 1.25, rel_tol=1e-6)
+    assert math.isclose(peak[0, 0] / peak[1, 1], ring / (1 + ring), rel_tol=1e-6)
 
 
-def test_square_in_l1_is_refused():
-    with pytest.raises(ValueError, match="expected norm to be one of 'linf', 'l2', got 'l1'"):
-        square(mlp(), *examples(), eps=0.1, norm="l1")
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("shape", [(3, 12, 15), (1, 1, 40)])
+def test_moves_of_bumps_keep_the_whole_length(norm, shape):
+    images = torch.zeros(4, *shape)
+    region = Ball.norms[norm](images, torch.tensor([0.1, 1.0, 5.0, 30.0]), WIDE)
+    draw = lambda *shape: torch.rand(4, *shape, generator=generator)  # noqa: E731
+    moves, generator = MOVES[norm](region), seeded()
+    points = moves.start(draw)
+    for share in (0.8, 0.4, 0.1):
+        torch.testing.assert_close(region.length(points).float(), region.radius)
+        moved = moves.proposal(points, share, draw)
+        assert (moved != points).flatten(1).any(dim=1).all()
+        points = moved
+
+
+@pytest.mark.parametrize(("channels", "left_over"), [(1, 0.0), (2, 0.5)])
+def test_a_move_in_l1_is_the_published_one(channels, left_over):
+    """Of squares as large as the image, by hand."""
+    draw = lambda *shape: torch.full((1, *shape), 0.9)  # noqa: E731 # a turn, and the sign +1
+    offset = torch.rand(1, channels, 5, 5, generator=seeded()) - 0.3
+    offset *= (2 - left_over) / offset.abs().sum()
+    images = torch.zeros_like(offset)
+    moved = MOVES["l1"](Ball.norms["l1"](images, 2.0, WIDE)).proposal(images + offset, 1.0, draw)
+    far, middle, near = 1 / 81, 1 / 81 + 1 / 16, 1 / 81 + 1 / 16 + 1
+    upper = torch.tensor([[far, middle, middle, middle, far], [far, middle, near, middle, far]])
+    lower = torch.stack([upper[0], upper[1], upper[0]])
+    bump = torch.cat([upper, -lower]) / (upper.sum() + lower.sum())
+    length = offset.abs().sum(dim=(2, 3), keepdim=True)
+    mixed = bump.T + offset / length
+    longer = mixed / mixed.abs().sum(dim=(2, 3), keepdim=True) * (left_over + channels * length)
+    wanted = l1(images, eps=2, bounds=WIDE).project(longer)
+    torch.testing.assert_close(moved, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [partial(apgd, variant="sparse", steps=10), partial(square, steps=30)],
+    ids=["apgd", "square"],
+)
+def test_random_searches_in_l1_have_no_units(attack):
+    model, (inputs, labels) = mlp(), examples()
+    attack = partial(attack, norm="l1")
+    wanted = attack(model, inputs, labels, eps=1, generator=seeded())
+    bright = partial(attack, lambda inputs: model(inputs / 256), 256 * inputs, labels)
+    assert torch.equal(bright(eps=256, bounds=(0, 256), generator=seeded()) / 256, wanted)
 
 
 # --- autoattack ------------------------------------------------------------------------------

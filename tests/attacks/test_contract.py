@@ -552,6 +552,11 @@ BAD_OPTIONS = {
     ],
     "targeted": ["no", "yes", None, 0, 1],
     "random_start": ["no", "yes", None, 0, 1],
+    "start": [
+        *[0, "input", np.zeros((3, 1, 4, 4)), torch.zeros(3, 16), torch.zeros(1, 1, 4, 4)],
+        *[torch.zeros(3, 1, 4, 4).long(), torch.full((3, 1, 4, 4), torch.nan)],
+        torch.full((3, 1, 4, 4), torch.inf),
+    ],
     "stop_early": ["no", "yes", None, 0, 1],
     "levels": [0, 1, -256, 1.5, True, "256"],
     "progress": [0, True, "bar"],
