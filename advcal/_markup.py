@@ -103,7 +103,8 @@ def _above(n_names: int, groups: Groups) -> list[str]:
     cells, rules, first = [""] * n_names, [], n_names + 1
     for word, width in groups:
         cells.append(rf"\multicolumn{{{width}}}{{c}}{{{_in_latex(word)}}}")
-        rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
+        if word:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
         first += width
     return [" & ".join(cells).strip() + r" \\", " ".join(rules)]
 

@@ -164,7 +164,8 @@ class Bound(Around):
     def rows(self, rows: Tensor) -> "Bound":
         """Bind the model to these rows of the batch, or to those of a mask."""
         rows = torch.arange(self._n)[rows.cpu()]
-        return Bound(self.model, self._forward, len(rows), self._picked(rows))
+        model = rows_of(self.model, rows)
+        return Bound(model, self._forward, len(rows), self._picked(rows))
 
     def _picked(self, rows: Tensor) -> list[tuple[bool, Any]]:
         """Copy the rows, so that a model may write into them."""

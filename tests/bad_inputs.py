@@ -52,6 +52,12 @@ def network(classes: int = CLASSES) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, classes))
 
 
+def member(seed: int, checkpoint: Any) -> nn.Module:
+    made = network()
+    nn.init.constant_(made[1].bias, seed / 10)
+    return made
+
+
 def images() -> torch.Tensor:
     return drawn(N, 1, 4, 4).clamp(0.01, 0.99)
 
@@ -140,7 +146,7 @@ GOOD: dict[str, Callable[[], Any]] = {
     "objectives": lambda: (trainers.standard(),),
     "omega": lambda: torch.full((CLASSES,), 1 / CLASSES, dtype=torch.float64),
     "optimizer": lambda: weights(network()),
-    "member": lambda: lambda seed, checkpoint: network(),
+    "member": lambda: member,
     "others": lambda: rows().flip(1),
     "out_batches": batches,
     "path": lambda: folder() / "new.pt",
@@ -947,8 +953,11 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
     **dict.fromkeys(
         ("attacks", "objectives", "maximise", "minimise", "values", "weights"), of_sequence
     ),
-    **dict.fromkeys(("kinds", "columns", "figures", "affine", "seeds"), of_sequence),
+    **dict.fromkeys(
+        ("batch_sizes", "kinds", "columns", "figures", "affine", "seeds"), of_sequence
+    ),
     **dict.fromkeys(("audits", "models", "sources", "targets", "records"), of_mapping),
+    "costs": partial(of_mapping, optional=True),
     **dict.fromkeys(("title", "by", "against"), partial(of_text, optional=True)),
     **dict.fromkeys(("curves", "settings", "names"), of_sequence),
     **dict.fromkeys(("ax", "axes", "band", "interval"), partial(of_kept, optional=True)),
@@ -972,6 +981,18 @@ OWN_KINDS: dict[str, dict[str, Callable[..., Iterator[Bad]]]] = {
         "points": allowing(of_inputs, "NaN", "infinity", "None"),
     },
     "attacks.uniform_noise": {"labels": allowing(of_labels, "labels out of range")},
+    # What a model takes is for the model to say; times do not depend on values.
+    "evaluation.costs": {
+        "inputs": allowing(
+            of_inputs,
+            "whole numbers",
+            "NaN",
+            "infinity",
+            "a dimension too few",
+            "a dimension too many",
+            "wrong length",
+        )
+    },
     "evaluation.sweep": {"batches": lambda value, **options: of_sets_of_batches(value, **options)},
     "evaluation.diagnose": {"attacks": partial(of_mapping, optional=True)},
     "evaluation.confidence_envelope": {"eps": lambda value, **_: of_radii(value)},

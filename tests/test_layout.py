@@ -61,8 +61,8 @@ POSITIONAL = {
 KEYWORDS = {
     "accumulate", "across", "affine", "against", "all_reduce", "alpha", "attack", "attacked",
     "attacks", "autocast", "average", "ax", "axes", "backward", "band", "bandwidth", "baseline",
-    "best", "beta", "binning", "bounds", "by", "candidates", "certified", "changed",
-    "channels_last", "checkpoint", "clean", "columns", "coverage", "delta", "denominator",
+    "batch_sizes", "best", "beta", "binning", "bounds", "by", "candidates", "certified", "changed",
+    "channels_last", "checkpoint", "clean", "columns", "costs", "coverage", "delta", "denominator",
     "device", "digits", "dtype", "eps", "eta", "every", "figure", "figures", "format", "forward",
     "from_logits", "gamma", "generator", "held_out", "ignore_index", "initial_c", "initial_eps",
     "initial_p", "interval", "intervals", "joint", "kappa", "kinds", "l2_bias", "l2_off_diagonal",

@@ -3,6 +3,7 @@
 from advcal.evaluation._audit import Audit, audit
 from advcal.evaluation._compare import compare
 from advcal.evaluation._corrupt import corrupt, corruptions
+from advcal.evaluation._costs import Cost, Latency, costs
 from advcal.evaluation._detect import Detection, detection
 from advcal.evaluation._diagnose import Diagnosis, Finding, diagnose
 from advcal.evaluation._envelope import Envelope, confidence_envelope
@@ -19,11 +20,13 @@ from advcal.evaluation._transfer import transfer
 __all__ = [
     "Audit",
     "CorruptionErrors",
+    "Cost",
     "Detection",
     "Diagnosis",
     "Envelope",
     "Evaluation",
     "Finding",
+    "Latency",
     "TargetedEvaluation",
     "audit",
     "compare",
@@ -31,6 +34,7 @@ __all__ = [
     "corrupt",
     "corruption_errors",
     "corruptions",
+    "costs",
     "detection",
     "diagnose",
     "evaluate",

@@ -17,6 +17,7 @@ from advcal._pass import Way, one_pass
 from advcal._random import resolve
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
+from advcal.evaluation._plant import DRAWS
 from advcal.evaluation._transfer import named
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
@@ -29,6 +30,9 @@ _UNDERFLOW = 103.0  # the lead of a logit at which float32 cross-entropy has no 
 _EXPLODED = 1e6  # times the median size of a gradient
 _KEPT = 0.1  # of the rise that a gradient promises
 _MODELESS = "torch.ao.nn.quantized"  # layers that say they train, whatever they are told
+
+_BY = "plant by "
+_PGD = f"PGD of {_probe.STEPS} steps"
 
 Seen = dict[str, Tensor]
 Look = tuple[Verdict, str, dict[str, Any]]  # the verdict, the evidence and the numbers of a finding
@@ -111,8 +115,16 @@ def diagnose(
     large that float32 cross-entropy has no gradient (defensive distillation); gradients that are
     zero, explode, or do not foretell what a step along them does; logits that are piecewise
     constant (quantisation, rounding); one step, random search or transfer that fools when many
-    steps do not; accuracy that stays above 0 as `eps` grows to the whole box; with
-    `attacks`, one of these that fools when many steps do not.
+    steps do not; accuracy that stays above 0 as `eps` grows to the whole box; a planted adversary
+    that many steps do not find; with `attacks`, one of these that fools when many steps do not, or
+    that does not find the planted adversary.
+
+    An adversary is planted by reading the logits in another way: how far they move towards where
+    one of 16 random points of the ball moves them, the one that moves them farthest. The class
+    changes at .9 of that, so that the point is adversarial for certain: an attack that misses it
+    fails by itself, and not because the model is robust. It has the model's own gradient to find it
+    by. That is the essence of the binarisation test of Zimmermann et al., who train a linear
+    classifier on the features of 1,000 points for each example instead.
 
     A check warns from 2 % of the examples on and fails from 10 %; when two attacks are compared it
     warns from 5 % on, since none finds all there is. A hundred examples are enough; of many
@@ -120,7 +132,7 @@ def diagnose(
     by an attack made for it.
 
     The model runs and is left as in `evaluate`; the second check names the layers in train mode. It
-    makes 35 forward and 23 backward passes over all examples; over those that 20 steps of PGD do
+    makes 91 forward and 44 backward passes over all examples; over those that 20 steps of PGD do
     not fool, up to `steps` + 45 forward and 40 backward passes, and for each larger radius (factors
     of 4) 22 and 20. A source makes 22 and 21.
 
@@ -159,7 +171,8 @@ def diagnose(
         Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 3.1;
         Carlini et al., On Evaluating Adversarial Robustness, arXiv 1902.06705, section 5;
         Carlini & Wagner, Defensive Distillation is Not Robust to Adversarial Examples, 2016;
-        Pintor et al., Indicators of Attack Failure, NeurIPS 2022.
+        Pintor et al., Indicators of Attack Failure, NeurIPS 2022; Zimmermann et al., Increasing
+        Confidence in Adversarial Robustness Evaluations, NeurIPS 2022.
     """
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(steps=steps, generator=generator)
@@ -184,9 +197,10 @@ def diagnose(
                 probe = _probe.Probe(bound, inputs, labels, eps, norm, box, generator)
                 others = {name: part.taking(source) for name, source in sources.items()}
                 measured = probe.outputs() | probe.gradients()
-                parts.append(measured | probe.attacks(others, attacks, steps))
+                crafted = probe.plants(attacks) | probe.attacks(others, attacks, steps)
+                parts.append(measured | crafted)
     seen = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    checks = (*_CHECKS, _YOURS) if attacks else _CHECKS
+    checks = (*_CHECKS, *_YOURS) if attacks else _CHECKS
     findings = (_input_bounds(seen, bounds), modes, *(check.finding(seen) for check in checks))
     return Diagnosis(n=len(seen["correct"]), findings=findings)
 
@@ -321,17 +335,33 @@ def _growing_eps(seen: Seen) -> Look:
     return _share(seen["radius"][seen["correct"]] == torch.inf, f"{{}} {words}")
 
 
+def _planted(yours: bool, seen: Seen) -> Look:
+    """Judge PGD, or the worst of your attacks."""
+    n, chance = int(seen["plant"].sum()), int(seen["plant at random"].sum())
+    named = {key.removeprefix(_BY): key for key in seen if key.startswith(_BY)}
+    by = {name: int(seen[key].sum()) for name, key in named.items() if (name != _PGD) == yours}
+    worst = min(by, key=by.__getitem__)
+    return (
+        _graded(1 - by[worst] / n, few=_BEATEN),
+        f"{worst} finds {by[worst]} of {n} adversarial points that were planted, and "
+        f"{DRAWS} random points for each find {chance}",
+        {"planted": n, "random": chance, **by},
+    )
+
+
 # --- the checks, in order --------------------------------------------------------------------
 
 _RANDOM = "outputs are random; average them first with attacks.expectation"
 _NO_CORRECT = "no example is classified correctly, so that there is nothing to attack"
 _NO_GRADIENT = "no example has a gradient to follow"
+_NO_PLANT = "none of the points that were drawn moves the logits, so that none could be planted"
 _NO_SOURCE = "no other model to craft on; pass sources="
 
 _SKIPS: dict[str, Callable[[Seen], bool]] = {
     _RANDOM: lambda seen: bool((seen["random"] > _SAME).any()),
     _NO_CORRECT: lambda seen: not seen["correct"].any(),
     _NO_GRADIENT: lambda seen: not seen["usable"].any(),
+    _NO_PLANT: lambda seen: not seen["plant"].any(),
     _NO_SOURCE: lambda seen: not any(name.startswith("transfer: ") for name in seen),
 }
 
@@ -365,9 +395,15 @@ _CHECKS = (
     _Check("random search beats gradients", partial(_beaten, "search", "random search"), _ATTACKED),
     _Check("transfer beats gradients", partial(_beaten, "transfer", "transfer"), _CRAFTED),
     _Check("accuracy as eps grows", _growing_eps, _ATTACKED),
+    _Check("planted adversary", partial(_planted, False), (_RANDOM, _NO_PLANT)),
 )
-_YOURS = _Check(
-    "an attack of yours beats gradients", partial(_beaten, "yours", "an attack of yours"), _ATTACKED
+_YOURS = (
+    _Check(
+        "an attack of yours beats gradients",
+        partial(_beaten, "yours", "an attack of yours"),
+        _ATTACKED,
+    ),
+    _Check("planted adversary, attacks of yours", partial(_planted, True), (_RANDOM, _NO_PLANT)),
 )
 
 

@@ -17,6 +17,7 @@ from advcal._pass import rows_of
 from advcal._sums import wide
 from advcal._typing import Attack, Model
 from advcal.attacks import Ball, fgsm, l2, linf, pgd, square
+from advcal.evaluation._plant import answers, plant
 
 Norm = Literal["linf", "l2"]
 STEPS = 20
@@ -137,6 +138,31 @@ class Probe:
             fooled = self._fooled(partial(many, eps=radius), correct & (least == torch.inf))
             least = torch.where(fooled, radius, least)
         return found | {"radius": least}
+
+    def plants(self, others: Mapping[str, Callable[..., Tensor]]) -> dict[str, Tensor]:
+        """Measure which adversarial points that are there for sure PGD and other attacks find.
+
+        It draws from a copy of the generator. `plant` tells where a point could be planted.
+        """
+        source = torch.Generator(self.generator.device)
+        source.set_state(self.generator.get_state())
+        look = partial(_logits, self.model)
+        made = plant(self.model, look, self._ball(self.inputs, 1), source)
+        found = {"plant": made.planted, "plant at random": made.stumbled}
+        options: dict[str, Any] = {"norm": self.norm, "bounds": self.bounds}
+        many = partial(pgd, **options, steps=STEPS, random_start=False)
+        named = {f"plant by PGD of {STEPS} steps": many} | {
+            f"plant by {name}": each for name, each in others.items()
+        }
+        crafting, inputs = _differentiable(made.model, self.inputs), self.inputs[made.planted]
+        labels = torch.zeros_like(self.labels[made.planted])
+        for key, attack in named.items():
+            found[key] = torch.zeros_like(made.planted)
+            if len(inputs):
+                part = crafting(made.planted)
+                points = attacked(partial(attack, eps=self.eps), part, inputs, labels)
+                found[key][made.planted] = answers(part, points) != 0
+        return found
 
     @cached_property
     def _target(self) -> Callable[[Tensor], Model]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from advcal import _checks
+from advcal.evaluation._costs import Cost, check_costs, with_costs
 from advcal.evaluation._evaluate import FIGURES, Evaluation, TargetedEvaluation
 from advcal.evaluation._json import numbers
 from advcal.evaluation._severities import averaged, listed
@@ -54,6 +55,7 @@ def rows(
     columns: Names | None = None,
     figures: Names = SHOWN,
     over: str | None = None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> list[dict[str, Any]]:
     """Flatten records to one dict of names and numbers each: `pandas.DataFrame(rows(records))`.
 
@@ -62,6 +64,8 @@ def rows(
         columns: As in `table`: what names a row, in order, or a mapping that renames it.
         figures: As in `table`: the attributes of `Evaluation`, or a mapping that renames them.
         over: As in `table`: what to take means over.
+        costs: As in `table`: the `Cost` of each model, whose numbers come last: `parameters`,
+            `bytes`, and for a batch of 8 `ms_8`, `ms_8_low` and `ms_8_high`.
 
     Returns:
         Dicts of the same keys. Next to `accuracy` are the ends of its interval of level .95,
@@ -82,7 +86,12 @@ def rows(
         ['model', 'accuracy', 'accuracy_low', 'accuracy_high']
     """
     names, shown = named_by(records, columns), headings("figures", figures)
-    return flat(gathered(records, [*names], [*shown], over), names, shown)
+    found = gathered(records, [*names], [*shown], over)
+    lines = flat(found, names, shown)
+    if costs is None:
+        return lines
+    check_costs(costs, found, [*names])
+    return with_costs(lines, found, costs)
 
 
 def flat(

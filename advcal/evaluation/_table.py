@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from advcal import _checks
 from advcal._markup import Groups, Text, aligned, html, latex
+from advcal.evaluation._costs import Cost, check_costs, cost_words, with_costs
 from advcal.evaluation._evaluate import Evaluation
 from advcal.evaluation._rows import SHOWN, Key, Names, Row, flat, gathered, headings, named_by
 from advcal.evaluation._words import Style, cells
@@ -21,6 +22,7 @@ def table(
     over: Literal["severity", "corruption", "both"] | None = None,
     across: str | None = None,
     best: str | None = None,
+    costs: Mapping[str, Cost] | None = None,
     percent: bool = False,
     digits: int | None = None,
     denominator: int | None = None,
@@ -50,6 +52,9 @@ def table(
         best: The column to compare, such as `"model"`: of the rows that differ in it alone the best
             of each figure is in bold, for MCS the one nearest to zero; None for no bold. It is the
             best number: `metrics.paired_test` says whether it is better by more than chance.
+        costs: From each word of the column `"model"` to the `Cost` of that model, as the function
+            `costs` returns them: parameters, megabytes and the median milliseconds of a batch come
+            last in each row.
         percent: Whether to show accuracies, confidences, calibration errors and other shares in
             percent.
         digits: Digits after the point: 4 if None, 3 with an interval, and 2 less in percent.
@@ -67,7 +72,7 @@ def table(
             of dicts, or another argument is of the wrong kind.
         ValueError: If there are no records, a key has not one word per column, a dict lacks a name
             or a figure, a figure is not an attribute of `Evaluation`, `across` or `best` is not a
-            column, or two records belong in one place.
+            column, two records belong in one place, or a model has no cost.
 
     Example:
         >>> import torch
@@ -91,8 +96,11 @@ def table(
         if column is not None:
             _checks.choice(option, column, [*names])
     found = gathered(records, [*names], [*shown], over)
+    kept = [name for name in names if name != across]
+    if costs is not None:
+        check_costs(costs, found, kept)
     if format == "csv":
-        return _csv(found, names, shown, ends=intervals is not None)
+        return _csv(found, names, shown, costs, ends=intervals is not None)
     style = Style(intervals, percent, digits, denominator)
     lines = cells(found, [*names], style, best)
     groups: list[tuple[str, int]] = []
@@ -100,10 +108,15 @@ def table(
         place = [*names].index(across)
         words = [[*names.values()][place]] * isinstance(found[0].names[across], (int, float))
         groups, lines = _beside(lines, place, " ".join(words))
-    above = [heading for name, heading in names.items() if name != across]
     of_figures = [style.heading(figure, heading) for figure, heading in shown.items()]
-    text = [[*above, *of_figures * max(1, len(groups))], *([*word, *row] for word, row in lines)]
-    return _laid_out(text, len(above), groups, format)
+    heading = [*(names[name] for name in kept), *of_figures * max(1, len(groups))]
+    text = [heading, *([*word, *row] for word, row in lines)]
+    if costs is not None:
+        place, last = kept.index("model"), cost_words(costs)
+        heading += [*next(iter(last.values()))]
+        text = [heading, *([*line, *last[line[place]].values()] for line in text[1:])]
+        groups += [("", len(heading) - len(lines[0][1]) - len(kept))] * bool(groups)
+    return _laid_out(text, len(kept), groups, format)
 
 
 def _laid_out(text: Sequence[Sequence[str]], n_names: int, groups: Groups, format: str) -> str:
@@ -135,11 +148,18 @@ def _beside(
 
 
 def _csv(
-    found: Sequence[Row], names: Mapping[str, str], shown: Mapping[str, str], *, ends: bool
+    found: Sequence[Row],
+    names: Mapping[str, str],
+    shown: Mapping[str, str],
+    costs: Mapping[str, Cost] | None,
+    *,
+    ends: bool,
 ) -> str:
     if not ends:
         found = [row.without_ends() for row in found]
     lines = flat(found, names, shown)
+    if costs is not None:
+        lines = with_costs(lines, found, costs, ends=ends)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([[*lines[0]], *([*line.values()] for line in lines)])

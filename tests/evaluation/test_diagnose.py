@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, hardsigmoid
 
-from advcal.attacks import pgd
+from advcal.attacks import apgd, l2, linf, pgd
 from advcal.evaluation import Diagnosis, diagnose
+from advcal.evaluation._plant import plant
 from advcal.evaluation._probe import Probe
 from tests.attacks.cases import Counted, delicate, examples, linear, mlp, seeded, state
 
@@ -130,6 +131,7 @@ def test_healthy_models_are_not_accused_at_any_radius(norm, eps):
 # --- models broken on purpose ----------------------------------------------------------------
 
 MASKED = {"zero gradients", "piecewise constant", "random search beats gradients"}
+MASKED |= {"planted adversary"}
 UNBEATEN = {"accuracy as eps grows"}
 
 BROKEN = {
@@ -146,7 +148,7 @@ BROKEN = {
     "tanh": (lambda: before(lambda x: (1e3 * (x - 0.5)).tanh()), MASKED | UNBEATEN),
     "detached": (
         lambda: lambda inputs: plain()(inputs.detach()),
-        {"zero gradients", "random search beats gradients"} | UNBEATEN,
+        {"zero gradients", "random search beats gradients", "planted adversary"} | UNBEATEN,
     ),
     "stochastic": (lambda: before(lambda x: x + 0.3 * torch.randn_like(x)), {"random outputs"}),
     "distilled": (lambda: trained(mlp_of(), n=15, temperature=100.0), {"logit scale"}),
@@ -154,18 +156,21 @@ BROKEN = {
     "logits x 1e5": (lambda: after(lambda logits: 1e5 * logits), {"logit scale"}),
     "softmax": (lambda: after(lambda logits: logits.softmax(dim=1)), {"probabilities"}),
     "BatchNorm in train mode": (lambda: copy.deepcopy(plain_cnn()).train(), {"train mode"}),
-    "shattered": (lambda: before(lambda x: x + 0.05 * (300 * x).sin()), {"one step beats many"}),
+    "shattered": (
+        lambda: before(lambda x: x + 0.05 * (300 * x).sin()),
+        {"one step beats many", "planted adversary"},
+    ),
     "shattered finely": (
         lambda: before(lambda x: x + 0.1 * (1000 * x).sin()),
-        {"random search beats gradients", "transfer beats gradients"},
+        {"random search beats gradients", "transfer beats gradients", "planted adversary"},
     ),
     "exploding": (
         lambda: behind(lambda x: x + 0 * (x - x.detach()).abs().sqrt()),
-        {"exploding gradients"},
+        {"exploding gradients", "planted adversary"},
     ),
     "wrong backward": (
         lambda: behind(lambda x: 2 * x.detach() - x),
-        {"misleading gradients"},
+        {"misleading gradients", "planted adversary"},
     ),
 }
 ALONE = ["stochastic", "distilled", "logits x 1e3", "logits x 1e5", "softmax"]
@@ -213,6 +218,92 @@ def test_without_a_correct_prediction_there_is_nothing_to_attack():
     found = findings(plain(), wrong)
     attacks = ["one step beats many", "random search beats gradients", "accuracy as eps grows"]
     assert {found[name] for name in attacks} == {"skip"}
+
+
+# --- planted adversaries ---------------------------------------------------------------------
+
+
+YOURS = {
+    "strong": functools.partial(pgd, steps=20),
+    "by margin": functools.partial(pgd, steps=20, loss="margin"),
+    "by DLR": functools.partial(apgd, steps=20, loss="dlr"),
+    "one step": functools.partial(pgd, steps=1, step_size=EPS / 20, random_start=False),
+    "short": functools.partial(pgd, steps=2, step_size=EPS / 20, random_start=False),
+    "nothing": lambda model, inputs, labels, eps: inputs,
+    "backwards": functools.partial(pgd, targeted=True),
+}
+WEAK = ["one step", "short", "nothing", "backwards"]
+
+
+@pytest.mark.parametrize(
+    ("model", "norm", "eps"),
+    [("plain", "linf", EPS), ("robust", "l2", 0.8), ("smooth", "linf", EPS)],
+)
+def test_weak_attacks_miss_what_is_planted_and_strong_ones_find_it(model, norm, eps):
+    mine = {name: functools.partial(each, norm=norm) if isinstance(each, functools.partial)
+            else each for name, each in YOURS.items()}  # fmt: skip
+    batches = [(IMAGES[TEST[:32]], LABELS[TEST[:32]])]
+    found = diagnose(HEALTHY[model](), batches, eps=eps, norm=norm, attacks=mine, steps=1)
+    assert found["planted adversary"].verdict == "pass"
+    yours = found["planted adversary, attacks of yours"]
+    assert yours.verdict == "fail"
+    share = {name: yours.numbers[name] / yours.numbers["planted"] for name in mine}
+    assert yours.numbers["planted"] == 32
+    assert {name for name, value in share.items() if value < 0.9} == set(WEAK)
+    assert "finds 0 of 32 adversarial points" in yours.evidence
+
+
+def test_strong_attacks_alone_pass():
+    mine = {name: each for name, each in YOURS.items() if name not in WEAK}
+    found = diagnose(plain(), [(IMAGES[:16], LABELS[:16])], eps=EPS, attacks=mine, steps=1)
+    assert found["planted adversary, attacks of yours"].verdict == "pass"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_planted_point_is_in_the_ball_and_adversarial(norm):
+    inputs = IMAGES[TEST[:20]]
+    ball = (linf if norm == "linf" else l2)(inputs, eps=EPS)
+    drawn = []
+
+    def look(points):
+        drawn.append(points)
+        return plain()(points).detach()
+
+    made = plant(plain(), look, ball, seeded())
+    inside, outside = made.model(inputs), [made.model(points) for points in drawn]
+    assert made.planted.all()
+    assert inside.shape == (20, 10)
+    assert (inside.argmax(dim=1) == 0).all()
+    there = torch.stack([logits.argmax(dim=1) for logits in outside])
+    assert set(there.unique().tolist()) == {0, 1}
+    assert (there == 1).any(dim=0).all()
+    for points in drawn:
+        assert (ball.length(points) <= EPS * (1 + 1e-6)).all()
+
+
+def test_the_planted_point_of_a_linear_model_is_read_by_hand():
+    weights = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.5, -0.5]])
+    made = plant(lambda v: v @ weights, lambda v: v @ weights,
+                 linf(torch.full((1, 2), 0.5), eps=0.25), seeded())  # fmt: skip
+    # The corners move the logits by ±(1, -.5, -.5) / 4 or ±(1, -1.5, .5) / 4: the latter farther.
+    far = made.model(torch.tensor([[0.75, 0.25]]))
+    near = made.model(torch.tensor([[0.25, 0.75]]))
+    assert sorted([float(far[0, 1]), float(near[0, 1])]) == pytest.approx([-9.5, 0.5])
+    assert bool(made.stumbled)
+
+
+def test_nothing_is_planted_where_no_logit_moves():
+    found = diagnose(lambda v: 0 * v[:, :, 0] + torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]),
+                     [(IMAGES[:4], torch.zeros(4).long())], eps=EPS, steps=1)  # fmt: skip
+    assert found["planted adversary"].verdict == "skip"
+
+
+def test_masked_classes_are_no_obstacle():
+    def masked(inputs):
+        logits = plain()(inputs)
+        return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], dim=1)
+
+    assert findings(masked, BATCHES[:1])["planted adversary"] == "pass"
 
 
 # --- the record ------------------------------------------------------------------------------
@@ -268,8 +359,8 @@ def test_models_and_random_state_stay_as_they_were():
 def test_the_number_of_passes():
     model, source = Counted(plain()), Counted(other())
     diagnose(model, BATCHES[:1], eps=EPS, sources={"other": source}, steps=50)
-    assert model.forwards <= 130 + 50 + 5 * 22
-    assert model.backwards <= 2 + 1 + 20 + 40 + 4 * 20
+    assert model.forwards <= 186 + 50 + 5 * 22
+    assert model.backwards <= 2 + 1 + 20 + 21 + 40 + 4 * 20
     assert source.forwards <= 22
 
 
