@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advcal import _checks
-from advcal._frozen import frozen, logits_of
+from advcal import _batches, _checks
+from advcal._answers import logits_of
+from advcal._frozen import frozen
 from advcal._markup import aligned, decimal, html
 from advcal._pass import Way, casting
 from advcal._typing import Model
@@ -129,7 +130,7 @@ def costs(
     with ExitStack() as guards:
         for model in models.values():
             guards.enter_context(frozen(model, grad=False))
-        for key, seconds in _taken(models, _checks.copied(inputs), sizes, way, 2 + n):
+        for key, seconds in _taken(models, _batches.copied(inputs), sizes, way, 2 + n):
             times.setdefault(key, []).append(1000 * seconds)
     return {
         name: Cost(*_size(model), {size: _spread(times[name, size][2:]) for size in sizes})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advcal._logits import lift
 from advcal._pass import Bound
+from advcal._random import draw
 from advcal._typing import Model
 from advcal.attacks import Ball
 
@@ -90,7 +91,5 @@ def _finite(values: Tensor) -> Tensor:
 
 
 def _on_surface(ball: Ball, source: torch.Generator) -> Tensor:
-    drawn = torch.randn(
-        ball.centre.shape, generator=source, dtype=torch.float32, device=source.device
-    )
-    return ball.project(ball.ascend(ball.centre, drawn.to(ball.centre), ball.radius))
+    way = draw(torch.randn, ball.centre, source)
+    return ball.project(ball.ascend(ball.centre, way, ball.radius))
