@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from types import CodeType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,6 +49,18 @@ def content(tensor: Tensor) -> list[bytes]:
     """Return the dtype and the bytes of a tensor, which are all that its digest depends on."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return [str(tensor.dtype).encode(), flat.view(torch.uint8).numpy().tobytes()]
+
+
+def _shown(const: Any) -> str:
+    """Print a constant of code, a set in one order whatever the process."""
+    return repr(sorted(map(repr, const)) if isinstance(const, frozenset) else const)
+
+
+def code(compiled: CodeType, told: Callable[[Any], str] = _shown) -> str:
+    """Digest what code does, wherever it stands, its constants as they are told."""
+    consts = compiled.co_consts
+    inner = [code(each, told) if isinstance(each, CodeType) else told(each) for each in consts]
+    return of([compiled.co_code, repr(compiled.co_names).encode(), repr(inner).encode()])
 
 
 def of(parts: Iterable[bytes]) -> str:

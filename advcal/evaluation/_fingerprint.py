@@ -85,12 +85,8 @@ class _Reader:
         code = function.__code__
         if not installed:
             kept += [function.__globals__.get(word) for word in _names(code)]
-        return f"{name} {self._code(code)} of {_digest.of([self.described(kept).encode()])}"
-
-    def _code(self, code: CodeType) -> str:
-        consts = code.co_consts
-        inner = [self._code(c) if inspect.iscode(c) else self.described(c) for c in consts]
-        return _digest.of([code.co_code, repr(code.co_names).encode(), repr(inner).encode()])
+        held = _digest.of([self.described(kept).encode()])
+        return f"{name} {_digest.code(code, self.described)} of {held}"
 
     def _module(self, module: nn.Module) -> str:
         parts = [repr(module).encode()]

@@ -126,8 +126,8 @@ def _words(part: Tensor) -> Iterator[bytes]:
 
 def told(value: Any) -> str:
     """Print a configured value, with a digest of the code of users' functions in it."""
-    codes = [word for function in _functions(compared(value)) for word in _code(function.__code__)]
-    return shown(value) + (f" (code {_digest.of(codes)})" if codes else "")
+    codes = [_digest.code(function.__code__) for function in _functions(compared(value))]
+    return shown(value) + (f" (code {_digest.of(map(str.encode, codes))})" if codes else "")
 
 
 def _functions(value: Any) -> Iterator[Any]:
@@ -136,17 +136,6 @@ def _functions(value: Any) -> Iterator[Any]:
             yield from _functions(each)
     elif inspect.isfunction(value) and value.__module__.split(".")[0] not in ("advcal", "torch"):
         yield value
-
-
-def _code(code: Any) -> Iterator[bytes]:
-    """Yield what code does, wherever it stands and whatever it is called with."""
-    yield code.co_code + repr(code.co_names).encode()
-    for const in code.co_consts:
-        if inspect.iscode(const):
-            yield from _code(const)
-        else:  # a set has another order in each process
-            words = sorted(map(repr, const)) if isinstance(const, frozenset) else const
-            yield repr(words).encode()
 
 
 def _state(schedule: Any) -> Mapping[str, Any]:
