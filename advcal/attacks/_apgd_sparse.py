@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from advcal._pass import rows_of
 from advcal._random import draw
 from advcal._typing import Model
 from advcal.attacks._balls import Ball, each_of, of_rows, per_example
@@ -52,7 +53,9 @@ def climb_in_phases(
         elif part and len(rows):
             inside, start, aim = of_rows((ball, points, goal), rows)
             highest = _Highest(start)
-            climb(model, start, aim, Sparse.begin(inside, start, part), part, highest)
+            climb(
+                rows_of(model, rows), start, aim, Sparse.begin(inside, start, part), part, highest
+            )
             points = points.index_copy(0, rows, highest.points)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from advcal import _checks
 from advcal._frozen import Around
+from advcal._pass import rows_of
 from advcal._typing import Model
 
 
@@ -49,6 +50,10 @@ class _TwoColumns(Around):
 
     def __repr__(self) -> str:
         return f"two_columns({getattr(self.model, '__qualname__', self.model)})"
+
+    def rows(self, rows: Tensor | slice) -> "_TwoColumns":
+        """Take the model for some rows of a batch."""
+        return _TwoColumns(rows_of(self.model, rows))
 
     def forward(self, inputs: Tensor) -> Tensor:
         found: Any = self.model(inputs)

@@ -6,6 +6,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen
 from advcal._logits import lift
+from advcal._pass import rows_of
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free_to_read, of_rows, per_example
 from advcal.attacks._gradient import Goal, goal_of, gradient_at, logits_at
@@ -97,7 +98,9 @@ def cw_l2(
             return found
         nearest = Nearest(found[left], labels[left], targeted=targeted)
         goal, box = of_rows((goal, box), left)
-        search = _Search(model, nearest, goal, kappa, box, _REACH + steps * step_size / 4)
+        search = _Search(
+            rows_of(model, left), nearest, goal, kappa, box, _REACH + steps * step_size / 4
+        )
         c = torch.full_like(nearest.distance, initial_c)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
         for _ in range(search_steps):

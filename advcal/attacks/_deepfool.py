@@ -9,6 +9,7 @@ from torch import Tensor
 from advcal import _checks
 from advcal._frozen import frozen, logits_of
 from advcal._logits import lift, masked, rivals
+from advcal._pass import rows_of
 from advcal._sums import widest
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import DUAL_ORDERS, free, of_rows, per_example
@@ -100,6 +101,7 @@ def deepfool(
             moved = (here + (1 + overshoot) * move).clamp(*walls)
             moved = select(missed, moved.to(inputs.dtype), points.detach())  # what is done stays
             rows, points = rows[left], moved[left]
+            model = rows_of(model, left)
         logits = logits_at(model, points)
         best.offer(points, logits.argmax(dim=1) != labels[rows], logits[:, 0] * 0, rows)
         return best.points

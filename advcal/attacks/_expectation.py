@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from advcal import _checks
 from advcal._frozen import Around, logits_of
 from advcal._logits import log_mean_probs
+from advcal._pass import rows_of
 from advcal._typing import Model
 
 
@@ -57,6 +58,10 @@ class _Expectation(Around):
     def __repr__(self) -> str:
         model = getattr(self.model, "__qualname__", self.model)
         return f"expectation({model}, n={self.n})"
+
+    def rows(self, rows: Tensor | slice) -> "_Expectation":
+        """Take the model for some rows of a batch."""
+        return _Expectation(rows_of(self.model, rows), self.n)
 
     def forward(self, inputs: Tensor) -> Tensor:
         # Copies, since a model may write into what it gets.

@@ -12,6 +12,7 @@ from torch import Tensor
 from advcal import _checks, losses
 from advcal._frozen import logits_of, starts_at
 from advcal._logits import Apart, divergence, lift, log_odds, slope_of_log_odds
+from advcal._pass import rows_of
 from advcal._typing import Loss, Model
 from advcal.attacks._balls import free_to_read, of_rows, per_example
 
@@ -277,6 +278,7 @@ def climb(
         rows = torch.arange(len(points), device=points.device)
         rows = best.left(rows) if best.n else rows
         points, goal, rule = of_rows((points, goal, rule), rows)
+        model = rows_of(model, rows)
     for step in range(1, steps + 1 if len(points) else 1):
         seen = gradient_at(model, points, goal.slope)
         reached, rule = rule.step(points, seen)
@@ -287,6 +289,7 @@ def climb(
             left = best.left(rows)
             if len(left) < len(rows):
                 rows, points, goal, rule = of_rows((rows, points, goal, rule), left)
+                model = rows_of(model, left)
             if not len(left):
                 return points
     if best is not None and len(points):

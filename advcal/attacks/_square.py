@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._frozen import frozen
+from advcal._pass import rows_of
 from advcal._sums import running
 from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import Ball, ball, each_of, free, of_rows, per_example
@@ -113,6 +114,7 @@ def square(
                     break
                 if len(left) < len(rows):
                     rows, goal = of_rows((rows, goal), left)
+                    model = rows_of(model, left)
                     here = search(whole.of(rows))
         return best.points.reshape(inputs.shape)
 
