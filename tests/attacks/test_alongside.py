@@ -170,3 +170,51 @@ def test_bad_input():
         alongside(Marked(), ROWS, SHIFT[1:])
     with pytest.raises(ValueError, match=r"others of shape \(n >= 1, ...\)"):
         alongside(Marked(), torch.tensor(3.0))
+
+
+# --- several labels at once ------------------------------------------------------------------
+
+QUESTIONS = torch.randn(16, 5, generator=seeded(3))
+WANTED = (inputs().flatten(1) @ QUESTIONS > 0.3).long()
+
+
+def right(images, wanted):
+    return (2 * wanted - 1) * (images.flatten(1) @ QUESTIONS - 0.3)
+
+
+def all_right(images, wanted):
+    least = right(images, wanted).amin(dim=1)
+    return torch.stack([least, 0 * least], dim=1)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "autoattack", "square"])
+def test_the_recipe_for_several_labels_reaches_the_optimum_of_a_linear_model(name):
+    eps = 0.05
+    start = inputs()
+    wanted = torch.where(right(start, WANTED) > 0, WANTED, 1 - WANTED)
+    # A corner of the ball answers one question wrong if its sum of slopes exceeds the lead.
+    leads = right(start, wanted) - eps * QUESTIONS.abs().sum(dim=0)
+    possible = (leads < 0).any(dim=1)
+    clear = (leads.amin(dim=1).abs() > 0.02) | (name != "square")
+    options = {"steps": 300 if name == "square" else 10, "eps": eps, "generator": seeded()}
+    options |= {"queries": 100} if name == "autoattack" else {}
+    points = getattr(attacks, name)(
+        alongside(all_right, wanted), start, torch.zeros(N).long(), **options
+    )
+    fooled = (right(points, wanted) < 0).any(dim=1)
+    assert 0 < possible.sum() < N
+    assert torch.equal(fooled[clear], possible[clear])
+
+
+def test_many_labels_become_wrong_at_once():
+    def wrong(images, wanted):
+        loss = torch.nn.functional.softplus(-right(images, wanted)).sum(dim=1)
+        return torch.stack([-loss, 0 * loss], dim=1)
+
+    zeros = torch.zeros(N).long()
+    view = alongside(wrong, WANTED)
+    one = pgd(alongside(all_right, WANTED), inputs(), zeros, eps=0.3, steps=10)
+    many = pgd(view, inputs(), zeros, eps=0.3, steps=10, loss="margin")
+    counts = [(right(points, WANTED) < 0).sum() for points in (inputs(), one, many)]
+    assert counts[0] < counts[2]
+    assert counts[1] <= counts[2]
