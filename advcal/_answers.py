@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,24 @@ from advcal._typing import Model
 
 def answering(model: Model) -> Model:
     """Give a model whose every answer is checked as `logits_of` does."""
-    answers = isinstance(model, partial) and model.func is logits_of
-    return model if answers else partial(logits_of, model)
+    return model if isinstance(model, _Answering) else _Answering(model)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answering:
+    model: Model
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return logits_of(self.model, inputs)
+
+    def of_rows(self, rows: Tensor | slice) -> "_Answering":
+        """Take the model for some rows of a batch."""
+        return _Answering(rows_of(self.model, rows))
+
+
+def rows_of(model: Model, rows: Tensor | slice) -> Model:
+    """Return a model for some rows of a batch, the same if it has nothing of a batch in it."""
+    return model.of_rows(rows) if hasattr(model, "of_rows") else model
 
 
 def logits_of(model: Model, inputs: Tensor, *, finite: bool = False) -> Tensor:

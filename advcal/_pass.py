@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._answers import logits_of
+from advcal._answers import logits_of, rows_of
 from advcal._frozen import Around, attacked, device_of, frozen, unwrapped
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 
@@ -139,8 +139,9 @@ class Bound(Around):
     """A model with all of a batch but the inputs, for attacks, which know of inputs alone.
 
     It takes the inputs of the whole batch, in its order, or any number of inputs if the batch is
-    of one example; `rows` gives it for a part. A tensor as long as the batch has a row for each
-    example; whatever else a batch has goes along as it is.
+    of one example; `of_rows` gives it for a part, for which an attack that leaves examples out
+    asks. A tensor as long as the batch has a row for each example; whatever else a batch has goes
+    along as it is.
     """
 
     def __init__(
@@ -156,25 +157,20 @@ class Bound(Around):
             rows.zero_()
         elif self._n != len(inputs):
             raise ValueError(
-                f"expected the {self._n} inputs of the batch for forward=, got {len(inputs)}; "
-                "an attack that leaves examples out needs batches of one example"
+                f"expected all {self._n} inputs of the batch, got {len(inputs)}, whose other rows "
+                "are not known; make an attack that leaves examples out attacks.batched(attack, 1)"
             )
         return self._forward(self.model, (inputs, *(part for _, part in self._picked(rows))))
 
-    def rows(self, rows: Tensor) -> "Bound":
+    def of_rows(self, rows: Tensor | slice) -> "Bound":
         """Bind the model to these rows of the batch, or to those of a mask."""
-        rows = torch.arange(self._n)[rows.cpu()]
+        rows = torch.arange(self._n)[rows if isinstance(rows, slice) else rows.cpu()]
         model = rows_of(self.model, rows)
         return Bound(model, self._forward, len(rows), self._picked(rows))
 
     def _picked(self, rows: Tensor) -> list[tuple[bool, Any]]:
         """Copy the rows, so that a model may write into them."""
         return [(own, part[rows.to(part.device)] if own else part) for own, part in self._others]
-
-
-def rows_of(model: Model, rows: Tensor) -> Model:
-    """Return a model for some rows of a batch, which is the model itself if it is not bound."""
-    return model.rows(rows) if isinstance(model, Bound) else model
 
 
 def _ordinary(part: Any) -> Any:

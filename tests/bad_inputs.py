@@ -179,6 +179,7 @@ _BUDGET = {"n", "n_pilot", "n_targets", "queries", "resamples", "search_steps", 
 # What it is in some callables. Values and methods are called as `_called` says.
 OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "attacks.through": {"forward": lambda: network(), "backward": lambda: network()},
+    "attacks.alongside": {"others": lambda: (images(),)},
     "attacks.two_columns": {"model": lambda: network(1)},
     "calibrators.load": {"path": lambda: folder() / "it.pt"},
     "calibrators.fit_platt": {"logits": lambda: (3 * rows().log())[:, :2] + 1},
@@ -300,6 +301,8 @@ def of_function(room: str, name: str, function: Callable[..., Any]) -> Tried:
     if name in ("expectation", "smoothed", "through", "two_columns"):
         names = names_of(function) | {"inputs": False}
         return Tried(partial(_called, function, ("inputs",)), names)
+    if name == "alongside":
+        return Tried(_beside, dict.fromkeys(("model", "others", "inputs", "labels"), False))
     arrays = room in ("metrics", "calibrators")
     return Tried(function, names_of(function), arrays)
 
@@ -319,6 +322,12 @@ def methods(owner: str, cls: type) -> dict[str, Tried]:
 def names_of(function: Callable[..., Any]) -> dict[str, bool]:
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default is not p.empty for p in parameters}
+
+
+def _beside(model: Any, others: Any, inputs: Any, labels: Any) -> Any:
+    """Attack a model beside inputs that it does not look at."""
+    taking = (lambda first, *_: model(first)) if callable(model) else model
+    return PGD(attacks.alongside(taking, *others), inputs, labels)
 
 
 def _called(make: Callable[..., Any], more: tuple[str, ...], **given: Any) -> Any:

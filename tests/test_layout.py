@@ -75,7 +75,7 @@ KEYWORDS = {
     "steps", "stop_early", "strength", "targeted", "targets", "threshold", "title", "tol", "tpr",
     "variant", "votes", "weights",
 }  # fmt: skip
-VARIADIC = {"attacks", "objectives"}
+VARIADIC = {"attacks", "objectives", "others"}
 
 
 def dotted(path):

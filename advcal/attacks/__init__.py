@@ -28,6 +28,7 @@ from advcal.attacks import (
     _pgd_conf,
     _square,
 )
+from advcal.attacks._alongside import alongside
 from advcal.attacks._balls import Ball
 from advcal.attacks._columns import two_columns
 from advcal.attacks._combine import autocast, batched, cascade, worst_case
@@ -65,6 +66,7 @@ __all__ = [
     "Ball",
     "ace",
     "adversarial_distance",
+    "alongside",
     "apgd",
     "autoattack",
     "autocast",

@@ -130,9 +130,9 @@ def apgd(
     for goal in goals:
         for points in _starts(region, start, restarts, variant, source):
             if variant == "sparse":
-                climb_in_phases(model, points, region, goal, steps, best, stop_early=stop_early)
+                climb_in_phases(model, points, region, goal, steps, best)
             else:
-                climb(model, points, goal, rule, steps, best, stop_early=stop_early)
+                climb(model, points, goal, rule, steps, best)
     return best.points
 
 

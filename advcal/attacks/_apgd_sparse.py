@@ -27,21 +27,14 @@ def normal_around(region: Ball, generator: torch.Generator) -> Tensor:
 
 
 def climb_in_phases(
-    model: Model,
-    points: Tensor,
-    region: Ball,
-    goal: Goal,
-    steps: int,
-    best: Best,
-    *,
-    stop_early: bool,
+    model: Model, points: Tensor, region: Ball, goal: Goal, steps: int, best: Best
 ) -> None:
     """Climb in balls of three radii, two and one, each from the highest point of the one before.
 
     Only points of the last ball are offered. Costs `steps + 3` forward and `steps` backward passes.
     """
     rows = torch.arange(len(points), device=points.device)
-    if stop_early and best.n:
+    if best.stop and best.n:
         rows = best.left(rows)
     left = steps
     for radii, share in _PHASES:
@@ -51,11 +44,11 @@ def climb_in_phases(
         left -= part
         if radii == 1:
             rule = Sparse.begin(ball, points, part)
-            climb(model, points, goal, rule, part, best, stop_early=stop_early)
+            climb(model, points, goal, rule, part, best)
         elif part and len(rows):
-            inside, start, aim = of_rows((ball, points, goal), rows)
+            one, inside, start, aim = of_rows((model, ball, points, goal), rows)
             highest = _Highest(start)
-            climb(model, start, aim, Sparse.begin(inside, start, part), part, highest)
+            climb(one, start, aim, Sparse.begin(inside, start, part), part, highest)
             points = points.index_copy(0, rows, highest.points)
 
 

@@ -184,11 +184,13 @@ def free_to_read(value: Tensor) -> bool:
 
 
 def of_rows(value: Any, rows: Tensor | slice) -> Any:
-    """Take some examples out of a tensor, or of all that a tuple or a dataclass holds."""
+    """Take some examples out of a tensor, of a model, or of what a tuple or a dataclass holds."""
     if isinstance(value, Tensor):
         return _checks.note(value[rows], **_checks.noted(value))
     if isinstance(value, tuple):
         return tuple(of_rows(each, rows) for each in value)
+    if hasattr(value, "of_rows"):
+        return value.of_rows(rows)
     if is_dataclass(value):
         held = {each.name: of_rows(getattr(value, each.name), rows) for each in fields(value)}
         return replace(value, **held)  # type: ignore[type-var]

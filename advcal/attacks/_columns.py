@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _answers, _checks
+from advcal._answers import rows_of
 from advcal._frozen import Around
 from advcal._typing import Model
 
@@ -49,6 +50,10 @@ class _TwoColumns(Around):
 
     def __repr__(self) -> str:
         return f"two_columns({getattr(self.model, '__qualname__', self.model)})"
+
+    def of_rows(self, rows: Tensor | slice) -> "_TwoColumns":
+        """Take the model for some rows of a batch."""
+        return _TwoColumns(rows_of(self.model, rows))
 
     def forward(self, inputs: Tensor) -> Tensor:
         found: Any = self.model(inputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advcal import _batches, _checks
-from advcal._answers import answering
+from advcal._answers import answering, rows_of
 from advcal._frozen import attacked, frozen
 from advcal._logits import log_odds
 from advcal._typing import Attack, Model
@@ -114,6 +114,7 @@ def one_by_one(
                     break
                 if len(left) < len(rows):
                     rows, inputs, given = of_rows((rows, inputs, given), left)
+                    model = rows_of(model, left)
         return best.points
 
 
@@ -159,13 +160,17 @@ class autocast(Value):
                 said = logits_at(answering(model), points).argmax(dim=1)
             differs = (logits_at(answering(model), points).argmax(dim=1) != said).nonzero()[:, 0]
             if len(differs):
-                points[differs] = attacked(self.attack, model, inputs[differs], labels[differs])
+                part = rows_of(model, differs)
+                points[differs] = attacked(self.attack, part, inputs[differs], labels[differs])
             return points
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class batched(Value):
     """Run an attack on `size` examples at a time, if memory does not hold them all.
+
+    With one at a time a model that `alongside` made also takes attacks of yours that leave examples
+    out.
 
     Args:
         attack: `(model, inputs, labels) -> inputs`.
@@ -195,5 +200,5 @@ class batched(Value):
         inputs, labels = _batches.examples(inputs, labels)
         size = int(self.size)
         parts = (slice(i, i + size) for i in range(0, len(inputs), size))
-        each = (of_rows((inputs, labels), part) for part in parts)
-        return torch.cat([attacked(self.attack, model, *part) for part in each])
+        each = ((rows_of(model, part), *of_rows((inputs, labels), part)) for part in parts)
+        return torch.cat([attacked(self.attack, *part) for part in each])

@@ -91,7 +91,7 @@ def cw_l2(
         if len(left) == 0:
             return found
         nearest = Nearest(found[left], labels[left], targeted=targeted)
-        goal, box = of_rows((goal, bounds), left)
+        model, goal, box = of_rows((model, goal, bounds), left)
         search = _Search(model, nearest, goal, kappa, box, _REACH + steps * step_size / 4)
         c = torch.full_like(nearest.distance, initial_c)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)

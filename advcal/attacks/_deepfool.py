@@ -97,7 +97,7 @@ def deepfool(
             move = per_example(size, here).to(here.dtype) * direction
             moved = (here + (1 + overshoot) * move).clamp(*walls)
             moved = select(missed, moved.to(inputs.dtype), points.detach())  # what is done stays
-            rows, points = rows[left], moved[left]
+            rows, points, model = of_rows((rows, moved, model), left)
         logits = logits_at(model, points)
         best.offer(points, logits.argmax(dim=1) != labels[rows], logits[:, 0] * 0, rows)
         return best.points

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._answers import logits_of
+from advcal._answers import logits_of, rows_of
 from advcal._frozen import Around
 from advcal._logits import log_mean_probs
 from advcal._typing import Model
@@ -58,6 +58,10 @@ class _Expectation(Around):
     def __repr__(self) -> str:
         model = getattr(self.model, "__qualname__", self.model)
         return f"expectation({model}, n={self.n})"
+
+    def of_rows(self, rows: Tensor | slice) -> "_Expectation":
+        """Take the model for some rows of a batch."""
+        return _Expectation(rows_of(self.model, rows), self.n)
 
     def forward(self, inputs: Tensor) -> Tensor:
         # Copies, since a model may write into what it gets.

@@ -221,25 +221,18 @@ class Rule(Protocol):
 
 
 def climb(
-    model: Model,
-    points: Tensor,
-    goal: Goal,
-    rule: Rule,
-    steps: int,
-    best: Best | None = None,
-    *,
-    stop_early: bool = False,
+    model: Model, points: Tensor, goal: Goal, rule: Rule, steps: int, best: Best | None = None
 ) -> Tensor:
     """Look and step by a rule, in turn, and return the last points.
 
-    The best is offered all points, the last too, which takes one more look. With `stop_early` only
+    The best is offered all points, the last too, which takes one more look. If it is to stop, only
     what has not fooled the model yet climbs.
     """
     rows = None
-    if best is not None and stop_early:
+    if best is not None and best.stop:
         rows = torch.arange(len(points), device=points.device)
         rows = best.left(rows) if best.n else rows
-        points, goal, rule = of_rows((points, goal, rule), rows)
+        model, points, goal, rule = of_rows((model, points, goal, rule), rows)
     for step in range(1, steps + 1 if len(points) else 1):
         seen = gradient_at(model, points, goal.slope)
         reached, rule = rule.step(points, seen)
@@ -249,7 +242,8 @@ def climb(
         if best is not None and rows is not None and to_be_sorted_out(step, points):
             left = best.left(rows)
             if len(left) < len(rows):
-                rows, points, goal, rule = of_rows((rows, points, goal, rule), left)
+                held = (rows, model, points, goal, rule)
+                rows, model, points, goal, rule = of_rows(held, left)
             if not len(left):
                 return points
     if best is not None and len(points):

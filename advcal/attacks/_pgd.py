@@ -86,7 +86,7 @@ def pgd(
     best = Best(inputs, stop=stop_early)
     for _ in range(restarts):
         start = region.random_point(generator) if random_start else inputs
-        climb(model, start, goal, rule, steps, best, stop_early=stop_early)
+        climb(model, start, goal, rule, steps, best)
     return best.points
 
 

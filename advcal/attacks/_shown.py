@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from advcal._answers import rows_of
 from advcal._frozen import Around
 from advcal._typing import Model, Progress
 
@@ -18,29 +19,41 @@ def shown(model: Model, progress: Progress | None, n: int, calls: int) -> Iterat
     if progress is None:
         yield model
         return
-    watched = _Shown(model, progress, n, calls)
+    units = _Units(progress, n, calls)
     try:
-        yield watched
-        watched.until(0)
-        next(watched.units, None)  # which tells what shows them that this is the end
+        yield _Shown(model, units)
+        units.until(0)
+        next(units.shown, None)  # which tells what shows them that this is the end
     finally:
-        getattr(watched.units, "close", lambda: None)()
+        getattr(units.shown, "close", lambda: None)()
 
 
 class _Shown(Around):
-    def __init__(self, model: Model, progress: Progress, n: int, calls: int) -> None:
+    def __init__(self, model: Model, units: "_Units") -> None:
         super().__init__()
-        self.model, self._around = model, (model,)
-        self.units, self._left, self._calls = iter(progress(range(n * calls))), n * calls, calls
+        self.model, self._units, self._around = model, units, (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits = self.model(inputs)
-        self._calls -= 1
-        self.until(len(inputs) * max(self._calls, 0))
+        self._units.called(len(inputs))
         return logits
+
+    def of_rows(self, rows: Tensor | slice) -> "_Shown":
+        """Show the model for these rows of a batch."""
+        return _Shown(rows_of(self.model, rows), self._units)
+
+
+class _Units:
+    def __init__(self, progress: Progress, n: int, calls: int) -> None:
+        self.shown, self._left, self._calls = iter(progress(range(n * calls))), n * calls, calls
+
+    def called(self, n: int) -> None:
+        """Go on by a call of the model with `n` examples."""
+        self._calls -= 1
+        self.until(n * max(self._calls, 0))
 
     def until(self, left: int) -> None:
         """Go on until so many units are left."""
         for _ in range(self._left - left):
-            next(self.units, None)
+            next(self.shown, None)
         self._left = min(self._left, left)

@@ -104,6 +104,6 @@ def square(
                 if not len(left):
                     break
                 if len(left) < len(rows):
-                    rows, goal = of_rows((rows, goal), left)
+                    rows, model, goal = of_rows((rows, model, goal), left)
                     here = MOVES[norm](whole.of(rows))
         return best.points.reshape(inputs.shape)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _checks
+from advcal._answers import rows_of
 from advcal._frozen import Around
 
 
@@ -69,6 +70,11 @@ class _Through(Around):
     def __repr__(self) -> str:
         both = [self.value] if self.slope is None else [self.value, self.slope]
         return f"through({', '.join(getattr(each, '__name__', repr(each)) for each in both)})"
+
+    def of_rows(self, rows: Tensor | slice) -> "_Through":
+        """Take both for some rows of a batch."""
+        slope = None if self.slope is None else rows_of(self.slope, rows)
+        return _Through(rows_of(self.value, rows), slope)
 
     def forward(self, inputs: Tensor) -> Tensor:
         with torch.no_grad():

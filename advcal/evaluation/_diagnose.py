@@ -150,7 +150,7 @@ def diagnose(
         autocast: `torch.bfloat16` to run the model in mixed precision, if it is evaluated so.
         channels_last: Whether to lay out four-dimensional inputs channels last.
         device: The device to compute on; that of the model if None.
-        forward: `(model, batch) -> logits` as in `evaluate`, for batches of one example.
+        forward: `(model, batch) -> logits` as in `evaluate`.
         progress: A wrapper of an iterable that shows progress, such as `tqdm.tqdm`.
 
     Returns:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from advcal import _answers, _checks
-from advcal._answers import logits_of
+from advcal._answers import logits_of, rows_of
 from advcal._frozen import attacked
 from advcal._logits import lift, log_odds
-from advcal._pass import rows_of
 from advcal._sums import wide
 from advcal._typing import Attack, Model
 from advcal.attacks import Ball, fgsm, l2, linf, pgd, square

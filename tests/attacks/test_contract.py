@@ -91,6 +91,7 @@ NO_ATTACKS = [
     "Attack",
     "Ball",
     "adversarial_distance",
+    "alongside",
     "expectation",
     "l1",
     "l2",

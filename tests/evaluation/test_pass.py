@@ -457,12 +457,18 @@ def test_forward_in_diagnose():
     same(diagnosed(Conditioned().eval(), one, forward=forward), wanted)
 
 
-def test_an_attack_that_leaves_examples_out_needs_batches_of_one():
+def test_an_attack_that_leaves_examples_out_takes_the_rows_along():
     attack = partial(square, eps=20.0, bounds=BOUNDS, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="expected the 7 inputs of the batch for forward=, got"):
-        evaluate(Conditioned(), conditioned((7,)), attack, forward=forward)
-    record = evaluate(Conditioned(), conditioned((1,) * N), attack, forward=forward)
-    assert record.accuracy <= record.clean_accuracy
+    whole = evaluate(Conditioned(), conditioned((7,)), attack, forward=forward)
+    alone = evaluate(Conditioned(), conditioned((1,) * N), attack, forward=forward)
+    assert whole.clean_accuracy == alone.clean_accuracy
+    assert max(whole.accuracy, alone.accuracy) <= whole.clean_accuracy
+
+    def half(model, inputs, labels):
+        return torch.cat([attack(model, inputs[:3], labels[:3]), inputs[3:]])
+
+    with pytest.raises(ValueError, match=r"expected all 7 inputs of the batch.*batched"):
+        evaluate(Conditioned(), conditioned((7,)), half, forward=forward)
 
 
 # --- what only some take ---------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Targeted attacks are refused where labels are true, and have targets of their own."""
 
 import functools
+import inspect
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from advcal._targets import targeted
 from advcal.attacks import autocast, batched, cascade, fgsm, pgd, worst_case
 from advcal.evaluation import audit, evaluate, sweep, transfer
 from advcal.trainers import predict
-from tests.attacks.cases import N_CLASSES, examples, mlp
+from tests.attacks.cases import N_CLASSES, examples, mlp, seeded
 
 PGD = partial(pgd, eps=0.3, steps=5, random_start=False)
 TOWARDS = partial(PGD, targeted=True)
@@ -256,3 +257,46 @@ def test_a_function_may_write_into_its_labels():
 def test_other_attacks_still_fool():
     record = evaluate(mlp(), [examples(9)], partial(fgsm, eps=0.3))
     assert record.accuracy < record.clean_accuracy
+
+
+AIMED = {
+    "fgsm": partial(fgsm, eps=0.5),
+    "pgd": partial(pgd, eps=0.5),
+    "apgd": partial(attacks.apgd, eps=0.5, steps=10, random_start=False),
+    "square": partial(attacks.square, eps=0.5, steps=300, generator=seeded()),
+    "cw_l2": partial(attacks.cw_l2, initial_c=10.0, search_steps=2, steps=40, step_size=0.1),
+    "ddn": partial(attacks.ddn, steps=20),
+    "fmn": partial(attacks.fmn, steps=20),
+    "foot": partial(attacks.foot, steps=10),
+    "minimum_norm": partial(attacks.minimum_norm, norm="l2", steps=10),
+}
+
+
+def test_every_attack_that_can_aim_is_tried():
+    can = {
+        name
+        for name, attack in vars(attacks).items()
+        if inspect.isfunction(attack) and "targeted" in inspect.signature(attack).parameters
+    }
+    assert can == AIMED.keys()
+
+
+@pytest.mark.parametrize("name", AIMED)
+def test_each_example_may_have_a_target_of_its_own(name):
+    weights = torch.randn(16, 4, generator=seeded(5))
+
+    def model(inputs):
+        return inputs.flatten(1) @ weights
+
+    inputs, _ = examples(10)
+    labels = model(inputs).argmax(dim=1)
+    targets = (labels + 1 + torch.arange(10) % 3) % 4  # each other class, in turn
+    attack = partial(AIMED[name], targeted=True)
+    alone = attack(model, inputs, targets)
+    batches = [(inputs[:6], labels[:6]), (inputs[6:], labels[6:])]
+    record = evaluate(model, batches, attack, targets=targets)
+    found = predict(model, batches, attack, targets=targets)
+    reached = model(alone).argmax(dim=1) == targets
+    assert reached.float().mean() >= 0.7
+    assert record.reached >= 0.7
+    assert (found.logits.argmax(dim=1) == targets).float().mean() >= 0.7
