@@ -71,8 +71,8 @@ KEYWORDS = {
     "noise", "norm", "omega", "others", "out_batches", "over", "overshoot", "path", "penalty",
     "percent", "positive", "prior", "progress", "queries", "random_start", "records", "reduction",
     "reference", "resamples", "restarts", "rho", "runs", "schedule", "score", "search_steps",
-    "severity", "side", "sigma", "size", "sources", "state", "statistic", "step_size", "steps",
-    "stop_early", "strength", "targeted", "targets", "threshold", "title", "tol", "tpr",
+    "severity", "side", "sigma", "size", "sources", "stacked", "state", "statistic", "step_size",
+    "steps", "stop_early", "strength", "targeted", "targets", "threshold", "title", "tol", "tpr",
     "variant", "votes", "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives"}

@@ -3,13 +3,15 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from advcal import _checks
 from advcal._markup import Groups, Text, aligned, html, latex
 from advcal.evaluation._evaluate import Evaluation
 from advcal.evaluation._rows import SHOWN, Key, Names, Row, flat, gathered, headings, named_by
 from advcal.evaluation._words import Style, cells
+
+Lines: TypeAlias = list[tuple[list[str], list[str]]]  # the names of each row, and its figures
 
 
 def table(
@@ -20,6 +22,7 @@ def table(
     intervals: Literal["brackets", "plus_minus"] | None = None,
     over: Literal["severity", "corruption", "both"] | None = None,
     across: str | None = None,
+    stacked: bool = False,
     best: str | None = None,
     percent: bool = False,
     digits: int | None = None,
@@ -47,6 +50,8 @@ def table(
             known by names such as `"fog 3"`; rows of other data stay.
         across: The column whose words become headings above the figures, such as `"attack"`, so
             that a row has the figures of each; None for a row per record.
+        stacked: Whether each figure has a row to itself instead of a column. All figures with their
+            intervals fit into a terminal so, also with `across`.
         best: The column to compare, such as `"model"`: of the rows that differ in it alone the best
             of each figure is in bold, for MCS the one nearest to zero; None for no bold. It is the
             best number: `metrics.paired_test` says whether it is better by more than chance.
@@ -83,7 +88,7 @@ def table(
         | identity | 100.00 |
     """
     _checks.choice("format", format, ("markdown", "latex", "csv"))
-    _checks.arguments(percent=percent, digits=digits, denominator=denominator)
+    _checks.arguments(stacked=stacked, percent=percent, digits=digits, denominator=denominator)
     if intervals is not None:
         _checks.choice("intervals", intervals, ("brackets", "plus_minus"))
     names, shown = named_by(records, columns), headings("figures", figures)
@@ -95,14 +100,19 @@ def table(
         return _csv(found, names, shown, ends=intervals is not None)
     style = Style(intervals, percent, digits, denominator)
     lines = cells(found, [*names], style, best)
+    of_figures = [style.heading(figure, heading) for figure, heading in shown.items()]
+    above = [heading for name, heading in names.items() if name != across]
+    if stacked:
+        above, lines = [*above, "figure"], _stacked(lines, of_figures)
     groups: list[tuple[str, int]] = []
     if across is not None:
         place = [*names].index(across)
         words = [[*names.values()][place]] * isinstance(found[0].names[across], (int, float))
         groups, lines = _beside(lines, place, " ".join(words))
-    above = [heading for name, heading in names.items() if name != across]
-    of_figures = [style.heading(figure, heading) for figure, heading in shown.items()]
-    text = [[*above, *of_figures * max(1, len(groups))], *([*word, *row] for word, row in lines)]
+    of_columns = of_figures * max(1, len(groups))
+    if stacked:  # a column is of one word of `across`, which is heading enough
+        of_columns, groups = [word for word, _ in groups] or ["value"], []
+    text = [[*above, *of_columns], *([*word, *row] for word, row in lines)]
     return _laid_out(text, len(above), groups, format)
 
 
@@ -112,9 +122,16 @@ def _laid_out(text: Sequence[Sequence[str]], n_names: int, groups: Groups, forma
     return Text(aligned(text, n_names, groups), html(text, n_names, groups))
 
 
-def _beside(
-    lines: Sequence[tuple[list[str], list[str]]], place: int, of: str
-) -> tuple[list[tuple[str, int]], list[tuple[list[str], list[str]]]]:
+def _stacked(lines: Lines, figures: Sequence[str]) -> Lines:
+    """Give each figure a row, which it names beside the words of the record."""
+    return [
+        ([*names, figure], [cell])
+        for names, row in lines
+        for figure, cell in zip(figures, row, strict=True)
+    ]
+
+
+def _beside(lines: Lines, place: int, of: str) -> tuple[list[tuple[str, int]], Lines]:
     """Put rows that differ in one word alone beside each other, under that word.
 
     Returns the words, each with the number of its columns, and the wider rows.
