@@ -150,7 +150,7 @@ _declare("generator", generator)
 _declare("against figure", of_type("a str", str))
 _declare("by title", optional(of_type("a str", str)))
 _declare("all_reduce channels_last from_logits joint percent", of_type("True or False", bool))
-_declare("random_start ranked stop_early targeted votes", of_type("True or False", bool))
+_declare("random_start ranked stacked stop_early targeted votes", of_type("True or False", bool))
 
 
 def _precision(name: str, value: object) -> None:

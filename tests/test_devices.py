@@ -422,7 +422,7 @@ NO_ROWS = {
     ),
     *("evaluation.pareto_search", "evaluation.read_corruptions", "evaluation.rows"),
     "evaluation.table",
-    *("metrics.wilson", "trainers.catastrophic_overfitting", "trainers.deep_ensemble"),
+    *("metrics.clopper_pearson", "trainers.catastrophic_overfitting", "trainers.deep_ensemble"),
 }
 
 

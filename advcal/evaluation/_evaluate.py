@@ -13,7 +13,7 @@ from advcal._pass import Part, Way, one_pass
 from advcal._sums import exact
 from advcal._targets import Targets
 from advcal._typing import Attack, Batch, Forward, Model, Progress
-from advcal.metrics import ReliabilityBins, Summary, brier, reliability_bins, wilson
+from advcal.metrics import ReliabilityBins, Summary, brier, clopper_pearson, reliability_bins
 
 FIGURES = ("accuracy", "confidence", "ece", "mcs", "nll", "brier")
 
@@ -38,7 +38,7 @@ class Evaluation:
         bins: The reliability table.
         intervals: From the name of each figure to the ends, low and high, of its interval of level
             .95 over the examples, under attack given this attack; see `Summary.interval`. Shares
-            have Wilson's.
+            have exact ones, as `metrics.clopper_pearson`.
     """
 
     n: int
@@ -195,7 +195,7 @@ class Tally(NamedTuple):
         }
         shares = ["clean_accuracy", "unchanged", *["reached"] * aimed]
         counts = zip(shares, self.counts.tolist(), strict=False)
-        found |= {name: wilson(round(count), n=n) for name, count in counts}
+        found |= {name: clopper_pearson(round(count), n=n) for name, count in counts}
         figures: dict[str, Any] = {name: float(each.value) for name, each in found.items()}
         intervals = {name: (float(low), float(high)) for name, (_, low, high) in found.items()}
         kind = TargetedEvaluation if aimed else Evaluation

@@ -55,7 +55,7 @@ class Parts:
         if held_out is not None:
             sets = conformal(*self._outputs(held_out, None))
             held = set_figures(sets(probs), labels)
-            _, *ends = metrics.wilson(round(held.coverage * len(labels)), n=len(labels))
+            _, *ends = metrics.clopper_pearson(round(held.coverage * len(labels)), n=len(labels))
             found["sets"] = dataclasses.asdict(held) | {"intervals": {"coverage": ends}}
         return found
 

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from advcal import _checks
 from advcal._markup import Groups, Text, aligned, html, latex
@@ -11,6 +11,8 @@ from advcal.evaluation._costs import Cost, check_costs, cost_words, with_costs
 from advcal.evaluation._evaluate import Evaluation
 from advcal.evaluation._rows import SHOWN, Key, Names, Row, flat, gathered, headings, named_by
 from advcal.evaluation._words import Style, cells
+
+Lines: TypeAlias = list[tuple[list[str], list[str]]]  # the names of each row, and its figures
 
 
 def table(
@@ -21,6 +23,7 @@ def table(
     intervals: Literal["brackets", "plus_minus"] | None = None,
     over: Literal["severity", "corruption", "both"] | None = None,
     across: str | None = None,
+    stacked: bool = False,
     best: str | None = None,
     costs: Mapping[str, Cost] | None = None,
     percent: bool = False,
@@ -49,6 +52,8 @@ def table(
             known by names such as `"fog 3"`; rows of other data stay.
         across: The column whose words become headings above the figures, such as `"attack"`, so
             that a row has the figures of each; None for a row per record.
+        stacked: Whether each figure has a row to itself instead of a column. All figures with their
+            intervals fit into a terminal so, also with `across`.
         best: The column to compare, such as `"model"`: of the rows that differ in it alone the best
             of each figure is in bold, for MCS the one nearest to zero; None for no bold. It is the
             best number: `metrics.paired_test` says whether it is better by more than chance.
@@ -72,7 +77,8 @@ def table(
             of dicts, or another argument is of the wrong kind.
         ValueError: If there are no records, a key has not one word per column, a dict lacks a name
             or a figure, a figure is not an attribute of `Evaluation`, `across` or `best` is not a
-            column, two records belong in one place, or a model has no cost.
+            column, two records belong in one place, a model has no cost, or `stacked` costs are
+            asked for.
 
     Example:
         >>> import torch
@@ -88,7 +94,7 @@ def table(
         | identity | 100.00 |
     """
     _checks.choice("format", format, ("markdown", "latex", "csv"))
-    _checks.arguments(percent=percent, digits=digits, denominator=denominator)
+    _checks.arguments(stacked=stacked, percent=percent, digits=digits, denominator=denominator)
     if intervals is not None:
         _checks.choice("intervals", intervals, ("brackets", "plus_minus"))
     names, shown = named_by(records, columns), headings("figures", figures)
@@ -99,24 +105,31 @@ def table(
     kept = [name for name in names if name != across]
     if costs is not None:
         check_costs(costs, found, kept)
+        if stacked:
+            raise ValueError("expected stacked without costs, which have columns, got both")
     if format == "csv":
         return _csv(found, names, shown, costs, ends=intervals is not None)
     style = Style(intervals, percent, digits, denominator)
     lines = cells(found, [*names], style, best)
+    of_figures = [style.heading(figure, heading) for figure, heading in shown.items()]
+    above = [names[name] for name in kept]
+    if stacked:
+        above, lines = [*above, "figure"], _stacked(lines, of_figures)
     groups: list[tuple[str, int]] = []
     if across is not None:
         place = [*names].index(across)
         words = [[*names.values()][place]] * isinstance(found[0].names[across], (int, float))
         groups, lines = _beside(lines, place, " ".join(words))
-    of_figures = [style.heading(figure, heading) for figure, heading in shown.items()]
-    heading = [*(names[name] for name in kept), *of_figures * max(1, len(groups))]
-    text = [heading, *([*word, *row] for word, row in lines)]
+    of_columns = of_figures * max(1, len(groups))
+    if stacked:  # a column is of one word of `across`, which is heading enough
+        of_columns, groups = [word for word, _ in groups] or ["value"], []
+    text = [[*above, *of_columns], *([*word, *row] for word, row in lines)]
     if costs is not None:
         place, last = kept.index("model"), cost_words(costs)
-        heading += [*next(iter(last.values()))]
+        heading = [*text[0], *next(iter(last.values()))]
         text = [heading, *([*line, *last[line[place]].values()] for line in text[1:])]
         groups += [("", len(heading) - len(lines[0][1]) - len(kept))] * bool(groups)
-    return _laid_out(text, len(kept), groups, format)
+    return _laid_out(text, len(above), groups, format)
 
 
 def _laid_out(text: Sequence[Sequence[str]], n_names: int, groups: Groups, format: str) -> str:
@@ -125,9 +138,16 @@ def _laid_out(text: Sequence[Sequence[str]], n_names: int, groups: Groups, forma
     return Text(aligned(text, n_names, groups), html(text, n_names, groups))
 
 
-def _beside(
-    lines: Sequence[tuple[list[str], list[str]]], place: int, of: str
-) -> tuple[list[tuple[str, int]], list[tuple[list[str], list[str]]]]:
+def _stacked(lines: Lines, figures: Sequence[str]) -> Lines:
+    """Give each figure a row, which it names beside the words of the record."""
+    return [
+        ([*names, figure], [cell])
+        for names, row in lines
+        for figure, cell in zip(figures, row, strict=True)
+    ]
+
+
+def _beside(lines: Lines, place: int, of: str) -> tuple[list[tuple[str, int]], Lines]:
     """Put rows that differ in one word alone beside each other, under that word.
 
     Returns the words, each with the number of its columns, and the wider rows.

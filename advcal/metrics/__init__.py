@@ -14,6 +14,7 @@ from advcal.metrics._classwise import (
     classwise_mcs,
     debiased_classwise_rmsce,
 )
+from advcal.metrics._clopper_pearson import clopper_pearson
 from advcal.metrics._crossfit import CrossfitError, crossfit_ece
 from advcal.metrics._decomposition import Decomposition, decompose_brier, decompose_nll
 from advcal.metrics._detection import aupr, auroc, entropy, fpr95
@@ -38,7 +39,6 @@ from advcal.metrics._stability import churn, robustness_levels, variance
 from advcal.metrics._summary import Summary, summary
 from advcal.metrics._table import ReliabilityBins, reliability_bins
 from advcal.metrics._uncertainty import calibration_test, consistency_bands, ece_interval
-from advcal.metrics._wilson import wilson
 
 __all__ = [
     "CalibrationTest",
@@ -62,6 +62,7 @@ __all__ = [
     "classwise_bins",
     "classwise_ece",
     "classwise_mcs",
+    "clopper_pearson",
     "confidence",
     "consistency_bands",
     "crossfit_ece",
@@ -94,5 +95,4 @@ __all__ = [
     "summary",
     "uncertainty",
     "variance",
-    "wilson",
 ]

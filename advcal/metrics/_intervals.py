@@ -62,12 +62,10 @@ class Sums(NamedTuple):
         return float(np.abs(self.corrects - self.confidences).sum()) / self.n
 
 
-def wilson(k: float, n: float, level: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share of which `k` of `n` were found."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
-    low, high = (middle - reach) / (n + z**2), (middle + reach) / (n + z**2)
-    return low if k > 0 else 0.0, high if k < n else 1.0  # whatever rounding says
+def share_ends(k: float, n: float, level: float) -> tuple[float, float]:
+    """Return the exact ends of a share of which `k` of `n` were found."""
+    low, high = clopper_pearson(np.array(k), np.array(n), (1 - level) / 2)
+    return float(low), float(high)
 
 
 def clopper_pearson(k: Vector, n: Vector, tail: float) -> tuple[Vector, Vector]:

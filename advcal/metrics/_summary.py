@@ -207,7 +207,7 @@ def summary(
         Summary(n=5, accuracy=0.8000, nll=0.4709, brier=0.3040, ece=0.0200)
         >>> found = total.interval("accuracy")
         >>> round(float(found.low), 3), round(float(found.high), 3)
-        (0.376, 0.964)
+        (0.284, 0.995)
     """
     options: Any = {"weights": weights, "from_logits": from_logits}
     bins = reliability_bins(probs, labels, n_bins=n_bins, **options)

@@ -21,7 +21,7 @@ from advcal.metrics._intervals import (
     ece_ends,
     mce_ends,
     mcs_ends,
-    wilson,
+    share_ends,
 )
 from advcal.metrics._significance import CalibrationTest, Statistic
 
@@ -214,10 +214,11 @@ class ReliabilityBins(Generic[Array]):
     ) -> Interval[Array]:
         """Compute accuracy, MCS, ECE or MCE with an interval of that of the population.
 
-        Accuracy has Wilson's interval. For the errors see `metrics.ece_interval`; that of MCS has
-        the same exact bounds, of the signs that are all alike. MCE has the exact intervals of all
-        bins that are not empty, at once. Only the lower end of ECE draws. Of weighted examples they
-        are the intervals of `effective_n` examples with the same shares.
+        Accuracy has the exact interval of `metrics.clopper_pearson`. For ECE see
+        `metrics.ece_interval`; that of MCS has the same exact bounds, of the signs that are all
+        alike. MCE has the exact intervals of all bins that are not empty, at once. Only the lower
+        end of ECE draws. Of weighted examples they are the intervals of `effective_n` examples with
+        the same shares.
 
         Args:
             figure: `"accuracy"`, `"mcs"`, `"ece"` or `"mce"`.
@@ -237,7 +238,7 @@ class ReliabilityBins(Generic[Array]):
         sums, own_kind = self._sums(), _probs.as_tensor("edges", self.edges)[1]
         source = _random.steady(generator)
         if figure == "accuracy":
-            ends = wilson(float(sums.corrects.sum()), sums.n, level)
+            ends = share_ends(float(sums.corrects.sum()), sums.n, level)
         elif figure == "mcs":
             ends = mcs_ends(sums, level)
         elif figure == "mce":

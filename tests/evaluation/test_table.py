@@ -119,6 +119,7 @@ BAD = {
     "part of a digit": (RECORDS, {"digits": 0.5}, TypeError, "digits .*"),
     "no denominator": (RECORDS, {"denominator": 0}, ValueError, "denominator .*"),
     "a number of percent": (RECORDS, {"percent": 1}, TypeError, "percent .*"),
+    "a number of stacked": (RECORDS, {"stacked": 1}, TypeError, "stacked .*"),
     "headings alike": (RECORDS, {"figures": {"n": "x", "ece": "x"}}, ValueError, ".*'x' twice"),
     "two in one place": (
         [{"m": "a", "eps": 1, "data": d, "ece": 0.5} for d in "ab"],
@@ -259,7 +260,7 @@ def test_a_figure_of_some_records_alone():
     lines = table(given, figures=["n", "reached"]).splitlines()
     assert [line.split("|")[4].strip() for line in lines[2:]] == ["0.0000", "", ""]
     brackets = table(given, figures=["reached"], intervals="brackets").splitlines()
-    assert brackets[2].split("|")[3].strip() == "0.000 [0.000, 0.658]"
+    assert brackets[2].split("|")[3].strip() == "0.000 [0.000, 0.842]"
 
 
 # --- tables to publish -----------------------------------------------------------------------
@@ -335,6 +336,40 @@ def test_percent_is_of_shares_alone():
     assert f"100.0 [{100 * low:.1f}, {100 * high:.1f}]" in shown
     plain = table(GRID, figures=figures, format="csv")
     assert table(GRID, figures=figures, percent=True, digits=0, format="csv") == plain
+
+
+def test_a_figure_has_a_row_if_stacked():
+    figures = ["accuracy", "nll"]
+    plain = table(GRID, figures=figures, best="model").splitlines()
+    heading, _, *lines = table(GRID, figures=figures, best="model", stacked=True).splitlines()
+    assert cells_of(heading) == [*cells_of(plain[0])[:4], "figure", "value"]
+    wide = [cells_of(line) for line in plain[2:]]
+    assert [cells_of(line) for line in lines] == [
+        [*names, figure, cell]
+        for *names, accuracy, nll in wide
+        for figure, cell in (("accuracy", accuracy), ("nll", nll))
+    ]
+
+
+@pytest.mark.parametrize("format", ["markdown", "latex"])
+def test_stacked_figures_stand_beside_each_other_across_a_column(format):
+    options = {"figures": ["accuracy", "mcs"], "across": "model", "percent": True}
+    found = table(GRID, columns=["model", "eps"], stacked=True, format=format, **options)
+    split = {"markdown": cells_of, "latex": lambda line: line.removesuffix(r" \\").split(" & ")}
+    lines = [
+        split[format](line) for line in found.splitlines() if "0.03" in line or "plain" in line
+    ]
+    assert lines[0] == ["eps", "figure", "plain", "AT"]
+    percent = r"(\%)" if format == "latex" else "(%)"
+    assert lines[1] == ["0.03137", f"accuracy {percent}", "0.00", "37.50"]
+    assert lines[2] == ["0.03137", f"mcs {percent}", "90.00", "0.00"]
+
+
+def test_a_stacked_table_with_intervals_fits_into_a_terminal():
+    found = table({("small_cnn", "pgd"): record(n=50)}, intervals="brackets", stacked=True)
+    assert max(map(len, found.splitlines())) < 80
+    low, high = record(n=50).intervals["ece"]
+    assert f"[{low:.3f}, {high:.3f}]" in found
 
 
 def test_minus_signs_are_real_ones():

@@ -50,7 +50,7 @@ OTHERS |= {
     "ece_interval",
 }
 OTHERS |= {"classwise_bins", "crossfit_ece", "labelled", "uncertainty"}
-OTHERS |= {"paired_test", "robustness_levels", "variance", "wilson"}
+OTHERS |= {"paired_test", "robustness_levels", "variance", "clopper_pearson"}
 BINNED = [
     "classwise_ece",
     "debiased_classwise_rmsce",
@@ -493,7 +493,7 @@ GIVEN = {
     "bootstrap": (metrics.ece, GOOD, LABELS), "churn": ([GOOD, GOOD],), "entropy": (GOOD,),
     "detection_interval": (SCORES, ONES), "paired_test": (GOOD, GOOD, LABELS),
     "robustness_levels": (SCORES,), "uncertainty": ([GOOD, GOOD],),
-    "variance": ([GOOD, GOOD],), "wilson": (1,),
+    "variance": ([GOOD, GOOD],), "clopper_pearson": (1,),
 }  # fmt: skip
 # Of each option, values that it cannot have anywhere, and what is said of them.
 REFUSED = {
@@ -521,7 +521,7 @@ REFUSED = {
     "weights": [([1.0], TypeError, r"weights as a torch\.Tensor"), (torch.ones(1), ValueError,
         "weights of shape"), (-torch.ones(len(LABELS)), ValueError, "weights >= 0")],
 }  # fmt: skip
-NEEDED = {"wilson": {"n": 3}}
+NEEDED = {"clopper_pearson": {"n": 3}}
 FREE = {"attacked"}  # checked with what it holds
 
 

@@ -68,7 +68,7 @@ def test_one_bin_at_both_ends(n, right):
         assert found.low == pytest.approx(0.99 - high, abs=0.02)
 
 
-def test_accuracy_has_wilsons_interval():
+def test_accuracy_has_the_exact_interval():
     data = drawn(300)
     bins = table(*data)
     found = bins.interval("accuracy", level=0.9)

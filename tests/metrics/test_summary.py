@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import beta, t
+from scipy.stats import beta, binom, t
 
 from advcal import metrics
 
@@ -51,7 +51,7 @@ def test_logits_and_masked_classes():
     assert torch.isfinite(torch.stack(list(found.interval("nll")))).all()
 
 
-def test_students_interval_of_many_and_wilsons_of_shares():
+def test_students_interval_of_many_and_the_exact_one_of_shares():
     probs, labels = data(3000)
     total = metrics.summary(probs, labels)
     for name in ("nll", "brier", "confidence"):
@@ -60,7 +60,7 @@ def test_students_interval_of_many_and_wilsons_of_shares():
         found = total.interval(name, level=0.9)
         assert found.low <= low + 1e-12 < high - 1e-12 <= found.high
         assert found.high - found.low < 1.1 * (high - low)
-    share = metrics.wilson(round(float(total.accuracy) * 3000), n=3000)
+    share = metrics.clopper_pearson(round(float(total.accuracy) * 3000), n=3000)
     assert tuple(total.interval("accuracy")) == pytest.approx(tuple(share))
 
 
@@ -108,14 +108,23 @@ def test_accurate_models_are_covered(n, confidence, accuracy):
     assert min(covered.values()) >= 181
 
 
-def test_wilson_is_that_of_the_books():
-    assert metrics.wilson(0, n=50)[1:] == (0, pytest.approx(0.0713, abs=1e-4))
-    assert metrics.wilson(50, n=50).high == 1
-    found = metrics.wilson(30, n=50)
-    assert tuple(found) == pytest.approx((0.6, 0.4618, 0.7239), abs=1e-4)
+@pytest.mark.parametrize(("n", "level"), [(20, 0.95), (100, 0.8), (300, 0.99)])
+def test_the_interval_of_a_share_covers_every_share(n, level):
+    found = [metrics.clopper_pearson(count, n=n, level=level) for count in range(n + 1)]
+    assert (found[0].low, found[n].high) == (0, 1)
+    ends = np.array([each[1:] for each in found])
+    # Least just beyond an end, and near 0 and 1.
+    shares = np.concatenate([ends.ravel() + 1e-9, ends.ravel() - 1e-9, np.logspace(-4, 0, 50)])
+    shares = shares[(shares > 0) & (shares < 1), None]
+    within = (ends[:, 0] <= shares) & (shares <= ends[:, 1])
+    covered = (binom.pmf(np.arange(n + 1), n, shares) * within).sum(axis=1)
+    assert level <= covered.min() < level + 0.02
+
+
+def test_a_count_is_of_so_many():
     for count in (-1, 51):
         with pytest.raises(ValueError, match=f"expected count .* got {count}"):
-            metrics.wilson(count, n=50)
+            metrics.clopper_pearson(count, n=50)
 
 
 def test_bad_figures_are_refused():
