@@ -280,6 +280,10 @@ def corrupted(at):
     ]
 
 
+def shifted(model):
+    return lambda inputs, shift: model(inputs + shift)
+
+
 ROWS = {f"attacks.{name}": attack_row(row) for name, row in of_attacks.ROWS.items()}
 ROWS |= {f"losses.{name}": loss_row(name) for name in of_losses.LOSSES}
 ROWS |= {f"metrics.{name}": metric_row(name) for name in of_metrics.RANGES}
@@ -292,6 +296,10 @@ ROWS |= {
         attacks.adversarial_distance(mlp(at), at.tensor(examples()[0]), attack=each)
         for each in ("linear", "quick", "fast")
     ],
+    "attacks.alongside": lambda at: FGSM(
+        attacks.alongside(shifted(mlp(at)), at.tensor(examples()[0] / 8)),
+        *map(at.tensor, examples()),
+    ),
     "attacks.expectation": lambda at: FGSM(
         attacks.expectation(mlp(at), n=2), *map(at.tensor, examples())
     ),

@@ -32,8 +32,9 @@ def alongside(model: Model, *others: Tensor) -> nn.Module:
             another number of inputs.
 
     Example:
-        >>> from advcal.attacks import cascade, fgsm, pgd
+        >>> from advcal.attacks import alongside, cascade, fgsm, pgd
         >>> from functools import partial
+        >>> import torch
         >>> model = lambda inputs, shift: (inputs + shift) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
         >>> inputs, labels = torch.full((2, 2), 0.5), torch.tensor([0, 0])
         >>> shift = torch.tensor([[-0.4, 0.0], [-0.1, 0.0]])
