@@ -12,8 +12,8 @@ from torch import Tensor
 from advcal import _checks, _probs, _sums
 from advcal._typing import Array
 
-# Nats of the mean NLL, and of the sum: what one parameter gains by chance in one case of twenty.
-_HARM, _NOISE = 0.01, 2.0
+# Nats of the mean NLL, and of the sum: what one parameter gains by chance in one case of a hundred.
+_HARM, _NOISE = 0.01, 3.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,8 @@ from torch import Tensor
 from advcal import _probs
 from advcal._typing import Array
 from advcal.calibrators._affine import Affine
-from advcal.calibrators._calibrator import calibration_data, parameter
+from advcal.calibrators._calibrator import calibration_data, parameter, warn_of_harm
+from advcal.calibrators._folds import enough, folds
 from advcal.calibrators._temperature import best_temperature, warn_if_one_sided
 
 _MOST = 2.0  # the range of gamma, the authors' own
@@ -55,11 +56,7 @@ def fit_class_temperature(logits: Array, labels: Array) -> Affine:
     scores = _class_scores(z, y, beta)
 
     def loss(gamma: float) -> float:
-        weight, total = beta * (1 - gamma * scores), 0.0
-        for rows in _probs.row_chunks(z):
-            log_probs = (z[rows].double() * weight).log_softmax(dim=1)
-            total -= float(log_probs.gather(1, y[rows, None]).sum())
-        return total / len(z)
+        return _summed_nll(z, y, beta * (1 - gamma * scores)) / len(z)
 
     ends = [(1 - _LEAST_SHARE) / float(end) if end else 0.0 for end in scores.aminmax()]
     low = max(-_MOST, ends[0]) if ends[0] < 0 else -_MOST
@@ -68,8 +65,27 @@ def fit_class_temperature(logits: Array, labels: Array) -> Affine:
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-9}
     )
     gamma = float(result.x) if result.fun < loss(0.0) else 0.0
+    if enough(len(z)):
+        warn_of_harm(_change_for_others(z, y, beta, gamma), 2.0, z)  # of beta and gamma
     weight, bias = parameter(beta * (1 - gamma * scores)), parameter(np.zeros(z.shape[1]))
     return Affine(z.shape[1], weight, bias, False)
+
+
+def _summed_nll(z: Tensor, y: Tensor, weight: Tensor | float) -> float:
+    total = 0.0
+    for rows in _probs.row_chunks(z):
+        log_probs = (z[rows].double() * weight).log_softmax(dim=1)
+        total -= float(log_probs.gather(1, y[rows, None]).sum())
+    return total
+
+
+def _change_for_others(z: Tensor, y: Tensor, beta: float, gamma: float) -> float:
+    """Return by how much the mean NLL changes if the scores are those of other examples."""
+    total = -_summed_nll(z, y, 1.0)
+    for out in folds(y):
+        scores = _class_scores(z[~out], y[~out], beta)
+        total += _summed_nll(z[out], y[out], beta * (1 - gamma * scores))
+    return total / len(z)
 
 
 def _class_scores(z: Tensor, y: Tensor, beta: float) -> Tensor:

@@ -20,17 +20,21 @@ def enough(n: int) -> bool:
     return n >= 2 * _FOLDS
 
 
+def folds(y: Tensor) -> list[Tensor]:
+    """Return of each fold which examples are in it; every class has its part in every fold."""
+    order = y.argsort(stable=True)
+    fold = torch.empty_like(y)
+    fold[order] = torch.arange(len(y), device=y.device) % _FOLDS
+    return [fold == i for i in range(_FOLDS)]
+
+
 def left_out(fits: Mapping[str, Fit], z: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Return the NLL of each example by each calibrator, fitted to the other folds.
 
     Every class has its part in every fold. What a fit warns of is silent here.
     """
-    order = y.argsort(stable=True)
-    fold = torch.empty_like(y)
-    fold[order] = torch.arange(len(y), device=y.device) % _FOLDS
     found = {name: torch.zeros(len(y), dtype=torch.float64, device=y.device) for name in fits}
-    for i in range(_FOLDS):
-        out = fold == i
+    for out in folds(y):
         for name, losses in found.items():
             log_probs = silently(fits[name], z[~out], y[~out]).log_probs(z[out].double())
             losses[out] = -log_probs.gather(1, y[out, None])[:, 0]

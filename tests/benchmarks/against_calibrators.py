@@ -1,11 +1,12 @@
 """Calibrators side by side: advcal and its peers on the same logits, scored on others.
 
 Logits are drawn in several shapes, taken from a network trained here on digits, and read from files
-(`--logits FOLDER` of `.npz` with `cal_logits`, `cal_labels`, `test_logits`, `test_labels`). Each
-calibrator is fitted to the first 50, 500 and 5,000 of the calibration set, as far as it
-goes. It prints, for two classes and for more, the mean rank by NLL, Brier score and ECE of all that
-can take them, the mean NLL above the best of each set, and the processor time of fitting and
-calling, as a ratio to advcal's SMS in the same run.
+(`--logits FOLDER` of `.npz` with `cal_logits`, `cal_labels`, `test_logits`, `test_labels`, as
+`network_logits.py` writes). Each calibrator is fitted to the first 50, 500 and 5,000 of the
+calibration set, as far as it goes. Settings that the file of JSON holds already are kept. It
+prints, for two classes and for more, the mean rank by NLL, Brier score and ECE of all that can take
+them, the mean NLL above the best of each set, and the processor time of fitting and calling, as a
+ratio to advcal's SMS in the same run.
 
     python -m pip install --no-deps netcal probmetrics tensorboard pyro-ppl pyro-api gpytorch \
         linear-operator jaxtyping wadler-lindig opt-einsum pytorch-minimize numba llvmlite \
@@ -15,6 +16,7 @@ calling, as a ratio to advcal's SMS in the same run.
 
 import argparse
 import importlib.util
+import json
 import logging
 import sys
 import time
@@ -45,6 +47,7 @@ Race = Callable[[Tensor, Tensor, Tensor], Any]  # fit to logits and labels, call
 _TU = "torch_uncertainty"
 SIZES = (50, 500, 5_000)
 FIGURES = ("nll", "brier", "ece")
+TITLES = {True: "two classes", False: "more classes"}  # whether binary
 
 
 class Set(NamedTuple):
@@ -308,12 +311,14 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
 
-    rows: dict[bool, dict[str, dict[str, dict[str, float]]]] = {True: {}, False: {}}
+    rows = held(args.json)
     for name, data in sets(args.logits, args.large).items():
         if args.only not in name:
             continue
         races = candidates(data.logits.shape[1])
         for n in _sizes(len(data.logits), data.logits.shape[1]):
+            if f"{name}, n = {n}" in rows[data.logits.shape[1] == 2]:
+                continue
             found = {each: scored(race, data, n) for each, race in races.items()}
             rows[data.logits.shape[1] == 2][f"{name}, n = {n}"] = found
             print(name, n, flush=True)
@@ -324,13 +329,27 @@ def main() -> None:
             peers.print_table(of["summary"])
 
 
+def held(path: Path | None) -> dict[bool, dict[str, dict[str, dict[str, float]]]]:
+    """Read the figures that are there already."""
+    record = json.loads(path.read_text()) if path and path.exists() else {}
+    return {
+        binary: {
+            setting: {
+                name: {figure: float(value) for figure, value in figures.items()}
+                for name, figures in found.items()
+            }
+            for setting, found in record.get(title, {}).get("settings", {}).items()
+        }
+        for binary, title in TITLES.items()
+    }
+
+
 def report(rows: dict[bool, dict[str, dict[str, dict[str, float]]]]) -> dict[str, Any]:
     """Put the figures together."""
     record: dict[str, Any] = {"threads": torch.get_num_threads()}
     for binary, of in rows.items():
         if of:
-            title = "two classes" if binary else "more classes"
-            record[title] = {"settings": of, "summary": summary(of)}
+            record[TITLES[binary]] = {"settings": of, "summary": summary(of)}
     names = ["numpy", "scipy", "scikit-learn", "netcal", "probmetrics", "torch-uncertainty"]
     plain: dict[str, Any] = _plain(record)
     return plain | {"versions": peers.versions(names)}

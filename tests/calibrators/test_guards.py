@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,24 @@ def test_one_sided_labels_are_warned_of_and_a_prior_keeps_them_in_reach(wrong, s
     found = calibrators.fit_temperature(logits, labels, prior=0.5).temperature
     assert 1e-3 < found < 3e3
     assert (found > 1) == wrong
+
+
+@pytest.mark.parametrize(("n", "n_classes"), [(60, 300), (20, 10)])
+def test_scores_of_classes_with_few_examples_are_warned_of(n, n_classes):
+    logits = 3 * torch.randn(n, n_classes, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    with pytest.warns(UserWarning, match="enough examples to mend more.*fit_best"):
+        calibrators.fit_class_temperature(logits, drawn)
+
+
+def test_scores_of_classes_with_many_examples_are_not_warned_of():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2000, 4, generator=generator)
+    labels = torch.multinomial((logits / 1.7).softmax(dim=1), 1, generator=generator)[:, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrators.fit_class_temperature(logits, labels)
 
 
 @pytest.mark.parametrize("prior", [0.1, 0.5, 2.0])
