@@ -58,7 +58,7 @@ class Tracked(nn.Module):
         inputs = inputs.clamp(0, 1)
         which = self._which(inputs.detach())
         asked = self.queries[which] + _repeats(which)
-        if (self.queries > MOST * self.budget).all():
+        if (self.queries[which] > MOST * self.budget).all():
             raise SpentError
         allowed = asked < self.budget
         self.queries.index_add_(0, which, torch.ones_like(which))
@@ -207,8 +207,8 @@ def table(norm: str, budget: int) -> dict[str, peers.Attack]:
 
 def distances(
     model: nn.Module, examples: tuple[Tensor, Tensor], attack: peers.Attack, norm: str, budget: int
-) -> list[float]:
-    """Run one attack on all examples, in batches of 100."""
+) -> list[float | None]:
+    """Run one attack on all examples, in batches of 100; None for what it never fooled."""
     torch.manual_seed(42)
     nearest = []
     for inputs, labels in zip(*(each.split(100) for each in examples), strict=True):
@@ -219,7 +219,14 @@ def distances(
                 output = model(found)
             tracked.keep(found, output, torch.arange(len(found)), torch.ones_like(labels) > 0)
         nearest.append(tracked.nearest)
-    return [float(each) for each in torch.cat(nearest)]
+    every = torch.cat(nearest).tolist()
+    return [float(f"{each:.5g}") if math.isfinite(each) else None for each in every]
+
+
+def kept(run: dict[str, object]) -> list[float]:
+    """Read the distances of a run."""
+    distances: list[float | None] = run["distances"]  # type: ignore[assignment]
+    return [math.inf if each is None else each for each in distances]
 
 
 def optimality(nearest: list[float], best: Tensor) -> float:
@@ -245,12 +252,10 @@ def print_tables(runs: dict[str, dict[str, object]]) -> None:
         for name in sorted({k[3] for k in keys if k[1] == norm and int(k[2]) == budget}):
             row: dict[str, object] = {f"{norm}, {budget}": name}
             for network in networks:
-                every = [
-                    v["distances"] for k, v in runs.items() if k.startswith(f"{network}|{norm}|")
-                ]
+                every = [kept(v) for k, v in runs.items() if k.startswith(f"{network}|{norm}|")]
                 best = torch.tensor(every, dtype=torch.float64).amin(dim=0)
                 run = runs.get(f"{network}|{norm}|{budget}|{name}")
-                row[network] = optimality(run["distances"], best) if run else math.nan  # type: ignore[arg-type]
+                row[network] = optimality(kept(run), best) if run else math.nan
             values = [float(row[network]) for network in networks]  # type: ignore[arg-type]
             rows.append(row | {"mean": sum(values) / len(values)})
         print()
@@ -283,6 +288,7 @@ def main() -> None:
     parser.add_argument("--norms", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--budgets", nargs="+", type=int, default=[50, 250, 1000])
     parser.add_argument("--only", default="", help="a part of the names of the attacks to run")
+    parser.add_argument("--skip", help="a part of the names of the attacks not to run")
     parser.add_argument("--n", type=int, default=500, help="test images (500)")
     parser.add_argument("--json", type=Path, required=True, help="where the figures are kept")
     args = parser.parse_args()
@@ -298,7 +304,7 @@ def main() -> None:
             for norm in args.norms:
                 for name, attack in table(norm, budget).items():
                     key = f"{network}|{norm}|{budget}|{name}"
-                    if key in runs or args.only not in name:
+                    if key in runs or args.only not in name or (args.skip and args.skip in name):
                         continue
                     start = time.process_time()
                     try:
