@@ -41,7 +41,6 @@ def main() -> None:
     """Attack each form that has no results yet, measure what all cost, print the table."""
     args = parse()
     common.make_folder(args.out)
-    torch.set_num_threads(1)
     data = cifar10_data.load_or_exit(args.data)
     network = training.load(args.weights)
     made = forms(network, data.train_images[:: len(data.train_images) // 512].float() / 255)
@@ -92,7 +91,7 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
     return {
         "weights": args.weights.name,
         **{name: getattr(args, name) for name in names},
-        "threads": 1,
+        "threads": torch.get_num_threads(),
         **common.date_and_versions(),
     }
 
@@ -222,4 +221,5 @@ def table(study: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as on a small device, and for times that others can compare
     main()

@@ -9,6 +9,7 @@ from pathlib import Path
 import adaptive_smoothing
 import common
 import defenses
+import deployed
 import imagenet_confidence
 import pytest
 import shifts_and_ensembles
@@ -172,6 +173,34 @@ def test_tables_of_claims():
     assert table("adaptive_smoothing.md", "claim") == lines(smoothing)[2:]
     inverse = verdicts.table(verdicts.INVERSE, verdicts.of_defenses(results("defenses.json")))
     assert table("defenses.md", "claim") == lines(inverse)[2:]
+
+
+def test_table_of_decisions_alone():
+    study = json.loads((DOCS / "benchmarks" / "hopskipjump.json").read_text())
+    expected = [
+        [
+            setting,
+            each["attack"],
+            f"{each['median distance']:.3f}",
+            f"{each['queries an example']:g}",
+        ]
+        for setting, found in study.items()
+        if setting not in ("n", "versions")
+        for each in found
+    ]
+    assert table("benchmarks.md", "norm, queries") == expected
+    assert f"decisions alone, {study['n']} images" in (DOCS / "benchmarks.md").read_text()
+
+
+def test_table_of_deployed_forms():
+    study = results("deployed.json")
+    header, _, *expected = lines(deployed.table(study))
+    assert table("defenses.md", *header) == expected
+    text = (DOCS / "defenses.md").read_text(encoding="utf-8")
+    settings = study["settings"]
+    for option in ("steps", "queries", "envelope_steps", "n_test", "n_clean", "n"):
+        assert f"--{option.replace('_', '-')} {settings[option]}" in text
+    assert settings["weights"] in text
 
 
 def test_table_of_shifts():

@@ -11,6 +11,7 @@ import beyond_fgsm
 import cifar10_data
 import composition
 import defenses
+import deployed
 import fgsm_training
 import imagenet_confidence
 import models
@@ -90,6 +91,29 @@ def test_defenses_train_what_is_missing_and_keep_it(run, capsys):
     before = (folder / plain).stat().st_mtime_ns
     run(defenses, *SMALL, *SHORT, "--only", "standard")
     assert (folder / plain).stat().st_mtime_ns == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_deployed_forms_are_attacked_once_and_measured(run, tmp_path, capsys):
+    weights = tmp_path / "small_cnn-none.pt"
+    torch.manual_seed(0)
+    torch.save(tiny(width=4).state_dict(), weights)
+    few = ["--n-test", "10", "--n-clean", "40", "--steps", "1", "--queries", "2"]
+    few += ["--envelope-steps", "1", "--n", "1", "--weights", str(weights)]
+    folder = run(deployed, *few)
+    study = json.loads((folder / "deployed.json").read_text())
+    assert study["settings"].keys() >= KEPT
+    assert study["forms"].keys() == study["costs"].keys()
+    assert len(study["forms"]) == 5
+    for found in study["forms"].values():
+        assert (found["n"], found["attacked"]) == (40, 10)
+        assert found["lowest_mcs"] <= found["highest_mcs"]
+    sizes = {name: cost["bytes"] for name, cost in study["costs"].items()}
+    assert sizes["int8, static"] < sizes["bfloat16"] < sizes["float32"]
+    printed = capsys.readouterr().out
+    assert printed.endswith(deployed.table(study) + "\n")
+    run(deployed, *few)
+    assert "'accuracy'" not in capsys.readouterr().out  # nothing was made again
 
 
 def test_the_table_of_defenses_joins_seeds():
