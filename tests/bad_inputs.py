@@ -939,7 +939,7 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
     ),
     **dict.fromkeys(
         ("all_reduce", "channels_last", "from_logits", "joint", "percent", "random_start",
-         "stop_early", "targeted", "votes"), of_switch,
+         "stacked", "stop_early", "targeted", "votes"), of_switch,
     ),
     "attack": of_attack,
     **dict.fromkeys(("member", "metric", "objective", "run"), of_function_),

@@ -351,7 +351,7 @@ def changed() -> Iterator[tuple]:
         if list(inspect.signature(attack).parameters)[:3] != ["model", "inputs", "labels"]:
             continue
         known = keywords(attack)
-        if unvaried := known - ATTACK_VALUES.keys() - {"generator", "progress"}:
+        if unvaried := known - ATTACK_VALUES.keys() - {"generator", "progress", "start"}:
             raise LookupError(f"expected values of every keyword of {name}, got none: {unvaried}")
         base = {key: value for key, value in NEEDED.items() if key in known}
         base |= BUDGETS.get(name, {})
