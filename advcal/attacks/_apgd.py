@@ -81,7 +81,8 @@ def apgd(
         restarts: How many times to start; more than one needs `random_start`.
         random_start: Whether to start at a random point of the ball instead of at the input.
         start: Where to start instead, such as what another attack found: the shape and device of
-            `inputs`. The points are projected on the ball first. Further restarts do without them.
+            `inputs`. It is projected on the ball, in the sparse variant on that of three radii.
+            Further restarts do without it.
         rho: The share of the steps that must raise the loss, from 0 to 1.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`; with `n_targets` one of the first three.

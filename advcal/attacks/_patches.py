@@ -131,7 +131,7 @@ class _L1(_Bumped):
     def _tiled(self, offset: Tensor) -> Tensor:
         # Tiles have length 1 in the published attack, for images in [0, 1] and a radius of 12. Few
         # tiles are longer, to reach the surface.
-        least = offset.float().abs().flatten(1).sum(dim=1).reciprocal()
+        least = offset.float().abs().flatten(1).sum(dim=1).clamp_min(1e-6).reciprocal()
         size = each_of(self.region.radius, least, least.dtype) * least.clamp_min(1 / _RADIUS)
         return offset * per_example(size, offset)
 

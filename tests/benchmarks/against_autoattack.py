@@ -4,7 +4,7 @@ Prints, for each network and norm, the robust accuracy, the passes per example, 
 relative to that of advcal, and whether gradients were left on the model's parameters. `--queries`
 shortens the Square attack of all three alike. The networks are any that examples/fgsm_training.py,
 examples/cifar10.py or attackbench_networks.py has trained. torchattacks has no L1. What the JSON
-has is not run again.
+has of as many images and queries is not run again.
 
     python tests/benchmarks/attackbench_networks.py robust --data cifar10 --out FOLDER
     python tests/benchmarks/attackbench_networks.py mnist --data mnist --out FOLDER
@@ -137,7 +137,9 @@ def main() -> None:
     record: dict[str, object] = {"eps": EPS, "eps of mnist": MNIST_EPS}
     record |= {"n": args.n, "queries": args.queries}
     if args.json and args.json.exists():
-        record |= json.loads(args.json.read_text())
+        kept = json.loads(args.json.read_text())
+        if all(kept[name] == record[name] for name in ("n", "queries")):
+            record = kept | record
     record["versions"] = peers.versions(["pyautoattack", "torchattacks"])
     torch.manual_seed(0)
     for weights in args.weights:
