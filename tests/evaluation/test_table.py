@@ -469,7 +469,7 @@ def test_notebooks_show_tables_records_and_bins():
         assert text.startswith("<table><tr><th>")
         assert text.endswith("</td></tr></table>")
     assert "&lt;b&gt;" in text
-    assert "<td>accuracy</td><td>1.0000</td><td>[0.3424,\u00a01.0000]</td>" in one._repr_html_()
+    assert "<td>accuracy</td><td>1.0000</td><td>[0.1581,\u00a01.0000]</td>" in one._repr_html_()
     assert one.bins._repr_html_().count("<tr>") == 1 + one.bins.n_bins
     assert "nan" not in one.bins._repr_html_()
     again = pickle.loads(pickle.dumps(table({"x": one})))
