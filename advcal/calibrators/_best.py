@@ -34,8 +34,8 @@ def fit_best(logits: Array, labels: Array) -> Choice:
 
     Candidates are no calibration and a temperature with a prior; from 50 examples on also, for two
     classes, `fit_beta`, `fit_quadratic` and `fit_spline`, and for more `fit_spline`, `fit_svs` and,
-    up to 100 classes, `fit_sms`. Each is fitted five times to four fifths of the examples, of which
-    every class has its part, and scored on the fifth. If the lowest mean NLL is not a standard
+    up to 100 classes, `fit_sms`. Each is fitted five times to four fifths of the examples, drawn at
+    random and the same each time, and scored on the fifth. If the lowest mean NLL is not a standard
     error of the difference below that of the temperature, and below that without calibration, the
     temperature is taken, which does next to nothing when nothing is to be done.
 

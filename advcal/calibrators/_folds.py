@@ -21,17 +21,21 @@ def enough(n: int) -> bool:
 
 
 def folds(y: Tensor) -> list[Tensor]:
-    """Return of each fold which examples are in it; every class has its part in every fold."""
-    order = y.argsort(stable=True)
-    fold = torch.empty_like(y)
-    fold[order] = torch.arange(len(y), device=y.device) % _FOLDS
+    """Return of each fold which examples are in it, drawn at random and always the same.
+
+    Classes are not dealt out evenly: what is left out would then have the same share of each class
+    as the rest, and reward a fit that learns these shares, which are chance in few examples.
+    """
+    source = torch.Generator("cpu").manual_seed(0)
+    order = torch.randperm(len(y), generator=source, device="cpu")
+    fold = (order % _FOLDS).to(y.device)
     return [fold == i for i in range(_FOLDS)]
 
 
 def left_out(fits: Mapping[str, Fit], z: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Return the NLL of each example by each calibrator, fitted to the other folds.
 
-    Every class has its part in every fold. What a fit warns of is silent here.
+    What a fit warns of is silent here.
     """
     found = {name: torch.zeros(len(y), dtype=torch.float64, device=y.device) for name in fits}
     for out in folds(y):

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from advcal import calibrators
 
@@ -55,3 +56,12 @@ def test_what_helps_says_nothing():
         warnings.simplefilter("error")
         for name in ("beta", "quadratic", "spline", "venn_abers", "svs", "sms", "vector", "matrix"):
             FITS[f"fit_{name}"](logits, labels)
+
+
+def test_examples_left_out_do_not_reward_a_fit_of_the_shares_of_the_classes():
+    # Ten examples of each class: with as many of each in all folds, fit_sms would look best.
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(400, 40, generator=generator)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    losses = calibrators.fit_best(logits, labels).losses
+    assert losses["sms"] > losses["svs"] > losses["none"]
