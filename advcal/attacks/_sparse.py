@@ -12,8 +12,8 @@ from advcal.attacks._gradient import gradient_at, logits_at
 from advcal.attacks._nearest import Box, Nearest, cosine, steady
 
 _FEW = 80  # steps below which sigma-zero does not come near
-_MEMORY = 0.0, 0.9  # the share of the last scores in the next, at the first step and the last
-_GAMMA = 0.4, 0.01  # by which share the number of entries changes, at the first step and the last
+_MEMORY = 0.8  # the share of the last scores in the next
+_GAMMA = 0.3, 0.01  # by which share the number of entries changes, at the first step and the last
 _LENGTH = 2.0, 0.2  # of the first step of Adam and the last, in ranges
 _MOMENTS = 0.9, 0.999
 _FIRST_LEAST = 0.1  # the smallest change that is let stand, in ranges
@@ -85,8 +85,7 @@ class _Most(_Walk):
         gain = gradient * torch.where(changed, self.offset, ends)
         most = gain.abs().amax(dim=1, keepdim=True)
         new = gain / torch.where(most > 0, most, 1.0)
-        memory = cosine(*_MEMORY, progress)
-        self.score = memory * self.score + (1 - memory) * new
+        self.score = _MEMORY * self.score + (1 - _MEMORY) * new
         if self.count is None:
             sums = running(gain.clamp_min(0).sort(dim=1, descending=True).values, 1)
             needed = (sums < -lead[:, None]).sum(dim=1).to(self.found) + 1
