@@ -159,7 +159,9 @@ def _taken(
 
 
 def _wait(points: Tensor) -> None:
-    if points.device.type != "cpu":
+    """Wait until the device is done."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type == points.device.type:
         torch.accelerator.synchronize(points.device)
 
 
