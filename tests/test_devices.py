@@ -280,10 +280,6 @@ def corrupted(at):
     ]
 
 
-def shifted(model):
-    return lambda inputs, shift: model(inputs + shift)
-
-
 ROWS = {f"attacks.{name}": attack_row(row) for name, row in of_attacks.ROWS.items()}
 ROWS |= {f"losses.{name}": loss_row(name) for name in of_losses.LOSSES}
 ROWS |= {f"metrics.{name}": metric_row(name) for name in of_metrics.RANGES}
@@ -296,10 +292,6 @@ ROWS |= {
         attacks.adversarial_distance(mlp(at), at.tensor(examples()[0]), attack=each)
         for each in ("linear", "quick", "fast")
     ],
-    "attacks.alongside": lambda at: FGSM(
-        attacks.alongside(shifted(mlp(at)), at.tensor(examples()[0] / 8)),
-        *map(at.tensor, examples()),
-    ),
     "attacks.expectation": lambda at: FGSM(
         attacks.expectation(mlp(at), n=2), *map(at.tensor, examples())
     ),
@@ -399,6 +391,10 @@ ROWS |= {
     "trainers.adaptive_smoothing": smoothed_labels,
     "trainers.check_disjoint": lambda at: trainers.check_disjoint(
         data(at, 1), [(examples(seed=7)[0], LABELS)]
+    ),
+    "attacks.alongside": lambda at: attacks.cascade(FGSM, FGSM)(
+        attacks.alongside(lambda x, shift: mlp(at)(x + shift), at.tensor(0.1 * examples()[0])),
+        *map(at.tensor, examples()),
     ),
     "attacks.hopskipjump": lambda at: attacks.hopskipjump(
         mlp(at), *map(at.tensor, examples()), steps=30

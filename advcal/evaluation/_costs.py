@@ -160,6 +160,7 @@ def _taken(
 
 
 def _wait(points: Tensor) -> None:
+    """Wait until the device is done."""
     if points.device.type != "cpu":
         points.flatten()[0].item()  # which comes after all that the device was given before
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from advcal import attacks
-from advcal.attacks import deepfool, foot, oca, pgd, square, uca
+from advcal.attacks import _levels, deepfool, foot, oca, pgd, square, uca
 from tests.attacks.cases import ROWS, examples, linear, mlp, seeded
 from tests.attacks.test_contract import ATTACKS
 
@@ -207,6 +207,40 @@ def test_rounding_does_not_change_a_prediction_that_is_to_stay(attack):
     assert torch.equal(model(found).argmax(dim=1), labels)
     rounded = model((plain * 3).round() / 3).argmax(dim=1)
     assert attack is oca or not torch.equal(rounded, labels)
+
+
+@pytest.mark.parametrize(("norm", "eps", "most"), [("linf", 0.1, 0.95), ("l2", 0.3, 0.7)])
+def test_a_confidence_that_is_to_fall_is_kept_low_on_a_coarse_grid(norm, eps, most, monkeypatch):
+    """Not only by leading an image that would cross the boundary back."""
+    model = mlp(gain=3.0)
+    inputs = (examples(40)[0] * 15).round() / 15
+    options = {"eps": eps, "norm": norm, "steps": 20}
+    labels = model(inputs).argmax(dim=1)
+
+    def confidence(points):
+        return model(points).softmax(dim=1).amax(dim=1).mean().item()
+
+    plain = confidence(uca(model, inputs, labels, **options))
+    found = uca(model, inputs, labels, levels=16, **options)
+    assert torch.equal(model(found).argmax(dim=1), labels)
+    monkeypatch.setattr(_levels, "_tilted", _levels._shrunk)
+    led_back = confidence(uca(model, inputs, labels, levels=16, **options))
+    assert plain < led_back
+    assert confidence(found) - plain < most * (led_back - plain)
+
+
+def test_models_without_a_gradient_are_led_back():
+    model = mlp()
+    inputs, labels = images()
+
+    def detached(points):
+        return model(points.detach())
+
+    search = partial(uca, eps=0.1, method="random_search", steps=20, generator=seeded())
+    found = search(detached, inputs, labels, levels=256)
+    before, after = (model(points).softmax(dim=1).amax(dim=1) for points in (inputs, found))
+    assert torch.equal(model(found).argmax(dim=1), model(inputs).argmax(dim=1))
+    assert after.mean() < before.mean()
 
 
 def test_attacks_of_attacks_take_it_for_each():
