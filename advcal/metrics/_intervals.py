@@ -217,7 +217,8 @@ def _saddlepoint(counts: Vector, rates: Vector, total: Vector) -> Vector:
         found = np.where(near, 0.5, ndtr(w) + density * (1 / w - 1 / u))
     none = np.exp((counts * np.log1p(-rates)).sum(axis=1))  # the probability of no hit
     possible = (counts * (rates > 0)).sum(axis=1)
-    return np.where(possible <= total, 1.0, np.where(total == 0, none, found))
+    # Of weighted examples the number is not whole, and half an example may not be left.
+    return np.where(possible <= total + 0.5, 1.0, np.where(total == 0, none, found))
 
 
 # --- the lower end ---------------------------------------------------------------------------

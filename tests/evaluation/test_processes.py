@@ -12,6 +12,7 @@ from torch import distributed, nn
 
 from advcal.attacks import fgsm
 from advcal.evaluation import evaluate, sweep
+from tests.leaving import leave
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -57,8 +58,8 @@ def work(rank, folder):
         sweep({"other": model()}, batches, attacks, file, eps=[0.1], all_reduce=True)
     except ValueError as error:
         found.append(str(error))
-    distributed.destroy_process_group()
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+    leave(folder)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ import torch
 from advcal import metrics
 
 WORKER = """
-import logging, os, pickle, sys, time, warnings
+import logging, os, pickle, sys, warnings
 from datetime import timedelta
 import torch
 from advcal import metrics
+from tests.leaving import leave
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group(
     "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2,
@@ -71,12 +72,8 @@ else:
 with open(f"{folder}/{rank}.new", "wb") as file:
     pickle.dump(found, file)
 os.rename(f"{folder}/{rank}.new", f"{folder}/{rank}.pickle")
-# Who leaves closes its connections, also to one that has not read its last word yet: gloo then ends
-# that process by SIGABRT. So none leaves before all are done.
-while not os.path.exists(f"{folder}/{1 - rank}.pickle"):
-    time.sleep(0.01)
 if torch.distributed.is_initialized():
-    torch.distributed.destroy_process_group()
+    leave(folder)
 """
 
 pytestmark = [

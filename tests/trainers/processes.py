@@ -9,9 +9,7 @@ joins that table; its global batches must not depend on the number of processes.
 
 import os
 import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from advcal import attacks, evaluation, trainers
+from tests.leaving import leave
 
 PGD = partial(attacks.pgd, eps=0.1, steps=3, random_start=False)
 CASES = {
@@ -192,18 +191,6 @@ def main(folder):
         not_finite()
         one_process_alone()
         leave(folder)
-
-
-def leave(folder):
-    """End the group once all are done.
-
-    Who leaves closes its connections, also to one that has not read its last word yet: gloo then
-    ends that process by SIGABRT.
-    """
-    Path(f"{folder}/{distributed.get_rank()}.done").touch()
-    while not all(Path(f"{folder}/{rank}.done").exists() for rank in range(world())):
-        time.sleep(0.01)
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
