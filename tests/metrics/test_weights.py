@@ -135,3 +135,16 @@ def test_the_bootstrap_takes_no_weights():
     probs, labels, weights = data()
     with pytest.raises(ValueError, match=r"without weights.*interval\(figure\)"):
         metrics.bootstrap(partial(metrics.ece, weights=weights), probs, labels)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_interval_holds_what_that_of_the_accuracy_holds(seed):
+    """All predictions in one bin: MCS is their confidence less the accuracy."""
+    generator = np.random.default_rng(seed)
+    weights = generator.lognormal(size=60)
+    confidence, labels = 0.97, np.eye(60, dtype=int)[0]  # one mistake, of less than one example
+    probs = np.tile([confidence, 1 - confidence], (60, 1))
+    table = metrics.reliability_bins(probs, labels, weights=weights)
+    accuracy, mcs = table.interval("accuracy"), table.interval("mcs")
+    assert mcs.low <= confidence - accuracy.high
+    assert mcs.high >= confidence - accuracy.low
