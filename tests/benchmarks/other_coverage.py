@@ -1,13 +1,15 @@
 r"""How often the other intervals cover, where that is hard: few examples, few mistakes.
 
 Ranks have scores from two normals, whose areas are known; scores of predictions those of one
-confidence or of Beta-shaped ones; pairs two models that share their mistakes. Level .95.
+confidence or of Beta-shaped ones; pairs two models that share their mistakes; weighted examples
+weights that are drawn, or go with the confidence. Level .95.
 
     python tests/benchmarks/other_coverage.py --samples 400 \
         --json docs/benchmarks/coverage_others.json
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,15 @@ from advcal import metrics
 
 RANKED = {"auroc": metrics.auroc, "aupr": metrics.aupr, "fpr95": metrics.fpr95}
 MEANS = ("accuracy", "confidence", "nll", "brier", "mce")
+WEIGHTED = (
+    "0.97, 0.99 right",
+    "0.99",
+    "0.9",
+    "U(.5, 1)",
+    "U(.5, 1) - .05",
+    "Beta(2.5, .6), one bin - .2",
+    "Beta(2.5, .6) - .05",
+)
 Row = dict[str, Any]
 
 
@@ -117,7 +128,48 @@ def pairs(samples: int) -> Iterator[Row]:
             }
 
 
-PARTS = {"means": means, "pairs": pairs, "ranks": ranks}
+def _normal(confidence: Any, rng: np.random.Generator) -> Any:
+    return np.exp(rng.normal(size=len(confidence)))
+
+
+def _surer(confidence: Any, rng: np.random.Generator) -> Any:
+    return np.where(confidence > np.median(confidence), 3.0, 0.5)
+
+
+def weighted(samples: int) -> Iterator[Row]:
+    """Cover figures of weighted examples: weights by chance, lognormal, or by the confidence."""
+    of_each = {"lognormal weights": _normal, "the surer half counts sixfold": _surer}
+    for (told, weigh), name in itertools.product(of_each.items(), WEIGHTED):
+        draw, right = MODELS[name]
+        rng = np.random.default_rng(0)
+        c = draw(rng, 1_000_000)
+        a, w = right(c), weigh(c, rng)
+        bins = np.ceil(c * 15 - 1e-12).astype(int).clip(1) - 1
+        gaps = np.bincount(bins, w * (c - a), 15) / w.sum()
+        truth = {
+            "ece": np.abs(gaps).sum(),
+            "mcs": gaps.sum(),
+            "accuracy": (w * a).sum() / w.sum(),
+            "brier": (w * 2 * (a * (1 - c) ** 2 + (1 - a) * c**2)).sum() / w.sum(),
+        }
+        for n in (50, 200, 1000):
+            rng, source = np.random.default_rng(n), torch.Generator().manual_seed(n)
+            covered = dict.fromkeys(truth, 0)
+            for _ in range(samples):
+                c = draw(rng, n)
+                labels = (rng.random(n) >= right(c)).astype(np.int64)
+                probs = np.stack([c, 1 - c], axis=1)
+                total = metrics.summary(probs, labels, weights=weigh(c, rng))
+                for figure in truth:
+                    options: Any = {"resamples": 300} if figure == "ece" else {}
+                    found = total.interval(figure, generator=source, **options)
+                    low, high = float(found.low) - 1e-9, float(found.high) + 1e-9
+                    covered[figure] += int(low <= truth[figure] <= high)
+            row = {figure: count / samples for figure, count in covered.items()}
+            yield {"of": f"{told}, {name}, n = {n}"} | row
+
+
+PARTS = {"means": means, "pairs": pairs, "ranks": ranks, "weighted": weighted}
 
 
 def main() -> None:
