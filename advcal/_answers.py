@@ -32,8 +32,12 @@ class _Answering:
 
 
 def rows_of(model: Model, rows: Tensor | slice) -> Model:
-    """Return a model for some rows of a batch, the same if it has nothing of a batch in it."""
-    return model.of_rows(rows) if hasattr(model, "of_rows") else model
+    """Return a model for some rows of a batch, the same if it has nothing of a batch in it.
+
+    It is asked of the type: a wrapper may hand on the attributes of what it wraps.
+    """
+    taken: Any = model
+    return taken.of_rows(rows) if hasattr(type(model), "of_rows") else model
 
 
 def logits_of(model: Model, inputs: Tensor, *, finite: bool = False) -> Tensor:

@@ -139,9 +139,8 @@ class Bound(Around):
     """A model with all of a batch but the inputs, for attacks, which know of inputs alone.
 
     It takes the inputs of the whole batch, in its order, or any number of inputs if the batch is
-    of one example; `of_rows` gives it for a part, for which an attack that leaves examples out
-    asks. A tensor as long as the batch has a row for each example; whatever else a batch has goes
-    along as it is.
+    of one example. Attacks that leave examples out ask `of_rows` for a part. A tensor as long as
+    the batch has a row for each example; whatever else a batch has goes along as it is.
     """
 
     def __init__(

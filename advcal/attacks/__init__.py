@@ -59,7 +59,7 @@ pgd_conf = _public(_pgd_conf.pgd_conf)
 rca = _public(_confidence.rca, keeps=True)
 square = _public(_square.square, grad=False)
 uca = _public(_confidence.uca, keeps=True)
-uniform_noise = _public(_noise.uniform_noise, grad=False)
+uniform_noise = _public(_noise.uniform_noise, keeps=None, grad=False)
 
 __all__ = [
     "Attack",

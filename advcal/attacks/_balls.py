@@ -189,7 +189,7 @@ def of_rows(value: Any, rows: Tensor | slice) -> Any:
         return _checks.note(value[rows], **_checks.noted(value))
     if isinstance(value, tuple):
         return tuple(of_rows(each, rows) for each in value)
-    if hasattr(value, "of_rows"):
+    if hasattr(type(value), "of_rows"):
         return value.of_rows(rows)
     if is_dataclass(value):
         held = {each.name: of_rows(getattr(value, each.name), rows) for each in fields(value)}

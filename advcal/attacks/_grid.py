@@ -50,9 +50,12 @@ class Grid:
         on = (grid.points(centre.round()) - region.centre).abs() <= 4 * precision * width
         centre = torch.where(on.flatten(1), centre.round(), centre)
         grid = replace(grid, centre=centre)
-        if within and not bool(grid.inside(grid.at(centre, grid.each(0))).all()):
+        inside = grid.inside(grid.at(centre, grid.each(0)))
+        if within and not bool(inside.all()):
+            first = int((~inside).nonzero()[0])
+            each = region.radius[first] if isinstance(region.radius, Tensor) else region.radius
             told = "expected eps of half a level or more for inputs that are between levels"
-            raise ValueError(f"{told}, got {region.radius}, within which there is no image")
+            raise ValueError(f"{told}, got {each:g} for example {first}, where there is no image")
         return grid
 
     @property

@@ -22,9 +22,10 @@ _TILTS = 8  # and of a search for how to round
 _SHAPES = (1.0, 0.7, 1.4, 0.4, 2.0, 0.2, 3.0, 0.0)
 
 ROW = """levels: 256 for 8-bit images: each value of the result is then one of so many levels,
-    evenly from the lowest bound to the highest, which must be finite. The result is in the
-    ball, and what the attack reached it reaches too, for up to 15 more forward passes (34, and 2
-    backward, if it moves a confidence). None leaves values as they are."""
+    evenly from the lowest bound to the highest, which must be finite. The result stays in the
+    ball if there is one, and what the attack reached it reaches too, with rare exceptions, for
+    up to 15 more forward passes (35, and 4 backward, if it moves a confidence by gradients).
+    None leaves values as they are."""
 
 
 def on_grid(
@@ -35,7 +36,7 @@ def on_grid(
     options: dict[str, Any],
     levels: int,
     *,
-    keeps: bool,
+    keeps: bool | None,
 ) -> Tensor:
     """Run an attack, and give images that do what its points do.
 
@@ -49,7 +50,7 @@ def on_grid(
         labels: The labels, shape `(n,)`.
         options: Its options, checked, with the defaults among them.
         levels: The number of levels.
-        keeps: Whether it leaves the prediction as it is.
+        keeps: Whether it leaves the prediction as it is; None if it looks at no model.
     """
     near = "eps" not in options
     norm = options.get("norm", "l2" if near else "linf")
@@ -59,10 +60,15 @@ def on_grid(
     grid = Grid.of(region, levels, within=not near and "norm" in options, order=order)
     own = options | ({"eps": grid.radius} if grid.within else {})
     points = attack(model, inputs, labels, **own)
+    offset = grid.offset(points)
+    if keeps is None:
+        return grid.points(grid.furthest(offset, grid.each(1)))
     told = None if keeps else labels
     does = _Does.of(model, grid, points, told, options.get("targeted", False))
     search = _nearest if near else _tilted if keeps else _reshaped
-    return grid.points(search(grid, grid.offset(points), does))
+    if keeps and options.get("method") == "random_search":  # which takes no gradient
+        search = _shrunk
+    return grid.points(search(grid, offset, does))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +206,7 @@ def _reshaped(grid: Grid, offset: Tensor, does: _Does) -> Tensor:
         if done.all():
             break
         shape = offset.sign() * largest * (offset.abs() / largest) ** power
-        there = grid.furthest(shape, grid.each(8))
+        there = grid.furthest(shape, grid.each(8 if grid.within else 1))
         found = torch.where(done[:, None], found, there)
         done = done | does(there)
     return found

@@ -35,7 +35,7 @@ class Public(Protocol[Options]):
 
 
 def public(
-    attack: Callable[Options, Tensor], *, keeps: bool = False, grad: bool = True
+    attack: Callable[Options, Tensor], *, keeps: bool | None = False, grad: bool = True
 ) -> Public[Options]:
     """Make an attack of its algorithm, a function of the same arguments that can rely on them.
 
@@ -48,7 +48,7 @@ def public(
 
     Args:
         attack: The algorithm.
-        keeps: Whether it leaves the prediction as it is.
+        keeps: Whether it leaves the prediction as it is; None if it looks at no model.
         grad: Whether gradients flow.
 
     Returns:
@@ -71,7 +71,7 @@ def public(
 
     entered.__module__ = "advcal.attacks"  # where it is found by its name, to be unpickled too
     del entered.__wrapped__  # whose signature is another
-    entered.plain = attack  # type: ignore[attr-defined]  # whose source is to be shown
+    entered.plain = attack  # type: ignore[attr-defined]  # whose source the documentation shows
     own = signature(attack)
     more = Parameter("levels", Parameter.KEYWORD_ONLY, default=None, annotation=int | None)
     described = own.replace(parameters=[*own.parameters.values(), more])

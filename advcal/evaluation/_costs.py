@@ -42,9 +42,9 @@ class Cost:
 
     Attributes:
         parameters: The number of weights and biases, those inside quantised layers included; None
-            if the model is not an `nn.Module`.
+            if the model is not an `nn.Module`, or a script that shows none.
         bytes: What the parameters and buffers take as `torch.save` writes them, each once if it is
-            shared; None if the model is not an `nn.Module`.
+            shared; None if `parameters` is.
         latency: From the size of a batch to how long one takes.
     """
 
@@ -59,7 +59,9 @@ class Cost:
     def _rows(self) -> list[list[str]]:
         rows = [["cost", "value", "half of the runs"]]
         rows += [[name, word, ""] for name, word in cost_words({"": self})[""].items()]
-        for row, each in zip(rows[-len(self.latency) :], self.latency.values(), strict=True):
+        for row, each in zip(
+            rows[len(rows) - len(self.latency) :], self.latency.values(), strict=True
+        ):
             row[2] = f"[{_three(each.low)}, {_three(each.high)}]"
         return rows
 
@@ -82,10 +84,10 @@ def costs(
     """Measure how long models take, how many parameters they have, and the bytes of these.
 
     The models take turns, so that whatever else the machine does is spread over all of them:
-    compare models by one call. Each runs twice untimed first, and as in `evaluate`: in eval mode
-    if it was in train mode, without gradients. Timed is the model alone, from inputs that are on
-    its device already to the end of what that device does. Times are of this machine, its load and
-    its number of threads.
+    compare models by one call. Each runs three times untimed first, and as in `evaluate`: in eval
+    mode if it was in train mode, without gradients. Timed is the model alone, from inputs that are
+    on its device already to the end of what that device does. Times are of this machine, its load
+    and its number of threads.
 
     Args:
         models: Names to models. Give a quantised network itself, not `attacks.through` of it, which
@@ -118,7 +120,7 @@ def costs(
     models = named("models", models)
     way = Way(autocast, channels_last)
     _checks.arguments(n=n)
-    _checks.sequence("batch_sizes", batch_sizes)
+    _checks.several("batch_sizes", batch_sizes)
     sizes = list(dict.fromkeys(_checks.count("a batch size", size) for size in batch_sizes))
     if not sizes:
         raise ValueError("expected one batch size or more, got none")
@@ -178,6 +180,8 @@ def _size(model: Model) -> tuple[int | None, int | None]:
     if not isinstance(model, nn.Module):
         return None, None
     held = {id(each): each for each in (*model.parameters(), *_packed(model))}
+    if not held and isinstance(model, torch.jit.ScriptModule):  # whose weights are in its code
+        return None, None
     return sum(each.numel() for each in held.values()), _bytes(model)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advcal._logits import lift
+from advcal._logits import lift, masked
 from advcal._pass import Bound
 from advcal._random import draw
 from advcal._typing import Model
@@ -58,7 +58,7 @@ def plant(
         farther = moved.norm(dim=1) > way.norm(dim=1)
         way = torch.where(farther[:, None], moved, way)
     size = way.norm(dim=1)
-    planted = size > _MOVED * _finite(start).abs().amax(dim=1)
+    planted = size > _MOVED * start.masked_fill(masked(start), 0).abs().amax(dim=1)
     length = torch.where(planted, size, 1.0)[:, None]
     way = way / length / length
     others = [(True, start), (True, way)]

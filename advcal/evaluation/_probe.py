@@ -12,7 +12,7 @@ from torch import Tensor
 from advcal import _answers, _checks
 from advcal._answers import logits_of, rows_of
 from advcal._frozen import attacked
-from advcal._logits import lift, log_odds
+from advcal._logits import lift, log_odds, masked
 from advcal._sums import wide
 from advcal._typing import Attack, Model
 from advcal.attacks import Ball, fgsm, l2, linf, pgd, square
@@ -77,7 +77,8 @@ class Probe:
         total = wide(gradient.flatten(1)).abs().sum(dim=1)
         length = torch.linalg.vector_norm(wide(gradient.flatten(1)), dim=1)
         slope = total if self.norm == "linf" else length
-        rounding = torch.finfo(torch.float32).eps * logits.abs().amax(dim=1)
+        sizes = logits.masked_fill(masked(logits), 0).abs()
+        rounding = torch.finfo(torch.float32).eps * sizes.amax(dim=1)
         shares = []
         for part in (SMALL, LARGE):
             region = self._ball(inputs, part)
@@ -225,5 +226,9 @@ def _differentiable(model: Model, inputs: Tensor) -> Callable[[Tensor], Model]:
 
 
 def _deviation(found: Tensor, wanted: Tensor) -> Tensor:
-    scale = wanted.abs().amax(dim=1).clamp_min(torch.finfo(wanted.dtype).tiny)
+    off = masked(wanted)
+    found, wanted = (
+        torch.where(off & masked(each), 0.0, each).nan_to_num() for each in (found, wanted)
+    )
+    scale = wanted.masked_fill(off, 0).abs().amax(dim=1).clamp_min(torch.finfo(wanted.dtype).tiny)
     return (found - wanted).abs().amax(dim=1) / scale

@@ -243,6 +243,37 @@ def test_models_without_a_gradient_are_led_back():
     assert after.mean() < before.mean()
 
 
+class NoWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, points):
+        return points.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError
+
+
+def test_random_search_takes_no_gradient_on_the_grid():
+    model = mlp()
+    inputs, labels = images()
+    search = partial(uca, eps=0.1, method="random_search", steps=5, levels=256)
+    found = search(lambda points: model(NoWayBack.apply(points)), inputs, labels)
+    assert torch.equal(model(found).argmax(dim=1), model(inputs).argmax(dim=1))
+
+
+def test_noise_asks_no_model_on_the_grid():
+    inputs, labels = images()
+    found = attacks.uniform_noise(lambda points: None, inputs, labels, eps=0.1, levels=256)
+    assert torch.equal((found * 255).round() / 255, found)
+    assert (found - inputs).abs().max() <= 0.1
+
+
+def test_an_attack_with_a_reach_of_its_own_stays_in_it():
+    inputs, labels = images()
+    found = attacks.n_fgsm(mlp(), inputs, labels, eps=2 / 255, noise=1.0, levels=256)
+    assert (found - inputs).abs().max() <= 4.5 / 255
+
+
 def test_attacks_of_attacks_take_it_for_each():
     inputs, labels = images()
     each = [partial(attack, eps=0.1, levels=256) for attack in (attacks.fgsm, pgd)]

@@ -298,12 +298,21 @@ def test_nothing_is_planted_where_no_logit_moves():
     assert found["planted adversary"].verdict == "skip"
 
 
-def test_masked_classes_are_no_obstacle():
-    def masked(inputs):
-        logits = plain()(inputs)
-        return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], dim=1)
+@pytest.mark.parametrize("mask", [-torch.inf, -1e30])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_masked_classes_are_no_obstacle(mask, noise):
+    def found(mask):
+        generator = torch.Generator().manual_seed(0)
 
-    assert findings(masked, BATCHES[:1])["planted adversary"] == "pass"
+        def model(inputs):
+            logits = plain()(inputs)
+            logits = logits + noise * torch.randn(logits.shape, generator=generator)
+            columns = [] if mask is None else [torch.full_like(logits[:, :1], mask)]
+            return torch.cat([logits, *columns], dim=1)
+
+        return findings(model, BATCHES[:1])
+
+    assert found(mask) == found(None)
 
 
 # --- the record ------------------------------------------------------------------------------
