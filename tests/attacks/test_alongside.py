@@ -218,3 +218,27 @@ def test_many_labels_become_wrong_at_once():
     counts = [(right(points, WANTED) < 0).sum() for points in (inputs(), one, many)]
     assert counts[0] < counts[2]
     assert counts[1] <= counts[2]
+
+
+class HandsOn(nn.Module):
+    """A wrapper that hands on the attributes of what it wraps, as some libraries' do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+    def forward(self, points):
+        return self.inner(1 - points)
+
+
+def test_a_wrapper_that_hands_on_attributes_is_not_left_out():
+    model = HandsOn(attacks.alongside(lambda points, shift: points + shift, torch.rand(4, 3)))
+    attack = attacks.batched(partial(attacks.pgd, eps=0.1), 2)
+    with pytest.raises(ValueError, match="expected all 4 inputs of the batch, got 2"):
+        attack(model, torch.rand(4, 3), torch.zeros(4, dtype=torch.int64))
