@@ -129,6 +129,11 @@ class _Arguments:
         _checks.arguments(**{name: given[name] for name in self.declared})
         targeted = given.get("targeted", False)
         _checks.aim(labels, targeted=targeted)
+        started = given.get("random_start", True) or given.get("start") is not None
+        if given.get("loss") == "kl" and not started:
+            raise ValueError(
+                "expected random_start with loss 'kl', which has no slope at the inputs, got False"
+            )
         if "loss" in given:
             given["loss"] = _per_example(given["loss"], targeted)
         if "generator" in given:

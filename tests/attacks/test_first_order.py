@@ -248,3 +248,10 @@ def test_autocast_is_as_strong_on_a_model():
 def test_bad_use_is_refused(make, error):
     with pytest.raises(error, match=r"expected .*, got"):
         make()
+
+
+@pytest.mark.parametrize("attack", [fgsm, partial(pgd, random_start=False)])
+def test_the_divergence_has_no_slope_at_the_inputs(attack):
+    model, (inputs, labels) = mlp(), examples()
+    with pytest.raises(ValueError, match="expected random_start with loss 'kl'"):
+        attack(model, inputs, labels, eps=EPS, loss="kl")
