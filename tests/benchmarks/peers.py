@@ -10,6 +10,7 @@ Install the peers beside advcal, without their dependencies, which no attack her
 import importlib
 import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -168,7 +169,9 @@ def print_table(rows: list[dict[str, object]]) -> None:
 
 
 def write_json(path: Path | None, record: dict[str, object]) -> None:
-    """Keep the figures."""
+    """Keep the figures, a list of numbers in one line."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1)
+        text = re.sub(r"\[\s([^\[\]{}\"]*)\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+        path.write_text(text + "\n")
