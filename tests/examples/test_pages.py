@@ -10,6 +10,7 @@ import adaptive_smoothing
 import common
 import defenses
 import deployed
+import evidence
 import imagenet_confidence
 import pytest
 import shifts_and_ensembles
@@ -140,7 +141,12 @@ def test_table_of_the_imagenet_network():
 
 
 @pytest.mark.parametrize(
-    ("file", "network"), [("defenses.json", "small_cnn"), ("defenses-fastnet.json", "fastnet")]
+    ("file", "network"),
+    [
+        ("defenses.json", "small_cnn"),
+        ("defenses-fastnet.json", "fastnet"),
+        ("inverse_digits.json", "perceptron"),
+    ],
 )
 def test_tables_of_defenses(file, network):
     studies = results(file)
@@ -168,11 +174,10 @@ def test_tables_of_adaptive_smoothing(kind):
     assert len(of_kind) == 1
 
 
-def test_tables_of_claims():
-    smoothing = verdicts.table(verdicts.SMOOTHING, verdicts.of_shifts(results("shifts.json")))
-    assert table("adaptive_smoothing.md", "claim") == lines(smoothing)[2:]
-    inverse = verdicts.table(verdicts.INVERSE, verdicts.of_defenses(results("defenses.json")))
-    assert table("defenses.md", "claim") == lines(inverse)[2:]
+@pytest.mark.parametrize("page", verdicts.PAGES)
+def test_tables_of_claims(page):
+    expected = lines(evidence.table(verdicts.PAGES[page](results)))
+    assert table(f"{page}.md", *expected[0]) == expected[2:]
 
 
 def test_table_of_decisions_alone():

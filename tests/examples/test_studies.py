@@ -14,6 +14,7 @@ import defenses
 import deployed
 import fgsm_training
 import imagenet_confidence
+import inverse_digits
 import models
 import networks_under_attack
 import numpy as np
@@ -129,6 +130,31 @@ def test_the_table_of_defenses_joins_seeds():
 def test_a_defense_starts_from_the_plain_network_of_its_seed(run):
     with pytest.raises(SystemExit, match=r"resnet10-standard-3\.pt: No such file"):
         run(defenses, *SMALL, *SHORT, "--only", "IAT", "--seeds", "3")
+
+
+def test_a_seed_on_digits_is_run_once(monkeypatch, tmp_path, capsys):
+    def few(seed, digits=inverse_digits.digits):
+        for batches in (found := digits(seed)):
+            batches.images, batches.labels = batches.images[:40], batches.labels[:40]
+        return found
+
+    monkeypatch.setattr(inverse_digits, "digits", few)
+    monkeypatch.setattr(inverse_digits, "NAMES", ("standard", "AT+IAT"))
+    line = ["inverse_digits.py", "--epochs", "1", "--n-seeds", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", line)
+    inverse_digits.main()
+    path = tmp_path / "inverse_digits.json"
+    studies, before = json.loads(path.read_text()), path.stat().st_mtime_ns
+    assert list(studies) == ["standard-0", "AT+IAT-0", "standard-1", "AT+IAT-1"]
+    plain = [studies[f"standard-{seed}"]["results"]["none"] for seed in (0, 1)]
+    assert plain[0] != plain[1]
+    for study in studies.values():
+        assert study["settings"].keys() >= KEPT
+        assert study["results"].keys() == {*defenses.attackers(0.1), "worst case"}
+    printed = capsys.readouterr().out
+    inverse_digits.main()
+    assert printed.endswith(capsys.readouterr().out)
+    assert path.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("name", list(defenses.defenses(1.0, 1, torch.Generator())))
