@@ -37,7 +37,7 @@ NAMES = {"none": "clean", "accuracy": "accuracy", "ece": "ECE"}
 
 
 def rows(read: Read) -> list[Row]:
-    """Compare the table number by number, then the claims."""
+    """Judge the table number by number, then the claims on two networks, then the sweep."""
     records = {name: read(f"{name}.json")["results"] for name in NETWORKS}
     found = [_of_table(records["published_cnn"], key) for key in TABLE]
     found += [

@@ -86,7 +86,7 @@ CLAIMS = (
 
 
 def rows(read: Read) -> list[Row]:
-    """Take the attack first, then who withstands it, then who passes it on."""
+    """Judge the claims on the attack, then those on the defenses, then those on transfer."""
     networks = read("networks.json")
     names = ("inverse_digits.json", "defenses.json", "defenses-fastnet.json")
     studies = [read(names[0]), _two_networks(read("cifar10.json")), *(read(n) for n in names[1:])]
@@ -128,7 +128,7 @@ def _photographs(images: dict[str, list[dict[str, Any]]]) -> list[Row]:
 
 
 def _signs(studies: list[Studies]) -> list[Row]:
-    """Ask of every plain network whether noise, PGD and IAA move its MCS as they should."""
+    """Ask of every plain network whether noise, PGD and IAA move its MCS as the paper says."""
     found = []
     for study in studies:
         compared = _compare(study, "mcs", ("standard", "noise"), ("standard", "none"))
@@ -258,7 +258,7 @@ def _defenses(studies: list[Studies]) -> list[Row]:
 
 
 def _transfer(mcs: dict[str, float]) -> list[Row]:
-    """Look at IAA crafted on one network and scored on another."""
+    """Judge IAA that is crafted on one network and scored on another."""
     found = []
     for source in ("FGSM-AT", "AT+IAT"):
         for to, reason in (

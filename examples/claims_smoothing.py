@@ -38,11 +38,12 @@ ENSEMBLES = {  # the same, of five members
     "AR-AdaLS of ensemble": 0.044,
 }
 N_TEST, N_SHIFTED = 4_000, 1_000  # images
+AUROC = {LS: 0.832, "mixup": 0.821, AR: 0.885}  # CIFAR-100 from CIFAR-10 by entropy
 MISSING = "not trained with this network; the script has it"
 
 
 def rows(read: Read) -> list[Row]:
-    """Take the tables row by row against plain training, then the claims, then the pictures."""
+    """Judge the tables row by row against plain training, then the claims, then the pictures."""
     shifts = read("shifts.json")
     values = of_shifts(shifts)
     return [
@@ -122,17 +123,12 @@ def _before_and_on_the_fly(values: Values) -> list[Row]:
 
 
 def _strange_images(values: Values) -> list[Row]:
+    claim = "figure 4, strange images: AUROC of {} against label smoothing"
     found = paired(values("AUROC", AR), values("AUROC", LS))
+    mixup = f"{AUROC['mixup'] - AUROC[LS]:+.3f}"
     return [
-        higher(
-            "figure 4, strange images: AUROC of AR-AdaLS against label smoothing",
-            0.053,
-            found,
-            OURS,
-        ),
-        untestable(
-            "figure 4, strange images: AUROC of mixup against label smoothing", "-0.011", MISSING
-        ),
+        higher(claim.format("AR-AdaLS"), AUROC[AR] - AUROC[LS], found, OURS),
+        untestable(claim.format("mixup"), mixup, MISSING),
     ]
 
 

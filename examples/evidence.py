@@ -57,7 +57,7 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Found:
 
 
 def trend(values: Sequence[float]) -> Found:
-    """Correlate figures with their order, by ranks: Kendall's tau, whose p-value is exact."""
+    """Correlate figures with their order by Kendall's tau, whose p-value needs no model of them."""
     found = stats.kendalltau(range(len(values)), values)
     return Found(float(found.statistic), math.nan, math.nan, float(found.pvalue))
 
@@ -89,8 +89,9 @@ def _error(record: Record, name: str, n: int) -> float:
     """Return a standard error that is not too small, without the figures of each image.
 
     Accuracy is a share. A confidence lies in [0, 1], so it varies no more than a share of its mean.
-    A gap between the two, signed or by bins, varies no more than both together. Two right and two
-    wrong answers are added, since a share of 0 or 1 is no certainty.
+    A gap between the two, signed or by bins, varies no more than both together. A confidence that
+    is not told is taken for the one that varies most. Two right and two wrong answers are added,
+    since a share of 0 or 1 is no certainty.
     """
     accuracy, confidence = (
         math.sqrt(share * (1 - share) / n)

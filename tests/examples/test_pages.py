@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 
 import adaptive_smoothing
+import claims_fgsm
+import claims_smoothing
 import common
 import defenses
 import deployed
@@ -90,8 +92,12 @@ def test_cifar10_quickstart_table():
 
 def test_fgsm_table():
     attacked = ("none", "FGSM", "PGD-10")
-    ours = [row for row in table("fgsm_training.md", "training", "network") if row[1][0] != "*"]
-    assert len(ours) == 4
+    body = table("fgsm_training.md", "training", "network")
+    theirs, ours = ([row for row in body if (row[1][0] == "*") == paper] for paper in (True, False))
+    for training, _, _, *cells in theirs:
+        figures = [v for (name, *_), v in claims_fgsm.TABLE.items() if name == training]
+        assert cells == [*(f"{figure:.4f}" for figure in figures), ""]
+    assert (len(theirs), len(ours)) == (2, 4)
     for training, network, epochs, *cells in ours:
         study = results(f"{network}.json")
         assert int(epochs) == study["settings"]["epochs"][training]
@@ -216,7 +222,12 @@ def test_table_of_shifts():
     expected = {row[0]: row[1:] for row in expected}
     found = rows("adaptive_smoothing.md", "method", "accuracy", "ECE", "*paper*")
     assert len(found) == len(expected)
+    clean = {k: v for k, v in claims_smoothing.TABLE_2.items() if k in expected}
+    shift = claims_smoothing.TABLE_3 | claims_smoothing.ENSEMBLES
+    strange = {k: v for k, v in claims_smoothing.AUROC.items() if k in expected}
     for name, cells in found.items():
-        accuracy, ece, _, shifted, _, auroc, _ = cells
-        ours = expected[names.get(name, name)]
-        assert [accuracy, ece, shifted, auroc] == [ours[0], ours[1], ours[3], ours[4]]
+        method = names.get(name, name)
+        ours = expected[method]
+        assert [cells[i] for i in (0, 1, 3, 5)] == [ours[i] for i in (0, 1, 3, 4)]
+        for cell, paper in zip(cells[2::2], (clean, shift, strange), strict=True):
+            assert cell == (f"*{paper[method]:.3f}*".replace("0.", ".") if method in paper else "")
