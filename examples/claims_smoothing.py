@@ -39,7 +39,7 @@ ENSEMBLES = {  # the same, of five members
 }
 N_TEST, N_SHIFTED = 4_000, 1_000  # images
 AUROC = {LS: 0.832, "mixup": 0.821, AR: 0.885}  # CIFAR-100 from CIFAR-10 by entropy
-MISSING = "not trained with this network; the script has it"
+MISSING = "not run with this network yet; the script has it"
 
 
 def rows(read: Read) -> list[Row]:

@@ -1,10 +1,10 @@
 """Which claims of a paper stand? A table for each paper, from the results of the studies.
 
-Every claim and every row of the paper's tables, the paper's figure and ours, a 95 % interval, a
-p-value and the verdict that follows. Of networks that have several seeds, interval and p-value are
-those of the paired t-test over the seeds. A network of one seed has them over its test images, as
-if each network had images of its own. Since the answers on single images are not kept, these are
-bounds: networks that tend to be right on the same images differ more surely than that.
+Its claims and the rows of its tables: the paper's figure and ours, a 95 % interval, a p-value and
+the verdict that follows. Of networks that have several seeds, interval and p-value are those of the
+paired t-test over the seeds. A network of one seed has them over its test images, as if each
+network had images of its own. Since the answers on single images are not kept, these are bounds:
+networks that tend to be right on the same images differ more surely than that.
 
 A claim about a direction is reproduced if p is below .05 and the sign is the paper's. A figure of
 a table is reproduced if ours is within .03 of it. Nothing is trained.
