@@ -1,6 +1,6 @@
 """Valid images: results on the grid of 8-bit images, or of any number of levels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ _PASSES = 14  # forward passes of a search along a line
 _TILTS = 8  # and of a search for how to round
 # Powers of the sizes of changes, tried in turn: below 1 they become more alike, above 1 fewer.
 _SHAPES = (1.0, 0.7, 1.4, 0.4, 2.0, 0.2, 3.0, 0.0)
+_LEANS = (0.25, 0.5, 0.75, 1.0)  # and shares of the gradient in a change
 
 ROW = """levels: 256 for 8-bit images: each value of the result is then one of so many levels,
     evenly from the lowest bound to the highest, which must be finite. The result stays in the
-    ball if there is one, and what the attack reached it reaches too, with rare exceptions, for
-    up to 15 more forward passes (35, and 4 backward, if it moves a confidence by gradients).
-    None leaves values as they are."""
+    ball if there is one, and what the attack reached it reaches too if an image there does, with
+    rare exceptions. It takes up to 15 more forward passes and 2 backward (35 and 4 if it moves a
+    confidence by gradients). None leaves values as they are."""
 
 
 def on_grid(
@@ -198,15 +199,29 @@ def _tilted(grid: Grid, offset: Tensor, does: _Does) -> Tensor:
 
 
 def _reshaped(grid: Grid, offset: Tensor, does: _Does) -> Tensor:
-    """Try ever other shares of changes, each as far as the ball goes, until the image does."""
+    """Try ever other shapes of changes, each as far as the ball goes, until the image does."""
     found = grid.furthest(offset, grid.each(1))
     done = does(found)
-    largest = offset.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(offset.dtype).tiny)
-    for power in _SHAPES:
+    if done.all():
+        return found
+    for shape in _shapes(offset, does):
+        there = grid.furthest(shape, grid.each(8 if grid.within else 1))
+        good = does(there)
+        found = torch.where((good & ~done)[:, None], there, found)
+        done = done | good
         if done.all():
             break
-        shape = offset.sign() * largest * (offset.abs() / largest) ** power
-        there = grid.furthest(shape, grid.each(8 if grid.within else 1))
-        found = torch.where(done[:, None], found, there)
-        done = done | does(there)
     return found
+
+
+def _shapes(offset: Tensor, does: _Does) -> Iterator[Tensor]:
+    """Give changes whose sizes have other shares, then such that lean to the gradient, `(n, d)`."""
+    largest = offset.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(offset.dtype).tiny)
+    for power in _SHAPES:
+        yield offset.sign() * largest * (offset.abs() / largest) ** power
+    if not torch.is_grad_enabled():  # an attack that takes no gradient
+        return
+    lead = does.slopes(does.points)[1]
+    way = (lead if does.equal else -lead) * offset.norm(dim=1, keepdim=True)
+    for share in _LEANS:
+        yield torch.lerp(offset, way, share)

@@ -244,7 +244,7 @@ ROWS = {
     "worst_case": Row(combined(worst_case, FGSM, PGD_ZERO), "linf", False, 3 + 1 + 4, 1 + 3),
     "worst_case-random": Row(combined(worst_case, FGSM, PGD), "linf", True, 3 + 1 + 4, 1 + 3),
     "cascade": Row(combined(cascade, FGSM, PGD_ZERO), "linf", False, 3 + 1 + 4, 1 + 3, fewer=True),
-    "autocast": Row(combined(autocast, PGD_ZERO), "linf", False, 4 + 2, 3),
+    "autocast": Row(combined(autocast, PGD_ZERO), "linf", False, 4 + 4, 3),
     "batched": Row(combined(partial(batched, size=2), PGD_ZERO), "linf", False, 2 * 4, 2 * 3),
     "batched-random": Row(combined(partial(batched, size=2), PGD), "linf", True, 2 * 4, 2 * 3),
 }

@@ -19,7 +19,9 @@ from advcal.attacks import (
     cascade,
     expectation,
     fgsm,
+    oca,
     pgd,
+    uca,
     worst_case,
 )
 from tests.attacks.cases import examples, mlp, seeded
@@ -139,3 +141,17 @@ def test_a_mean_of_a_model_with_masks_can_be_attacked():
     torch.testing.assert_close(found, PGD(expectation(model, n=2), inputs, labels))
     measured = adversarial_distance(expectation(masked, n=2), inputs)
     torch.testing.assert_close(measured, adversarial_distance(expectation(model, n=2), inputs))
+
+
+def test_mixed_precision_keeps_the_predictions_of_full_precision():
+    """Beside the boundary the two differ at the inputs already."""
+    inputs = 0.5 + torch.linspace(-2e-3, 2e-3, 40)[:, None].expand(40, 4)
+    model = nn.Linear(4, 2)
+    model.weight.data = torch.tensor([[1.0], [-1.0]]).expand(2, 4).clone()
+    model.bias.data = torch.tensor([-2.0, 2.0])
+    said = model(inputs).argmax(dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(model(inputs).argmax(dim=1), said)
+    for attack in (uca, oca):
+        found = autocast(partial(attack, eps=0.1))(model, inputs, said)
+        assert torch.equal(model(found).argmax(dim=1), said)

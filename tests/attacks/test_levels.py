@@ -114,6 +114,29 @@ def test_in_linf_the_nearest_image_is_a_whole_number_of_levels_away():
     assert length(found, inputs, "linf").tolist() == [1, 2, 7]
 
 
+def test_successes_in_a_ball_stay_where_an_image_is():
+    """Random starts leave points off the normal, which lose more by rounding than need be."""
+    size, n, radius = 400, 64, 12.0
+    normal = torch.randn(size, generator=seeded())
+    normal = normal / normal.norm()
+    inputs = read(torch.full((n, size), 128, dtype=torch.uint8))
+    far = torch.linspace(0.7, 1, n) * radius
+
+    def model(points):
+        lead = (points - inputs[:1]).double() @ normal.double() * 255 - far
+        return torch.stack([-lead, lead], dim=1).float()
+
+    labels = torch.zeros(n, dtype=torch.int64)
+    options = {"eps": radius / 255, "norm": "l2", "steps": 4, "step_size": 0.3 * radius / 255}
+    before = pgd(model, inputs, labels, generator=seeded(), **options)
+    found = pgd(model, inputs, labels, generator=seeded(), levels=256, **options)
+    there = torch.stack([floor(normal, each) <= 0.99 * radius for each in far])
+    wanted = fooled(model, before, labels) & there
+    assert wanted.sum() > n // 4
+    assert fooled(model, found, labels)[wanted].all()
+    assert (length(found, inputs, "l2") <= radius + 1e-6).all()
+
+
 # --- balls and bounds ------------------------------------------------------------------------
 
 
@@ -259,6 +282,14 @@ def test_random_search_takes_no_gradient_on_the_grid():
     search = partial(uca, eps=0.1, method="random_search", steps=5, levels=256)
     found = search(lambda points: model(NoWayBack.apply(points)), inputs, labels)
     assert torch.equal(model(found).argmax(dim=1), model(inputs).argmax(dim=1))
+
+
+def test_square_takes_no_gradient_on_the_grid(monkeypatch):
+    model = mlp(gain=6.0)
+    inputs, labels = images()
+    monkeypatch.setattr(_levels._Does, "__call__", lambda self, levels: self.free & False)
+    options = {"eps": 0.3, "steps": 5, "levels": 256}  # nothing does: all is tried
+    square(lambda points: model(NoWayBack.apply(points)), inputs, labels, **options)
 
 
 def test_noise_asks_no_model_on_the_grid():

@@ -1,5 +1,6 @@
 """The tables and pictures of the documentation are those of the results beside it."""
 
+import importlib
 import itertools
 import json
 import re
@@ -201,6 +202,25 @@ def test_table_of_decisions_alone():
     ]
     assert table("benchmarks.md", "norm, queries") == expected
     assert f"decisions alone, {study['n']} images" in (DOCS / "benchmarks.md").read_text()
+
+
+def test_tables_of_images_of_8_bits(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS.parent / "tests" / "benchmarks")
+    eight_bit = importlib.import_module("eight_bit")
+    study = json.loads((DOCS / "benchmarks" / "eight_bit.json").read_text())
+    for make in eight_bit.TABLES:
+        header, _, *expected = lines("\n".join(make(study)))
+        assert table("benchmarks.md", *header) == expected
+
+
+def test_table_of_models_without_a_gradient():
+    study = json.loads((DOCS / "benchmarks" / "without_gradient.json").read_text())
+    for name, radius, *counts in table("benchmarks.md", "model", "radius", "right at first"):
+        found = study["models"].pop(name)
+        assert radius == f"{found['radius']:.3f}"
+        wanted = [found[key] for key in ("right at first", "alone", "from the float network")]
+        assert counts == ["refused" if n is None else str(n) for n in [*wanted, found["through"]]]
+    assert study["models"] == {}
 
 
 def test_table_of_deployed_forms():
