@@ -8,8 +8,9 @@ from torch import Tensor
 
 from advcal._random import draw
 from advcal._typing import Model
-from advcal.attacks._balls import Ball, each_of, free_to_read, of_rows, per_example, times
+from advcal.attacks._balls import Ball, each_of, of_rows, per_example, times
 from advcal.attacks._gradient import Best, Goal, Point, climb, select
+from advcal.attacks._thresholds import reached_by
 
 _PHASES = ((3, 0.3), (2, 0.3), (1, 0.4))  # radii of the ball, and shares of the steps
 _CHECKED = 0.04  # the share of a phase's steps between two checkpoints
@@ -119,8 +120,7 @@ def _sparse_sign(gradient: Tensor, share: Tensor) -> Tensor:
     flat = gradient.flatten(1)
     n = flat.shape[1]
     kept = n - ((1 - share) * n).long().clamp(0, n - 1)
-    most = int(kept.max()) if free_to_read(kept) else n  # few of them are faster than a whole sort
-    least = flat.abs().topk(most, dim=1).values.gather(1, kept[:, None] - 1)
-    signs = torch.where(flat.abs() >= least, flat.sign(), 0.0)
+    size = flat.abs()
+    signs = flat.sign() * (size >= reached_by(size, kept)).to(flat.dtype)
     total = signs.abs().sum(dim=1, keepdim=True).clamp_min(1)
     return (signs / total).reshape(gradient.shape)

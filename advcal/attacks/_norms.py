@@ -9,9 +9,12 @@ from torch import Tensor
 from advcal import _batches, _checks
 from advcal._logits import lift
 from advcal._random import draw
-from advcal._sums import exact, running, wide
+from advcal._sums import exact, wide
 from advcal._typing import Bounds
-from advcal.attacks._balls import Ball, ball, each_of, free, free_to_read, norm, per_example, times
+from advcal.attacks._balls import Ball, ball, free, free_to_read, norm, per_example, times
+from advcal.attacks._thresholds import gathered, spent, taken_off
+
+_FEW = 4  # times fewer coordinates than all, for which a projection in L1 takes them out
 
 
 def linf(inputs: Tensor, *, eps: float | Tensor, bounds: Bounds = (0.0, 1.0)) -> Ball:
@@ -137,9 +140,7 @@ class _L2(Ball, name="l2", order=2, dual=2):
         outside = per_example(length > self.radius, points)
         radius = self.radius * (1 - 4 * torch.finfo(centre.dtype).eps)  # rounding cannot lead out
         offset = offset * per_example(length.reciprocal() * radius, points).to(offset.dtype)
-        moved = (centre + offset).to(points.dtype)
-        further = (moved - centre).abs() > offset.abs()
-        moved = torch.where(further, torch.nextafter(moved, self.centre), moved)
+        moved = _no_further((centre + offset).to(points.dtype), centre, offset)
         return torch.where(outside, moved, points)
 
     def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
@@ -163,26 +164,51 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
     """
 
     def _project(self, points: Tensor) -> Tensor:
+        if not free_to_read(points):
+            return self._whole(points)
+        changed = (points != self.centre).flatten(1)
+        many = changed.sum(dim=1) > changed.shape[1] // _FEW
+        rows = many.nonzero()[:, 0]
+        if len(rows) == len(points):
+            return self._whole(points)
+        inside = points.clone()
+        inside[rows] = self.of(rows)._whole(points[rows])
+        return self._changed(changed & ~many[:, None], inside)
+
+    def _changed(self, changed: Tensor, points: Tensor) -> Tensor:
+        """Project by few coordinates, the only ones off the centre, and write to the points."""
+        columns, filled = gathered(changed)
+        held = [self.centre, points, *self.bounds]
+        held = [e.flatten(1).gather(1, columns) if isinstance(e, Tensor) else e for e in held]
+        centre, there, *bounds = held
+        there = torch.where(filled, there, centre)
+        moved = type(self)(centre, self.radius, (bounds[0], bounds[1]))._whole(there)
+        return points.masked_scatter_(changed.reshape(points.shape), moved[filled])
+
+    def _whole(self, points: Tensor) -> Tensor:
+        """Project by all coordinates."""
         clamped = points.clamp(*self.bounds)
-        outside = self._length(clamped) > self.radius
-        rows = outside.nonzero()[:, 0] if free_to_read(points) else slice(None)
-        surface = self.of(rows)._surface(exact(points[rows])).to(clamped)
-        clamped[rows] = torch.where(per_example(outside[rows], points), surface, clamped[rows])
-        return clamped
+        outside = per_example(self._length(clamped) > self.radius, points)
+        if free_to_read(points) and not bool(outside.any()):
+            return clamped
+        return torch.where(outside, self._surface(points), clamped)
 
     def _surface(self, points: Tensor) -> Tensor:
         """Project points that are outside of the ball."""
         held = (self.centre, per_example(self.radius, points.flatten(1)), *self.bounds)
         centre, radius, low, high = map(_exactly, held)
         radius = radius * (1 - 2**-44)  # so that the rounding of a sum cannot lead out
-        offset = (points - centre).flatten(1)
-        room = torch.where(offset > 0, (high - centre).flatten(1), (centre - low).flatten(1))
-        size = offset.abs()
-        shrunk = (size - _threshold(size, room, radius)).clamp_min(0).minimum(room)
-        total = shrunk.sum(dim=1, keepdim=True)
+        offset = (exact(points) - centre).flatten(1)
+        least, most = (low - centre).flatten(1), (high - centre).flatten(1)
+        room = offset.new_full((), torch.inf).copysign(offset).clamp(least, most).abs_()
+        amount = taken_off(offset.abs(), room, radius)
+        shrunk = (offset - offset.clamp(-amount, amount)).clamp(least, most)
+        total = shrunk.abs().sum(dim=1, keepdim=True)
         shrunk = shrunk * torch.where(total > radius, total.reciprocal() * radius, 1.0)
-        inside = (shrunk * offset.sign()).reshape(centre.shape)
-        return _shifted(centre, inside, self.centre.dtype).clamp(low, high)
+        inside = shrunk.reshape(centre.shape)
+        moved = (centre + inside).to(self.centre.dtype)
+        moved = _no_further(moved, centre, inside).clamp(low, high)
+        return moved.to(points)
 
     def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         flat = _inward(self, gradient, points).flatten(1)
@@ -191,16 +217,10 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         return direction.reshape(gradient.shape)
 
     def _ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        slope, (low, high) = gradient.flatten(1), self.bounds
-        room = torch.where(gradient > 0, high - points, points - low).flatten(1)
-        room = room.masked_fill(slope == 0, 0)
-        order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        room = wide(room.gather(1, order))
-        budget = each_of(size, points, room.dtype)[:, None]
-        room = torch.where(room.isinf(), budget, room)
-        spent = (budget - (running(room, 1) - room)).clamp_min(0).minimum(room)
-        move = torch.zeros_like(spent).scatter(1, order, spent).to(points.dtype) * slope.sign()
-        return points + move.reshape(points.shape)
+        low, high = self.bounds
+        ends = gradient.new_full((), torch.inf).copysign(gradient).clamp(low, high)
+        move = spent(gradient.flatten(1), (ends - points).abs().flatten(1), size)
+        return points + move.to(points.dtype).reshape(points.shape) * gradient.sign()
 
     def _random_point(self, generator: torch.Generator | None) -> Tensor:
         sign = draw(torch.rand, self.centre, generator).sub(0.5).sign()
@@ -220,9 +240,10 @@ def _inward(ball: Ball, gradient: Tensor, points: Tensor | None) -> Tensor:
     """Leave out the entries that point out of the box."""
     if points is None:
         return gradient
-    low, high = ball.bounds
-    out = ((gradient > 0) & (points >= high)) | ((gradient < 0) & (points <= low))
-    return gradient.masked_fill(out, 0)
+    # Ends for the gradient are faster than a mask whose bits are hard to predict.
+    (low, high), most = ball.bounds, torch.finfo(gradient.dtype).max
+    down, up = (low - points).clamp(-1, 0).floor(), (high - points).clamp(0, 1).ceil()
+    return gradient.clamp(down * most, up * most)
 
 
 def _share(ball: Ball, generator: torch.Generator | None) -> Tensor:
@@ -232,22 +253,6 @@ def _share(ball: Ball, generator: torch.Generator | None) -> Tensor:
         return share.pow(1 / ball.centre[0].numel())
     size = (ball.bounds[0] < ball.bounds[1]).flatten(1).sum(dim=1).clamp_min(1)
     return share.pow((1 / wide(size)).to(share.dtype))
-
-
-def _threshold(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
-    """Find the amount to take off each `size` so that what is left, cut at `room`, sums to `eps`.
-
-    What is left falls piecewise linearly in that amount, with a kink where a coordinate comes off
-    its cut (`size - room`) and one where it ends (`size`). Shape `(n, 1)`.
-    """
-    kinks, order = torch.cat([size, (size - room).clamp_min(0)], dim=1).sort(1, descending=True)
-    slope = torch.where(order < size.shape[1], 1, -1).cumsum(dim=1).to(size.dtype)
-    gaps = kinks[:, :-1] - kinks[:, 1:]
-    left = torch.cat([torch.zeros_like(gaps[:, :1]), running(slope[:, :-1] * gaps, 1)], dim=1)
-    after = (left < eps).sum(dim=1, keepdim=True).clamp_max(left.shape[1] - 1)
-    before = (after - 1).clamp_min(0)
-    rest = (eps - left.gather(1, before)) / slope.gather(1, before).clamp_min(1)
-    return (kinks.gather(1, before) - rest).clamp_min(0)
 
 
 def _exactly(value: Any) -> Any:
@@ -261,8 +266,9 @@ def _rounded(values: Tensor, inputs: Tensor, *, up: bool) -> Tensor:
     return torch.where(wrong, torch.nextafter(rounded, towards), rounded).to(inputs.device)
 
 
-def _shifted(centre: Tensor, offset: Tensor, dtype: torch.dtype) -> Tensor:
-    """Add in float64 and round to a dtype, never further from the centre than the offset."""
-    rounded = (centre + offset).to(dtype)
-    further = (rounded.double() - centre).abs() > offset.abs()
-    return torch.where(further, torch.nextafter(rounded, centre.to(dtype)), rounded)
+def _no_further(points: Tensor, centre: Tensor, offset: Tensor) -> Tensor:
+    """Lead points one number back to the centre if rounding took them further than the offset."""
+    # At random that is every other one, which a product chooses faster than a mask.
+    further = (points.to(offset.dtype) - centre).abs() > offset.abs()
+    back = torch.nextafter(points, centre.to(points.dtype))
+    return torch.lerp(points, back, further.to(points.dtype))
