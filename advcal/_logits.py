@@ -115,13 +115,17 @@ def _sure(odds: Tensor) -> float:
     return _SURE if odds.dtype == torch.float64 else _SURE / 6  # where no exponential is 0 yet
 
 
-def slope_of_renyi(apart: Apart, order: float) -> Tensor:
-    r"""Return the gradient of `renyi`, in the dtype of the logits.
+def slope_of_renyi(apart: Apart, order: float | Tensor) -> Tensor:
+    r"""Return the gradient of `renyi`, of an order or one for each row, in the dtype of the logits.
 
     In the distances $s_k$ of the others to the label it is $\frac{\beta}{1 - \beta}
     (e^{\beta s_k} / \sum_j e^{\beta s_j} - e^{s_k} / \sum_j e^{s_j})$, sums over the label too.
     """
-    order = order if abs(order - 1) > 0.01 else 1.01
+    if isinstance(order, Tensor):
+        order = wide(order)[:, None]
+        order = torch.where((order - 1).abs() > 0.01, order, 1.01)
+    else:
+        order = order if abs(order - 1) > 0.01 else 1.01
     others = wide(apart.others) - apart.label
     odds, bent = others.logsumexp(dim=1, keepdim=True), order * others
     more = (bent - softplus(bent.logsumexp(dim=1, keepdim=True))).exp_()

@@ -135,7 +135,7 @@ class _Down:
         self.weights: Tensor | None = None  # of the log-probabilities, in what is raised
         self.most: Tensor | None = None  # log-odds of labels that lead at the inputs
 
-    def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
+    def look(self, logits: Tensor, apart: Apart, progress: float | Tensor) -> Look:
         """Look at logits; the first, at the inputs, tell which classes are masked."""
         log_p = logits.log_softmax(dim=1)
         if self.weights is None:
