@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._logits import Apart, log_odds, masked, slope_of_log_odds, slope_of_renyi
+from advcal._logits import Apart, log_odds, masked, off_one, slope_of_log_odds, slope_of_renyi
 from advcal._random import draw
 from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
@@ -45,6 +45,10 @@ def uca(
     led back while its entropy goes on to rise, and the steps of an example are halved at each
     crossing. After 10 steps, and then 20, 40, … more, all of this begins again from the best point,
     so that a longer attack never finds less. Returns, per example, the least confident point seen.
+
+    A larger radius can find less, as its steps are longer: at 10 steps the mean confidence of small
+    networks rose by up to .08 from a radius to the next, at 150 steps not at all. The least of what
+    is found at smaller radii too, as `confidence_envelope` takes it, cannot rise.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
     forward pass makes sure of: accuracy is exactly the clean one.
@@ -340,11 +344,17 @@ class _Towards:
         self.wanted = confidence.logit()
         self.sign = self.wanted.sign()
 
-    def look(self, logits: Tensor, apart: Apart, progress: float | Tensor) -> Look:
-        """Lower the log-odds of the other classes, or raise the entropy if they are too low."""
-        low, high = _ORDERS
+    def look(
+        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
+    ) -> Look:
+        """Lower the log-odds of the other classes, or raise the entropy if they are too low.
+
+        The order of what has crossed rises half as far, as on the boundary all classes count.
+        """
+        order = _order(progress)
         odds, lower = slope_of_log_odds(apart)
-        flat = slope_of_renyi(apart, low * (high / low) ** progress)
+        orders = order if crossed is None else torch.where(crossed, _order(progress / 2), order)
+        flat = slope_of_renyi(apart, orders)
         odds = -odds
         above = odds > self.wanted
         return Look(self._score(odds), torch.where(above[:, None], -flat, lower), above)
@@ -360,3 +370,8 @@ class _Towards:
         miss = (odds - self.wanted).abs()
         near = (odds.sigmoid() - self.confidence).abs() <= self.tol
         return -miss.masked_fill(near, 0)
+
+
+def _order(progress: float) -> float:
+    low, high = _ORDERS
+    return off_one(low * (high / low) ** progress)

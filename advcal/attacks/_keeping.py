@@ -36,8 +36,13 @@ class Look(NamedTuple):
 class Aim(Protocol):
     """Where to go while the label is kept."""
 
-    def look(self, logits: Tensor, apart: Apart, progress: float | Tensor) -> Look:
-        """Look at logits, at a progress from 0 at the first step to 1 at the last."""
+    def look(
+        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
+    ) -> Look:
+        """Look at logits, at a progress from 0 at the first step to 1 at the last.
+
+        If the descent begins anew now and then, `crossed` tells which have crossed since.
+        """
         ...
 
 
@@ -47,7 +52,9 @@ class Lower:
 
     objective: Callable[[Tensor], Tensor]
 
-    def look(self, logits: Tensor, apart: Apart, progress: float | Tensor) -> Look:
+    def look(
+        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
+    ) -> Look:
         """Take the gradient by autograd."""
         values, back = linearised(self.objective, logits)
         return Look(-values.detach(), back(torch.ones_like(values)))
@@ -75,8 +82,8 @@ def descend_keeping(
     With `anew` it begins again from the best point after 10 steps, then after 20, 40, … more, and
     closes in only in the last quarter of these: halved for good, the steps of a long descent would
     end where it first met the boundary. What more steps see comes on top of what fewer see. It then
-    follows the aim on either side of the boundary, beside winning the label back, and an example
-    that has met the boundary progresses half as far: the optimum lies along the boundary there.
+    follows the aim on the other side too, beside winning the label back: the optimum of an example
+    that has crossed lies along the boundary.
 
     Args:
         model: The model, frozen.
@@ -110,8 +117,8 @@ def descend_keeping(
                 least_lead = _MARGIN_KEPT * lead.abs()
             else:
                 keeps = keeps & (lead >= least_lead)
-            progress = step / max(1, length - 1)
-            seen = aim.look(logits, apart, size.slowed(progress) if anew else progress)
+            crossed = size.crossed() if anew else None
+            seen = aim.look(logits, apart, step / max(1, length - 1), crossed)
             best.offer(here, keeps, seen.score)
             if step == taken:
                 break
@@ -119,9 +126,13 @@ def descend_keeping(
             size.cross(side, ever_kept, least if step < _CLOSE_IN * length else 0.0)
             ever_kept = ever_kept | keeps
             if anew:  # not while it leads by too little: two classes would cancel out
-                regain = regain + scaled(seen.gradient) * (lead < 0)[:, None]
-            slope = torch.where(keeps[:, None], seen.gradient, regain)
-            here = region.project(region.ascend(here, -back(scaled(slope)), size.now))
+                follow = scaled(seen.gradient)
+                slope = torch.where(
+                    keeps[:, None], follow, regain + follow * (lead < 0).unsqueeze(1)
+                )
+            else:
+                slope = scaled(torch.where(keeps[:, None], seen.gradient, regain))
+            here = region.project(region.ascend(here, -back(slope), size.now))
         here = best.points
     return best.points
 
@@ -147,9 +158,9 @@ class _Halved:
         self.now, self._first = first, first
         self._side: Tensor | None = None
 
-    def slowed(self, progress: float) -> Tensor:
-        """Halve a progress for those that have crossed, shape `(n,)`."""
-        return torch.where(self.now < self._first, progress / 2, progress)
+    def crossed(self) -> Tensor:
+        """Tell which have been halved, shape `(n,)`."""
+        return self.now < self._first
 
     def cross(self, side: Tensor, counts: Tensor, least: float) -> None:
         """Take in on which side each example is, whether that counts, and the least share."""
