@@ -103,7 +103,7 @@ def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
     Written in the distances of the logits to the label's, so that the gradient is exact if the
     label has all the probability. If not even that tells it from 0, log-odds stand in.
     """
-    order = order if abs(order - 1) > 0.01 else 1.01
+    order = off_one(order)
     logits = wide(logits)
     others = without_label(logits, labels) - logits.gather(1, labels[:, None])
     odds = others.logsumexp(dim=1)
@@ -111,17 +111,23 @@ def renyi(logits: Tensor, labels: Tensor, order: float) -> Tensor:
     return torch.where(odds > _sure(odds), value, odds)
 
 
+def off_one(order: float) -> float:
+    """Return an order of the entropy, or 1.01 if it is too near 1 to divide by the difference."""
+    return order if abs(order - 1) > 0.01 else 1.01
+
+
 def _sure(odds: Tensor) -> float:
     return _SURE if odds.dtype == torch.float64 else _SURE / 6  # where no exponential is 0 yet
 
 
-def slope_of_renyi(apart: Apart, order: float) -> Tensor:
-    r"""Return the gradient of `renyi`, in the dtype of the logits.
+def slope_of_renyi(apart: Apart, order: float | Tensor) -> Tensor:
+    r"""Return the gradient of `renyi`, of an order or one for each row, in the dtype of the logits.
 
     In the distances $s_k$ of the others to the label it is $\frac{\beta}{1 - \beta}
     (e^{\beta s_k} / \sum_j e^{\beta s_j} - e^{s_k} / \sum_j e^{s_j})$, sums over the label too.
+    Orders of rows have to be `off_one`.
     """
-    order = order if abs(order - 1) > 0.01 else 1.01
+    order = order.unsqueeze(1) if isinstance(order, Tensor) else off_one(order)
     others = wide(apart.others) - apart.label
     odds, bent = others.logsumexp(dim=1, keepdim=True), order * others
     more = (bent - softplus(bent.logsumexp(dim=1, keepdim=True))).exp_()

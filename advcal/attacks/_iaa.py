@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advcal import _checks
 from advcal._logits import Apart, finite, masked
+from advcal._sums import wide
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import Best, Goal, Point, climb, logits_at, predicted
@@ -135,7 +136,9 @@ class _Down:
         self.weights: Tensor | None = None  # of the log-probabilities, in what is raised
         self.most: Tensor | None = None  # log-odds of labels that lead at the inputs
 
-    def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
+    def look(
+        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
+    ) -> Look:
         """Look at logits; the first, at the inputs, tell which classes are masked."""
         log_p = logits.log_softmax(dim=1)
         if self.weights is None:
@@ -151,7 +154,7 @@ class _Down:
 
     def unless_surer(self, score: Tensor, apart: Apart) -> Tensor:
         """Let no point count that is more confident in a label than the input, which has it too."""
-        odds = apart.label[:, 0] - apart.others.logsumexp(dim=1)
+        odds = wide(apart.label)[:, 0] - wide(apart.others).logsumexp(dim=1)
         if self.most is None:
             leads = apart.label[:, 0] >= apart.others.amax(dim=1)
             self.most = torch.where(leads, odds, torch.inf)

@@ -15,7 +15,7 @@ from advcal.attacks._gradient import Best, linearised, logits_at, look_at, scale
 
 _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
 _FIRST = 10  # steps before a descent begins again
-_LEAST = 0.05  # of the first step, the least one after that, until …
+_LEAST = 0.1  # of the first step, the least one after that, until …
 _CLOSE_IN = 0.75  # … so much of the steps are done
 
 
@@ -36,8 +36,13 @@ class Look(NamedTuple):
 class Aim(Protocol):
     """Where to go while the label is kept."""
 
-    def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
-        """Look at logits, at a progress from 0 at the first step to 1 at the last."""
+    def look(
+        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
+    ) -> Look:
+        """Look at logits, at a progress from 0 at the first step to 1 at the last.
+
+        If the descent begins anew now and then, `crossed` tells which have crossed since.
+        """
         ...
 
 
@@ -47,7 +52,9 @@ class Lower:
 
     objective: Callable[[Tensor], Tensor]
 
-    def look(self, logits: Tensor, apart: Apart, progress: float) -> Look:
+    def look(
+        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
+    ) -> Look:
         """Take the gradient by autograd."""
         values, back = linearised(self.objective, logits)
         return Look(-values.detach(), back(torch.ones_like(values)))
@@ -74,7 +81,9 @@ def descend_keeping(
 
     With `anew` it begins again from the best point after 10 steps, then after 20, 40, … more, and
     closes in only in the last quarter of these: halved for good, the steps of a long descent would
-    end where it first met the boundary. What more steps see comes on top of what fewer see.
+    end where it first met the boundary. What more steps see comes on top of what fewer see. It then
+    follows the aim on the other side too, beside winning the label back: the optimum of an example
+    that has crossed lies along the boundary.
 
     Args:
         model: The model, frozen.
@@ -108,15 +117,22 @@ def descend_keeping(
                 least_lead = _MARGIN_KEPT * lead.abs()
             else:
                 keeps = keeps & (lead >= least_lead)
-            seen = aim.look(logits, apart, step / max(1, length - 1))
+            crossed = size.crossed() if anew else None
+            seen = aim.look(logits, apart, step / max(1, length - 1), crossed)
             best.offer(here, keeps, seen.score)
             if step == taken:
                 break
             side = keeps if seen.side is None else (seen.side + 1) * keeps
             size.cross(side, ever_kept, least if step < _CLOSE_IN * length else 0.0)
             ever_kept = ever_kept | keeps
-            slope = torch.where(keeps[:, None], seen.gradient, regain)
-            here = region.project(region.ascend(here, -back(scaled(slope)), size.now))
+            if anew:  # not while it leads by too little: two classes would cancel out
+                follow = scaled(seen.gradient)
+                slope = torch.where(
+                    keeps[:, None], follow, regain + follow * (lead < 0).unsqueeze(1)
+                )
+            else:
+                slope = scaled(torch.where(keeps[:, None], seen.gradient, regain))
+            here = region.project(region.ascend(here, -back(slope), size.now))
         here = best.points
     return best.points
 
@@ -141,6 +157,10 @@ class _Halved:
     def __init__(self, first: Tensor) -> None:
         self.now, self._first = first, first
         self._side: Tensor | None = None
+
+    def crossed(self) -> Tensor:
+        """Tell which have been halved, shape `(n,)`."""
+        return self.now < self._first
 
     def cross(self, side: Tensor, counts: Tensor, least: float) -> None:
         """Take in on which side each example is, whether that counts, and the least share."""

@@ -200,6 +200,34 @@ def test_iaa_never_raises_a_confidence(label, options):
     ].any()
 
 
+@pytest.mark.parametrize("options", [{}, {"random_start": True}, {**SEARCH, "steps": 10}])
+@pytest.mark.parametrize("case", ["saturated", "ties", "masked", "masked by a number", "half"])
+def test_iaa_never_raises_a_confidence_that_is_hard_to_tell(case, options):
+    """Its log-odds are compared, in float64: float32 does not tell neighbours apart."""
+    torch.manual_seed(0)
+    dtype = torch.float16 if case == "half" else torch.float32
+    layers, rows = nn.Linear(6, 20, dtype=dtype), torch.arange(20)
+    off = {"masked": -torch.inf, "masked by a number": -1e4}
+
+    def model(points):
+        logits = layers(points) * (300 if case == "saturated" else 1)
+        if case == "ties":  # of every prediction with another class
+            logits = torch.where(rows == 0, logits.amax(dim=1, keepdim=True), logits)
+        return torch.where((rows > 2) & (rows < 6), off[case], logits) if case in off else logits
+
+    def odds(points):
+        logits = model(points).detach().double()
+        one, label = logits, logits.argmax(dim=1)[:, None]
+        return one.gather(1, label)[:, 0] - one.scatter(1, label, -torch.inf).logsumexp(dim=1)
+
+    inputs = torch.rand(20, 6).to(dtype)
+    labels = model(inputs).argmax(dim=1)
+    options = {"generator": seeded(), "label": "predicted", **options}
+    found = iaa(model, inputs, labels, eps=0.1, **options)
+    assert model(found).argmax(dim=1).equal(labels)
+    assert (odds(found) <= odds(inputs) + 1e-12).all()
+
+
 def test_mma_is_uca_and_oca():
     model, (inputs, labels) = mlp(), examples(20)
     right = answers(model, inputs) == labels

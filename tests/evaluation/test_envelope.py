@@ -1,7 +1,9 @@
 """The confidence envelope."""
 
 import dataclasses
+import itertools
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -48,6 +50,33 @@ def test_it_opens_and_holds_every_attack(norm):
         options = {"eta": -1.0, "omega": UNIFORM, "norm": norm}
         found = generalised_ace(model, inputs, labels, eps=radius, **options)
         assert low <= mean_confidence(model, found) + 1e-12
+
+
+def every_attack(predicted):
+    """All attacks that keep predictions, at their own defaults."""
+    here, elsewhere = (torch.nn.functional.one_hot((predicted + i) % 5, 5).double() for i in (0, 1))
+    both = itertools.product((1.0, -1.0), (torch.full((5,), 0.2), here, elsewhere))
+    yield from (uca, oca, mma, rca, ace)
+    for variant in ("accept", "published"):
+        yield partial(iaa, label="predicted", variant=variant)
+    yield from (partial(generalised_ace, eta=eta, omega=omega) for eta, omega in both)
+
+
+@pytest.mark.parametrize(("norm", "eps", "seed"), [("linf", 0.12, 4), ("l2", 0.5, 5)])
+def test_no_attack_at_its_defaults_lies_outside(norm, eps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.rand(10, 8, generator=generator, dtype=torch.float64)
+    hidden, out = (torch.randn(n, 16, generator=generator).double() for n in (8, 5))
+    model = lambda inputs: ((2 * inputs - 1) @ hidden).relu() @ out.T / 2  # noqa: E731
+    predicted = model(inputs).argmax(dim=1)
+    labels = torch.where(torch.arange(10) % 3 == 0, (predicted + 1) % 5, predicted)
+    options = {"eps": eps, "norm": norm}
+    envelope = confidence_envelope(model, [(inputs, labels)], **{**options, "eps": [eps]})
+    for attack in every_attack(predicted):
+        found = attack(model, inputs, labels, **options)
+        kept = (model(found).argmax(dim=1) == predicted)[:, None]  # always, but if published
+        mean = mean_confidence(model, torch.where(kept, found, inputs))
+        assert envelope.lowest[0] - 1e-9 <= mean <= envelope.highest[0] + 1e-9, attack
 
 
 def test_it_opens_where_gradients_vanish():
