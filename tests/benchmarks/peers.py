@@ -109,14 +109,14 @@ def time_in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dic
 def cifar10_model(weights: Path) -> nn.Module:
     """Load a network that one of the CIFAR-10 examples has trained."""
     state = torch.load(weights, weights_only=True)
-    for make in (models.small_cnn, models.published_cnn):
+    for make in (models.small_cnn, models.published_cnn, models.fastnet):
         model = make()
         if model.state_dict().keys() == state.keys() and all(
             value.shape == state[name].shape for name, value in model.state_dict().items()
         ):
             model.load_state_dict(state)
             return model.to(memory_format=torch.channels_last).eval()
-    raise SystemExit(f"{weights} holds the weights of neither small_cnn nor published_cnn")
+    raise SystemExit(f"{weights} holds the weights of neither small_cnn, published_cnn nor fastnet")
 
 
 def networks(weights: Iterable[Path]) -> dict[str, nn.Module]:
