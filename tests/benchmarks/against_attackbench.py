@@ -11,8 +11,10 @@ bisection of it, as there.
     python tests/benchmarks/against_attackbench.py --weights FOLDER --cifar10 PATH --mnist PATH \
         --json docs/benchmarks/attackbench.json
 
-FOLDER holds fastnet.pt, and what attackbench_networks.py has trained. What the JSON has is not run
-again. A peer that is missing or fails is listed with its reason.
+FOLDER holds what attackbench_networks.py has trained, and fastnet.pt if that is asked for. Only
+images that a network gets right are attacked. What the JSON has is not run again. A peer that is
+missing or fails is listed with its reason. With `--leading 3` the peers are those three that were
+ahead on the network, in the norm, at the greatest smaller budget.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import contextlib
 import importlib
 import json
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -50,8 +53,7 @@ class Tracked(nn.Module):
         super().__init__()
         self.model, self.inputs, self.labels, self.norm = model, inputs, labels, norm
         self.budget, self.queries = budget, torch.zeros(len(labels), dtype=torch.int64)
-        right = peers.right(model, inputs, labels)
-        self.nearest = torch.where(right, torch.inf, 0.0)
+        self.nearest = torch.full((len(labels),), torch.inf)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Answer, count and keep."""
@@ -208,19 +210,23 @@ def table(norm: str, budget: int) -> dict[str, peers.Attack]:
 def distances(
     model: nn.Module, examples: tuple[Tensor, Tensor], attack: peers.Attack, norm: str, budget: int
 ) -> list[float | None]:
-    """Run one attack on all examples, in batches of 100; None for what it never fooled."""
+    """Attack what is right, in batches of 100; 0 for the others, None for what was never fooled."""
     torch.manual_seed(42)
-    nearest = []
-    for inputs, labels in zip(*(each.split(100) for each in examples), strict=True):
+    right = peers.right(model, *examples)
+    nearest = torch.zeros(len(right))
+    for rows in right.nonzero()[:, 0].split(100):
+        inputs, labels = (each[rows] for each in examples)
         tracked = Tracked(model, inputs, labels, norm, budget).eval()
         with contextlib.suppress(SpentError):
             found = attack(tracked, inputs.clone(), labels.clone()).detach().clamp(0, 1)
             with torch.no_grad():
                 output = model(found)
             tracked.keep(found, output, torch.arange(len(found)), torch.ones_like(labels) > 0)
-        nearest.append(tracked.nearest)
-    every = torch.cat(nearest).tolist()
-    return [float(f"{each:.5g}") if math.isfinite(each) else None for each in every]
+        nearest[rows] = tracked.nearest
+    return [float(f"{each:.5g}") if math.isfinite(each) else None for each in nearest.tolist()]
+
+
+Runs = dict[str, dict[str, object]]
 
 
 def kept(run: dict[str, object]) -> list[float]:
@@ -242,24 +248,75 @@ def optimality(nearest: list[float], best: Tensor) -> float:
     return float((reached / wanted).clamp(0, 1))
 
 
-def print_tables(runs: dict[str, dict[str, object]]) -> None:
-    """Print the local optimality of each attack, networks in columns, and their mean."""
-    keys = [tuple(key.split("|")) for key in runs]
-    by_norm = sorted({(norm, int(budget)) for _, norm, budget, _ in keys})
-    for norm, budget in by_norm:
-        networks = sorted({k[0] for k in keys if k[1] == norm and int(k[2]) == budget})
-        rows = []
-        for name in sorted({k[3] for k in keys if k[1] == norm and int(k[2]) == budget}):
-            row: dict[str, object] = {f"{norm}, {budget}": name}
-            for network in networks:
-                every = [kept(v) for k, v in runs.items() if k.startswith(f"{network}|{norm}|")]
-                best = torch.tensor(every, dtype=torch.float64).amin(dim=0)
-                run = runs.get(f"{network}|{norm}|{budget}|{name}")
-                row[network] = optimality(kept(run), best) if run else math.nan
-            values = [float(row[network]) for network in networks]  # type: ignore[arg-type]
-            rows.append(row | {"mean": sum(values) / len(values)})
-        print()
-        peers.print_table(sorted(rows, key=lambda row: -float(row["mean"])))  # type: ignore[arg-type]
+def reached(runs: Runs, network: str, norm: str, budget: int | None = None) -> dict[str, float]:
+    """Measure the local optimality of each attack among those of one budget, or of all."""
+    start = f"{network}|{norm}|" + ("" if budget is None else f"{budget}|")
+    mine = {key[len(start) :]: kept(run) for key, run in runs.items() if key.startswith(start)}
+    best = torch.tensor(list(mine.values()), dtype=torch.float64).amin(dim=0)
+    return {name: optimality(each, best) for name, each in mine.items()}
+
+
+def budgets(runs: Runs, network: str, norm: str) -> list[int]:
+    """List the budgets of which there are runs."""
+    keys = (key.split("|") for key in runs)
+    return sorted({int(key[2]) for key in keys if key[:2] == [network, norm]})
+
+
+def leading(runs: Runs, network: str, norm: str, budget: int, n: int) -> set[str]:
+    """Name the peers that were ahead at the greatest smaller budget."""
+    last = max(each for each in budgets(runs, network, norm) if each < budget)
+    values = reached(runs, network, norm, last)
+    return set(sorted(filter(_is_peer, values), key=lambda name: values[name])[-n:])
+
+
+def _is_peer(name: str) -> bool:
+    return not name.startswith("advcal")
+
+
+def table_of_means(runs: Runs, norm: str) -> str:
+    """Write a table of each attack's local optimality at each budget, the mean over networks."""
+    networks = sorted({key.split("|")[0] for key in runs})
+    columns = sorted({each for n in networks for each in budgets(runs, n, norm)})
+    every = {b: [reached(runs, n, norm, b) for n in networks] for b in columns}
+    means = {
+        (name, b): statistics.fmean(each[name] for each in every[b])
+        for b in columns
+        for name in every[b][0]
+        if all(name in each for each in every[b])
+    }
+    names = {name for name, b in means if b == columns[0]}
+    rows = [f"| {norm} | {' | '.join(f'{b:,}' for b in columns)} |", _rule(len(columns))]
+    for name in sorted(names, key=lambda name: -means[name, columns[0]]):
+        cells = [_figure(means.get((name, b), math.nan)) for b in columns]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def table_of_networks(runs: Runs, ours: str = "advcal minimum_norm") -> str:
+    """Write a table of ours and the best of the peers for each norm, budget and network."""
+    networks = sorted({key.split("|")[0] for key in runs})
+    rows = [f"| norm, propagations | {' | '.join(networks)} | mean |", _rule(len(networks) + 1)]
+    for norm in ORDERS:
+        for budget in budgets(runs, networks[0], norm):
+            every = [reached(runs, network, norm, budget) for network in networks]
+            mine = [each[ours] for each in every]
+            best = [max(v for name, v in each.items() if _is_peer(name)) for each in every]
+            mine.append(statistics.fmean(mine))
+            best.append(statistics.fmean(best))
+            cells = [
+                f"**{_figure(a)}**, {_figure(b)}" if a > b else f"{_figure(a)}, {_figure(b)}"
+                for a, b in zip(mine, best, strict=True)
+            ]
+            rows.append(f"| {norm}, {budget:,} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _rule(n_columns: int) -> str:
+    return "|:--" + "|--:" * n_columns + "|"
+
+
+def _figure(value: float) -> str:
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:.3f}"
 
 
 def load(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -275,6 +332,21 @@ def load(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[Tensor, 
     return model, peers.test_images(args.cifar10, args.n)
 
 
+def chosen(
+    args: argparse.Namespace, runs: Runs, network: str, norm: str, budget: int
+) -> dict[str, peers.Attack]:
+    """List the attacks that are asked for and not in the record."""
+    every = {
+        name: attack
+        for name, attack in table(norm, budget).items()
+        if args.only in name and not (args.skip and args.skip in name)
+    }
+    if args.leading:
+        ahead = leading(runs, network, norm, budget, args.leading)
+        every = {n: each for n, each in every.items() if n in ahead or not _is_peer(n)}
+    return {n: each for n, each in every.items() if f"{network}|{norm}|{budget}|{n}" not in runs}
+
+
 def main() -> None:
     """Run what is missing, print and keep."""
     parser = argparse.ArgumentParser(
@@ -283,12 +355,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of the networks")
     parser.add_argument("--cifar10", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument("--mnist", type=Path, required=True, help="folder that holds MNIST")
-    names = ["fastnet", *attackbench_networks.NETWORKS]
-    parser.add_argument("--networks", nargs="+", choices=names, default=names)
+    names = list(attackbench_networks.NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=[*names, "fastnet"], default=names)
     parser.add_argument("--norms", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--budgets", nargs="+", type=int, default=[50, 250, 1000])
     parser.add_argument("--only", default="", help="a part of the names of the attacks to run")
     parser.add_argument("--skip", help="a part of the names of the attacks not to run")
+    parser.add_argument("--leading", type=int, help="how many of the peers (all)")
     parser.add_argument("--n", type=int, default=500, help="test images (500)")
     parser.add_argument("--json", type=Path, required=True, help="where the figures are kept")
     args = parser.parse_args()
@@ -302,10 +375,8 @@ def main() -> None:
         for network in args.networks:
             model, examples = load(network, args)
             for norm in args.norms:
-                for name, attack in table(norm, budget).items():
+                for name, attack in chosen(args, runs, network, norm, budget).items():
                     key = f"{network}|{norm}|{budget}|{name}"
-                    if key in runs or args.only not in name or (args.skip and args.skip in name):
-                        continue
                     start = time.process_time()
                     try:
                         found = distances(model, examples, attack, norm, budget)
@@ -315,7 +386,9 @@ def main() -> None:
                     runs[key] = {"distances": found, "seconds": time.process_time() - start}
                     print(key, f"{runs[key]['seconds']:.0f} s", flush=True)
                     peers.write_json(args.json, record)
-    print_tables(runs)
+    for norm in args.norms:
+        print(f"\n{table_of_means(runs, norm)}")
+    print(f"\n{table_of_networks(runs)}")
     record["versions"] = peers.versions(["adv-lib", "foolbox", "torchattacks"])
     peers.write_json(args.json, record)
 
