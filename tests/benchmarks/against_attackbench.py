@@ -210,20 +210,20 @@ def table(norm: str, budget: int) -> dict[str, peers.Attack]:
 def distances(
     model: nn.Module, examples: tuple[Tensor, Tensor], attack: peers.Attack, norm: str, budget: int
 ) -> list[float | None]:
-    """Attack what is right, in batches of 100; 0 for the others, None for what was never fooled."""
+    """Attack the images that are right, in batches of 100; None for what was never fooled."""
     torch.manual_seed(42)
     right = peers.right(model, *examples)
-    nearest = torch.zeros(len(right))
-    for rows in right.nonzero()[:, 0].split(100):
-        inputs, labels = (each[rows] for each in examples)
+    nearest = []
+    for inputs, labels in zip(*(each[right].split(100) for each in examples), strict=True):
         tracked = Tracked(model, inputs, labels, norm, budget).eval()
         with contextlib.suppress(SpentError):
             found = attack(tracked, inputs.clone(), labels.clone()).detach().clamp(0, 1)
             with torch.no_grad():
                 output = model(found)
             tracked.keep(found, output, torch.arange(len(found)), torch.ones_like(labels) > 0)
-        nearest[rows] = tracked.nearest
-    return [float(f"{each:.5g}") if math.isfinite(each) else None for each in nearest.tolist()]
+        nearest.append(tracked.nearest)
+    every = torch.cat(nearest).tolist()
+    return [float(f"{each:.4g}") if math.isfinite(each) else None for each in every]
 
 
 Runs = dict[str, dict[str, object]]
@@ -237,21 +237,18 @@ def kept(run: dict[str, object]) -> list[float]:
 
 def optimality(nearest: list[float], best: Tensor) -> float:
     """Measure how much of the best reduction of robust accuracy an attack reached."""
-    last = best[best.isfinite()].max()
-    rho = (best > 0).double().mean()
-
-    def area(values: Tensor) -> Tensor:
-        return values.clamp_max(last).mean()  # of the survival curve up to the last
-
-    wanted = rho * last - area(best)
-    reached = rho * last - area(torch.tensor(nearest, dtype=torch.float64))
-    return float((reached / wanted).clamp(0, 1))
+    last = best[best.isfinite()].max()  # up to here the areas under the curves are taken
+    every = torch.tensor(nearest, dtype=torch.float64)
+    taken, wanted = (last - each.clamp_max(last).mean() for each in (every, best))
+    return float((taken / wanted).clamp(0, 1))
 
 
 def reached(runs: Runs, network: str, norm: str, budget: int | None = None) -> dict[str, float]:
     """Measure the local optimality of each attack among those of one budget, or of all."""
     start = f"{network}|{norm}|" + ("" if budget is None else f"{budget}|")
     mine = {key[len(start) :]: kept(run) for key, run in runs.items() if key.startswith(start)}
+    if not mine:
+        return {}
     best = torch.tensor(list(mine.values()), dtype=torch.float64).amin(dim=0)
     return {name: optimality(each, best) for name, each in mine.items()}
 
@@ -299,8 +296,8 @@ def table_of_networks(runs: Runs, ours: str = "advcal minimum_norm") -> str:
     for norm in ORDERS:
         for budget in budgets(runs, networks[0], norm):
             every = [reached(runs, network, norm, budget) for network in networks]
-            mine = [each[ours] for each in every]
-            best = [max(v for name, v in each.items() if _is_peer(name)) for each in every]
+            mine = [each.get(ours, math.nan) for each in every]
+            best = [max((v for n, v in e.items() if _is_peer(n)), default=math.nan) for e in every]
             mine.append(statistics.fmean(mine))
             best.append(statistics.fmean(best))
             cells = [
