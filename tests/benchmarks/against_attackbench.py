@@ -38,6 +38,7 @@ from advcal.attacks import ddn, fmn, foot, minimum_norm
 
 ORDERS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": math.inf}
 FIRST_RADII = {"l1": 10.0, "l2": 1.0, "linf": 1 / 255}
+NETWORKS = "plain", "robust-16", "vit-8", "mnist"
 SEARCHES = 20  # of a radius
 MOST = 4  # budgets, after which an attack that does not end by itself is stopped
 
@@ -352,8 +353,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of the networks")
     parser.add_argument("--cifar10", type=Path, required=True, help="folder that holds CIFAR-10")
     parser.add_argument("--mnist", type=Path, required=True, help="folder that holds MNIST")
-    names = list(attackbench_networks.NETWORKS)
-    parser.add_argument("--networks", nargs="+", choices=[*names, "fastnet"], default=names)
+    names = [*attackbench_networks.NETWORKS, "fastnet"]
+    parser.add_argument("--networks", nargs="+", choices=names, default=NETWORKS)
     parser.add_argument("--norms", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--budgets", nargs="+", type=int, default=[50, 250, 1000])
     parser.add_argument("--only", default="", help="a part of the names of the attacks to run")

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from advcal import attacks
 
 RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
-NETWORKS = {"small_cnn": peers.models.small_cnn, "resnet": attackbench_networks.robust}
+NETWORKS = {"small_cnn": peers.models.small_cnn, "resnet": attackbench_networks.NETWORKS["robust"]}
 
 
 def within(name: str, **options: object) -> dict[str, peers.Attack]:
