@@ -104,7 +104,7 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
 
 _declare("accumulate candidates n n_bins n_levels resamples restarts", count)
 _declare("n_pilot search_steps size steps", count)
-_declare("denominator every", optional(count))
+_declare("denominator every schedule_steps", optional(count))
 _declare("digits", optional(partial(count, least=0)))
 _declare("n_classes", partial(count, least=2))
 _declare("levels", optional(partial(count, least=2)))

@@ -161,6 +161,7 @@ GOOD: dict[str, Callable[[], Any]] = {
     "run": lambda: lambda **_: RECORD,
     "runs": lambda: [rows(), rows().flip(1)],
     "score": lambda: 0.5,
+    "schedule_steps": lambda: 4,
     "scores": lambda: drawn(30),
     "search_steps": lambda: 1,
     "sets": lambda: rows(N) > 0.2,
@@ -930,7 +931,7 @@ KINDS: dict[str, Callable[..., Iterator[Bad]]] = {
          "restarts", "search_steps", "severity", "size", "steps", "n"), of_count,
     ),
     "strength": partial(of_number, optional=True),
-    "every": partial(of_count, optional=True),
+    **dict.fromkeys(("every", "schedule_steps"), partial(of_count, optional=True)),
     "n_classes": of_count,
     **dict.fromkeys(("n_free", "n_targets"), partial(of_count, zero=EITHER)),
     **dict.fromkeys(

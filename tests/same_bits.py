@@ -291,6 +291,7 @@ ATTACK_VALUES: dict[str, tuple] = {
     "queries": (0, 30),
     "random_start": (False, True),
     "restarts": (1, 3),
+    "schedule_steps": (None, 100),
     "rho": (0.0, 0.5, 1.0),
     "search_steps": (1, 4),
     "step_size": (0.02, 0.3),

@@ -71,9 +71,10 @@ KEYWORDS = {
     "n_pilot", "n_targets", "names", "noise", "norm", "omega", "others", "out_batches", "over",
     "overshoot", "path", "penalty", "percent", "positive", "prior", "progress", "queries",
     "random_start", "records", "reduction", "reference", "resamples", "restarts", "rho", "runs",
-    "schedule", "score", "search_steps", "severity", "side", "sigma", "size", "sources",
-    "stacked", "start", "state", "statistic", "step_size", "steps", "stop_early", "strength",
-    "targeted", "targets", "threshold", "title", "tol", "tpr", "variant", "votes", "weights",
+    "schedule", "schedule_steps", "score", "search_steps", "severity", "side", "sigma", "size",
+    "sources", "stacked", "start", "state", "statistic", "step_size", "steps", "stop_early",
+    "strength", "targeted", "targets", "threshold", "title", "tol", "tpr", "variant", "votes",
+    "weights",
 }  # fmt: skip
 VARIADIC = {"attacks", "objectives", "others"}
 

@@ -25,6 +25,7 @@ def square(
     norm: Norm = "linf",
     steps: int = 5000,
     initial_p: float = 0.8,
+    schedule_steps: int | None = None,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
@@ -36,9 +37,9 @@ def square(
     tries to set a random square, every channel to one end of its range (`linf`), or to move the
     perturbation of one random square to another (`l2`, `l1`), and keeps what raises the margin
     $\max_{k \ne y} z_k - z_y$ or fools the model. The square covers a share `initial_p` of the
-    image at first and less and less later on, the published schedule stretched to `steps`. An
-    example that is fooled leaves the batch at once, so that `steps` is the most queries that one
-    takes. The model need not be differentiable.
+    image at first and less and less later on, by the published schedule, which ends with
+    `schedule_steps`. An example that is fooled leaves the batch at once, so that `steps` is the
+    most queries that one takes. The model need not be differentiable.
 
     Inputs of another shape than `(n, channels, height, width)` are taken as one row of values, and
     squares are then intervals. What is drawn for an example depends on `generator`, on its place in
@@ -52,6 +53,8 @@ def square(
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: How often to call the model, at most.
         initial_p: The share of the image that the first squares cover, above 0 and at most 1.
+        schedule_steps: Over how many steps the squares shrink, whether so many are taken or not;
+            `steps` if None. AutoAttack's is 10,000.
         targeted: Whether to move towards `labels` instead of away from them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: The source of the squares; a copy of the global one if None.
@@ -89,12 +92,13 @@ def square(
             like = torch.empty(n, *shape, dtype=torch.float32, device=inputs.device)
             return drawn(torch.rand, like, generator)[rows]
 
+        shrinking = steps if schedule_steps is None else schedule_steps
         best, here = Best(whole.centre, stop=True), MOVES[norm](whole)
         rows = torch.arange(n, device=inputs.device)
         points = here.start(partial(draw, rows))
         for step in range(steps):
             if step:
-                halvings = sum(step * 10_000 // steps > after for after in _HALVED_AFTER)
+                halvings = sum(step * 10_000 // shrinking > after for after in _HALVED_AFTER)
                 share = initial_p / 2**halvings
                 points = here.proposal(best.points[rows], share, partial(draw, rows))
             logits = logits_at(model, points.reshape(len(rows), *inputs.shape[1:]))

@@ -1,5 +1,6 @@
 """Auto-PGD, Square and AutoAttack: closed-form optima, equal verdicts for less, no gradient."""
 
+import itertools
 import math
 from functools import partial
 
@@ -242,6 +243,26 @@ def test_square_keeps_only_what_is_better(norm):
     best = torch.stack(seen).amax(dim=0)
     assert len(seen) == 30
     torch.testing.assert_close(margin(model(found), labels, reduction="none"), best)
+
+
+def changed_by_square(**options):
+    """Return how many values each query of a `square` changes in one image of 16 × 16."""
+    points = []
+
+    def model(inputs):
+        points.append(inputs.clone())
+        return torch.stack([inputs.flatten(1).sum(dim=1) + 1e4, 0 * inputs[:, 0, 0, 0]], dim=1)
+
+    inputs = torch.full((1, 1, 16, 16), 0.5)
+    square(model, inputs, torch.tensor([0]), eps=0.1, generator=seeded(), **options)
+    return [(one != two).sum().item() for one, two in itertools.pairwise(points)]
+
+
+def test_the_schedule_of_square_has_a_length_of_its_own():
+    assert changed_by_square(steps=40) == changed_by_square(steps=40, schedule_steps=40)
+    short, long = changed_by_square(steps=40), changed_by_square(steps=40, schedule_steps=4000)
+    assert max(short[-8:]) <= 4 * 2  # at most two squares of 1 or 2 × 2 values in between
+    assert max(long[-8:]) > 50  # .8 / 4 of the image still
 
 
 def test_square_draws_for_an_example_whatever_its_neighbours_are():

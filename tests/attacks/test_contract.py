@@ -528,6 +528,7 @@ BAD_OPTIONS = {
     "candidates": [0, -1, 1.5, True, "3", None],
     "steps": [0, -1, 1.5, True, "3", None],
     "restarts": [0, -1, 1.5, True, "3", None],
+    "schedule_steps": [0, -1, 1.5, True, "3"],
     "search_steps": [0, -1, 1.5, True, "3", None],
     "rho": [-0.1, 1.1, float("nan"), "0.5", True, None],
     "n_targets": [-1, 1.5, True, "3", None],

@@ -6,8 +6,8 @@
 
 `robust` is a BatchNorm ResNet trained by single-step adversarial training at 8/255 and `vit` a
 plain vision transformer, both on CIFAR-10; `robust-16` and `vit-8` are like them, but take fewer
-operations, and `plain` is `robust-16` trained plainly. `mnist` is a CNN trained by PGD at 0.3 on the
-first 9,000 of MNIST's 10,000 test images, of which the benchmarks attack the others.
+operations, and `plain` is `robust-16` trained plainly. `mnist` is a CNN trained by PGD at 0.3 on
+the first 9,000 of MNIST's 10,000 test images, of which the benchmarks attack the others.
 """
 
 import argparse

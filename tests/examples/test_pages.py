@@ -223,6 +223,16 @@ def test_table_of_models_without_a_gradient():
     assert study["models"] == {}
 
 
+def test_tables_of_the_nearest_mistakes(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS.parent / "tests" / "benchmarks")
+    bench = importlib.import_module("against_attackbench")
+    runs = json.loads((DOCS / "benchmarks" / "attackbench.json").read_text())["runs"]
+    means = [bench.table_of_means(runs, norm) for norm in bench.ORDERS]
+    for text in [bench.table_of_networks(runs), *means]:
+        header, _, *expected = lines(text)
+        assert table("benchmarks.md", *header) == expected
+
+
 def test_table_of_deployed_forms():
     study = results("deployed.json")
     header, _, *expected = lines(deployed.table(study))
