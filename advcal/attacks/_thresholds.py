@@ -169,7 +169,7 @@ def reached_by(values: Tensor, n: Tensor) -> Tensor:
         high, n_high = torch.where(more, high, there), torch.where(more, n_high, n_there)
     left = (~found[:, 0]).nonzero()[:, 0]
     if len(left):
-        level[left] = _nth(values[left], n[left], int(n[left].max()))
+        level[left] = _nth(values[left], n[left], int(n[left].max())).to(level.dtype)
     return level
 
 
