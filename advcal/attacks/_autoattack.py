@@ -19,7 +19,7 @@ from advcal.attacks._shown import shown
 from advcal.attacks._square import square
 
 _STARTS, _MOST_TARGETS = 5, 5  # in L1
-_SCHEDULE = 10_000  # queries over which squares shrink in L1; elsewhere fewer serve better
+_SCHEDULE = 10_000  # queries over which squares shrink, but in linf, where large ones help less
 
 
 def autoattack(
@@ -44,8 +44,8 @@ def autoattack(
     nearest adversarial point, stands in for the targeted FAB of the published sequence, and comes
     second since it takes a ninth of the passes of the third; the order changes no verdict but by
     what is drawn. In `l1` `apgd` is the sparse variant, with five starts on the cross-entropy and
-    at most five classes to aim at, as published, and squares shrink as they would in 10,000
-    queries, however many are made.
+    at most five classes to aim at, as published. In `l2` and `l1` squares shrink as they would in
+    10,000 queries, however many are made.
 
     An example that is fooled, or wrong from the start, leaves the batch at once; what is drawn for
     an example depends on how many are left. It attacks accuracy, so it uses the true labels.
@@ -105,7 +105,7 @@ def autoattack(
         aims = min(n_targets, n_classes - 1)
         sequence[partial(climb, loss=loss, n_targets=n_targets)] = 1 + aims * (steps + 1)
     if queries:
-        over = _SCHEDULE if norm == "l1" else None
+        over = None if norm == "linf" else _SCHEDULE
         own = partial(square, norm=norm, schedule_steps=over, generator=generator)
         sequence[partial(own, steps=queries)] = queries
 

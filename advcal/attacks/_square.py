@@ -54,7 +54,7 @@ def square(
         steps: How often to call the model, at most.
         initial_p: The share of the image that the first squares cover, above 0 and at most 1.
         schedule_steps: Over how many steps the squares shrink, whether so many are taken or not;
-            `steps` if None. AutoAttack's is 10,000.
+            `steps` if None. AutoAttack has 10,000.
         targeted: Whether to move towards `labels` instead of away from them.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
         generator: The source of the squares; a copy of the global one if None.
