@@ -124,6 +124,21 @@ def compare(
         yield rows
 
 
+def table(record: dict[str, object], names: list[str]) -> str:
+    """Write a table of robust accuracies, and of times relative to the first library's."""
+    header = ["network, norm", *names, *(f"time, {name}" for name in names[1:])]
+    lines = [header, [":--", *["--:"] * (len(header) - 1)]]
+    for key, rows in record.items():
+        if isinstance(rows, list):
+            found = {row["attack"]: row for row in rows}
+            cells = [(name, "robust accuracy", ".3f") for name in names]
+            cells += [(name, "time / advcal", ".2f") for name in names[1:]]
+            missing = "\N{EN DASH}"
+            values = [format(found[n][k], f) if n in found else missing for n, k, f in cells]
+            lines.append([key, *values])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| :--", "|:--")
+
+
 def main() -> None:
     """Compare, print and keep."""
     parser = argparse.ArgumentParser(
