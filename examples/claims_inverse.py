@@ -78,9 +78,8 @@ CLAIMS = (
         "IAA",
         "entropy-AT",
         "PGD-AT",
-        "entropy-AT is more exposed to IAA than PGD-AT",
+        "entropy-AT, in place of ACE-AT, is more exposed to IAA than PGD-AT",
         lower=False,
-        reason="in place of ACE-AT, which is not public",
     ),
 )
 

@@ -91,7 +91,7 @@ def _error(record: Record, name: str, n: int) -> float:
     Accuracy is a share. A confidence lies in [0, 1], so it varies no more than a share of its mean.
     A gap between the two, signed or by bins, varies no more than both together. A confidence that
     is not told is taken for the one that varies most. Two right and two wrong answers are added,
-    since a share of 0 or 1 is no certainty.
+    since a share of 0 or 1 is no certainty. The upward bias of an error by bins is not in it.
     """
     accuracy, confidence = (
         math.sqrt(share * (1 - share) / n)

@@ -9,7 +9,7 @@ no L1. What the JSON has of as many images and queries is not run again.
     python tests/benchmarks/attackbench_networks.py robust --data cifar10 --out FOLDER
     python tests/benchmarks/attackbench_networks.py mnist --data mnist --out FOLDER
     python tests/benchmarks/against_autoattack.py --data cifar10 --mnist mnist \
-        --weights FOLDER/robust.pt FOLDER/mnist.pt --json docs/benchmarks/autoattack.json
+        --weights FOLDER/robust.pt FOLDER/mnist.pt --json docs/benchmarks/autoattack_robust.json
 """
 
 import argparse
@@ -117,7 +117,7 @@ def compare(
             "forward": forwards / len(inputs),
             "backward": backwards / len(inputs),
             "seconds": seconds,
-            "time / advcal": seconds / float(rows[0]["seconds"] if rows else seconds),
+            "time / advcal": seconds / float(rows[0]["seconds"] if rows else seconds),  # the first
             "leaves .grad": any(p.grad is not None for p in model.parameters()),
         }
         rows = [*rows, row]

@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["digits", "digits, robust", *sorted(attackbench_networks.NETWORKS)]
+    names = ["digits", "digits, robust", "mnist", "robust", "vit"]
     parser.add_argument("--weights", type=Path, help="folder of the networks")
     parser.add_argument("--cifar10", type=Path, help="CIFAR-10, for two networks")
     parser.add_argument("--mnist", type=Path, help="MNIST, for one")

@@ -365,8 +365,9 @@ def main() -> None:
     record["all images of five values"] = exhausted()
     record["versions"] = peers.versions(["adv-lib"])
     peers.write_json(args.json, record)
-    for table in TABLES:
-        print("\n" + "\n".join(table(record)))
+    if not args.only and set(IMAGES) <= set(record):
+        for table in TABLES:
+            print("\n" + "\n".join(table(record)))
 
 
 # --- tables ---

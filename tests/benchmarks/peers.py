@@ -116,7 +116,7 @@ def cifar10_model(weights: Path) -> nn.Module:
         ):
             model.load_state_dict(state)
             return model.to(memory_format=torch.channels_last).eval()
-    raise SystemExit(f"{weights} holds the weights of neither small_cnn, published_cnn nor fastnet")
+    raise SystemExit(f"{weights} holds the weights of none of small_cnn, published_cnn and fastnet")
 
 
 def networks(weights: Iterable[Path]) -> dict[str, nn.Module]:

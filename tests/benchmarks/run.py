@@ -1,4 +1,4 @@
-"""Run every comparison, one after the other, and keep the figures.
+"""Run many of the comparisons, one after the other, and keep the figures.
 
 Takes hours on a processor: the attacks of full budget are most of it. Each comparison is a script
 of its own beside this one and says what it prints.
@@ -24,13 +24,16 @@ COMPARISONS = {
     "against_calibrators": False,
     "calibrator_harm": False,
     "estimators": False,
-    "coverage": False,
+    "interval_coverage": False,
     "coverage_sun": False,
     "power": False,
     "against_certify": False,
     "against_auto_lirpa": False,
     "violations": False,
     "thirty_audits": False,
+}
+FILES = {name: name.removeprefix("against_") for name in COMPARISONS} | {
+    "interval_coverage": "coverage"
 }
 
 
@@ -50,7 +53,7 @@ def main() -> None:
         command = [sys.executable, str(HERE / f"{name}.py")]
         command += attacked if COMPARISONS[name] else []
         subprocess.run(
-            [*command, "--json", str(args.out / f"{name.removeprefix('against_')}.json")],
+            [*command, "--json", str(args.out / f"{FILES.get(name, name)}.json")],
             check=True,
         )
 
