@@ -6,7 +6,8 @@ confidence can be moved, both attacked through the float network's gradient wher
 then size and latency of all, measured in turns. What is there is not made again, and the script may
 be stopped at any moment and started again.
 
-    python examples/deployed.py --data PATH --weights results/defense-fastnet-PGD-AT-0.pt --out results/
+    python examples/deployed.py --data PATH \
+        --weights results/defense-fastnet-PGD-AT-0.pt --out results/
 """
 
 import argparse

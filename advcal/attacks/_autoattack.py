@@ -40,12 +40,12 @@ def autoattack(
 
     `apgd` on the cross-entropy, `minimum_norm`, `apgd` towards each of the `n_targets` most likely
     wrong classes on the targeted DLR loss (the margin, with fewer than four classes), and `square`.
-    The last two are left out if `n_targets` or `queries` is 0. `minimum_norm`, which looks for the
-    nearest adversarial point, stands in for the targeted FAB of the published sequence, and comes
-    second since it takes a ninth of the passes of the third; the order changes no verdict but by
-    what is drawn. In `l1` `apgd` is the sparse variant, with five starts on the cross-entropy and
-    at most five classes to aim at, as published. In `l2` and `l1` squares shrink as they would in
-    10,000 queries, however many are made.
+    The third is left out if `n_targets` is 0, the last if `queries` is 0. `minimum_norm`, which
+    looks for the nearest adversarial point, stands in for the targeted FAB of the published
+    sequence, and comes second since it takes a ninth of the passes of the third; the order changes
+    verdicts only by what is drawn. In `l1` `apgd` is the sparse variant, with five starts on the
+    cross-entropy and at most five classes to aim at, as published. In `l2` and `l1` squares shrink
+    as they would in 10,000 queries, however many are made.
 
     An example that is fooled, or wrong from the start, leaves the batch at once; what is drawn for
     an example depends on how many are left. It attacks accuracy, so it uses the true labels.

@@ -13,12 +13,13 @@ from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball, each_of
 from advcal.attacks._gradient import logits_at, predicted
-from advcal.attacks._keeping import Look, descend_keeping, unchanged_or
+from advcal.attacks._keeping import FIRST, Look, descend_keeping, unchanged_or
 from advcal.attacks._search import Method, search_keeping
 
 _ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
 _SPANS_UP = 2.5  # radii that the steps together are long, until all begins again
-_FIRST, _SPANS_DOWN = 10, (1.0, 4.0, 8.0)  # fewer steps, not halved often; so many; more than these
+# The same when confidence falls: of fewer steps than a first round has, of such a round, of more.
+_SPANS_DOWN = {"short": 1.0, "first": 4.0, "later": 8.0}
 
 
 def uca(
@@ -42,7 +43,7 @@ def uca(
     $\beta$ from 1/4 at the first step to 8 at the last, or to 1.4 for an example that has crossed
     to another prediction: a small order raises all other classes, which pays when the ball reaches
     far; a large one lowers the highest probability itself. A point that has lost the prediction is
-    led back while its entropy goes on to rise, and the steps of an example are halved at each
+    led back, its entropy raised on the way, and the steps of an example are halved at each
     crossing. After 10 steps, and then 20, 40, … more, all of this begins again from the best point,
     so that a longer attack never finds less. Returns, per example, the least confident point seen.
 
@@ -325,7 +326,8 @@ def _steer(
         radius, anew = each_of(region.radius, inputs, torch.float32), how.tol is None
 
         def first(length: int) -> Tensor:
-            longest = _SPANS_DOWN[(length >= _FIRST) + (length > _FIRST and anew)]
+            later = "later" if length > FIRST and anew else "first"
+            longest = _SPANS_DOWN["short" if length < FIRST else later]
             return torch.where(down, longest, _SPANS_UP) * radius / length
 
         size = how.step_size or first

@@ -14,7 +14,7 @@ from advcal.attacks._balls import Ball, each_of
 from advcal.attacks._gradient import Best, linearised, logits_at, look_at, scaled, select
 
 _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
-_FIRST = 10  # steps before a descent begins again
+FIRST = 10  # steps before a descent begins again
 _LEAST = 0.1  # of the first step, the least one after that, until …
 _CLOSE_IN = 0.75  # … so much of the steps are done
 
@@ -103,7 +103,7 @@ def descend_keeping(
     for length, taken in _cycles(steps) if anew else [(steps, steps)]:
         first = step_size(length) if callable(step_size) else step_size
         first = each_of(first, start, torch.float32)
-        size, least = _Halved(first), _LEAST if length > _FIRST and anew else 0.0
+        size, least = _Halved(first), _LEAST if length > FIRST and anew else 0.0
         for step in range(taken + 1):
             if step == taken:
                 logits = logits_at(model, here)
@@ -143,7 +143,7 @@ def _cycles(steps: int) -> list[tuple[int, int]]:
     Their lengths do not depend on the number of steps, and fewer than 10 are one cycle. A new one
     takes a forward pass more.
     """
-    length, left = min(steps, _FIRST), steps
+    length, left = min(steps, FIRST), steps
     cycles = []
     while left > 0:
         cycles.append((length, min(length, left)))

@@ -215,7 +215,7 @@ def _reshaped(grid: Grid, offset: Tensor, does: _Does) -> Tensor:
 
 
 def _shapes(offset: Tensor, does: _Does) -> Iterator[Tensor]:
-    """Give changes whose sizes have other shares, then such that lean to the gradient, `(n, d)`."""
+    """Give changes, `(n, d)`: of sizes in other shares, then some that lean to the gradient."""
     largest = offset.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(offset.dtype).tiny)
     for power in _SHAPES:
         yield offset.sign() * largest * (offset.abs() / largest) ** power

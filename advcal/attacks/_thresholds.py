@@ -12,7 +12,7 @@ from advcal.attacks._balls import each_of, free_to_read
 
 _TRIES = 12  # of the search for an amount, and …
 _COUNTS = 40  # … of that for a number of entries; what takes longer is sorted
-_FEW = 512  # coordinates, which are sorted as fast
+_NARROW = 512  # coordinates, up to which a sort is as fast
 _CLOSE = 2.0**-48  # relative to the sum, or to the threshold
 _BLOCKS = 96  # whose largest slopes tell which ones may be among the largest of all
 
@@ -31,7 +31,7 @@ def taken_off(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     Returns:
         The amounts, shape `(n, 1)`; 0 if there is no more than `eps`.
     """
-    if not free_to_read(size) or size.shape[1] < _FEW:
+    if not free_to_read(size) or size.shape[1] < _NARROW:
         return _by_sort(size, room, eps)
     eps = torch.as_tensor(eps, dtype=size.dtype).expand(len(size), 1)
     amount, done = _by_newton(size, room, eps)
@@ -46,6 +46,7 @@ def _by_newton(size: Tensor, room: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]
 
     On the piece that has the root, a step is exact. Returns the amounts, and which are found.
     """
+    size = size * room.sign()  # what may keep nothing bends no line
     amount = low = torch.zeros_like(eps)
     high = size.amax(dim=1, keepdim=True)
     done = torch.zeros_like(eps, dtype=torch.bool)
@@ -142,17 +143,17 @@ def gathered(chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reached_by(values: Tensor, n: Tensor) -> Tensor:
-    """Find a number that the `n` largest values of a row reach, and of the others equal ones alone.
+    """Find what a row's `n` largest values reach, and of the others those equal to the nth alone.
 
     Args:
         values: Values >= 0, shape `(rows, d)`.
         n: From 1 to `d`, shape `(rows,)`.
 
     Returns:
-        The numbers, shape `(rows, 1)`; above 0 if the values are not.
+        The thresholds, shape `(rows, 1)`, always above 0: entries of 0 never reach them.
     """
     if not free_to_read(values):
-        return _nth(values, n, values.shape[1])
+        return _nth(values, n, values.shape[1]).clamp_min(_smallest(values))
     low = torch.full_like(values[:, :1], _smallest(values))
     high, level, wanted = values.amax(dim=1, keepdim=True), low, n[:, None]
     n_low = (values >= low).sum(dim=1, keepdim=True)

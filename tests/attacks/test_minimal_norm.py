@@ -327,7 +327,8 @@ def test_the_settings_rank_a_network_of_steep_units():
     for layer in model[:3:2]:
         layer.weight.data *= 8
         layer.bias.data *= 8
-    known = adversarial_distance(model, inputs, attack=partial(minimum_norm, norm="l2", steps=300))
+    inputs = inputs[:80]
+    known = adversarial_distance(model, inputs, attack=partial(minimum_norm, norm="l2", steps=200))
     for attack, least in (("fast", 0.93), ("precise", 0.95)):
         distances = adversarial_distance(model, inputs, attack=attack)
         assert distances.isfinite().all()

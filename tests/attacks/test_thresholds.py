@@ -22,6 +22,7 @@ ROOMS = {
     "infinite": lambda size: torch.full_like(size, torch.inf),
     "some bind": lambda size: RANDOM.flip(1),
     "all bind": lambda size: size * RANDOM.flip(1),
+    "some are 0": lambda size: RANDOM.flip(1) * (RANDOM > 0.5),
 }
 
 
@@ -41,6 +42,12 @@ def test_what_is_taken_off_leaves_the_sum(size, room, share):
     rounding = 700 * 2**-52 * amount + 1e-12 * wanted
     assert (amount >= 0).all()
     assert (miss(amount) <= miss(_thresholds._by_sort(size, room, share * whole)) + rounding).all()
+
+
+@pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS)
+def test_no_row_of_random_sizes_is_sorted(room):
+    whole = RANDOM.minimum(room(RANDOM)).sum(dim=1, keepdim=True)
+    assert _thresholds._by_newton(RANDOM, room(RANDOM), 0.3 * whole)[1].all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -74,11 +81,13 @@ TENSORS = (0.2 * torch.ones(700).double(), torch.ones(700).double())
 
 
 @pytest.mark.parametrize("bounds", [(0, 1), (-1, 2), None, TENSORS])
-def test_a_projection_does_not_depend_on_the_neighbours(bounds):
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_projection_does_not_depend_on_the_neighbours(bounds, times):
     """Neither where few coordinates have changed, nor where many have."""
-    inputs = RANDOM.clamp_min(0.2)
-    offset = torch.randn(RANDOM.shape, generator=seeded(), dtype=torch.float64)
-    for row, n in enumerate((1, 3, 70, 150, 300)):
+    bounds = tuple(e.repeat(times) for e in bounds) if bounds is TENSORS else bounds
+    inputs = RANDOM.clamp_min(0.2).repeat(1, times)
+    offset = torch.randn(inputs.shape, generator=seeded(), dtype=torch.float64)
+    for row, n in enumerate((1, 3, 70, 150 * times, 300 * times)):
         offset[row, n:] = 0
     together = l1(inputs, eps=1.5, bounds=bounds).project(inputs + offset)
     alone = [
@@ -86,3 +95,12 @@ def test_a_projection_does_not_depend_on_the_neighbours(bounds):
         for x, there in zip(inputs, inputs + offset, strict=True)
     ]
     assert torch.equal(together, torch.cat(alone))
+
+
+def test_points_narrower_than_the_centre_keep_their_dtype():
+    centre = torch.full((2, 700), 0.5).double()
+    points = centre.float()
+    points[:, :3] = 1
+    found = l1(centre, eps=1.0).project(points)
+    assert found.dtype == torch.float32
+    assert ((found - centre).abs().sum(dim=1) - 1).abs().max() < 1e-6
