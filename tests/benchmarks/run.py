@@ -16,7 +16,6 @@ HERE = Path(__file__).parent
 # Whether a comparison attacks the trained networks, and needs them and the images.
 COMPARISONS = {
     "against_pgd": True,
-    "against_autoattack": True,
     "against_minimal_norm": True,
     "against_hopskipjump": False,
     "against_metrics": False,

@@ -223,6 +223,15 @@ def test_table_of_models_without_a_gradient():
     assert study["models"] == {}
 
 
+def test_table_of_autoattack(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS.parent / "tests" / "benchmarks")
+    bench = importlib.import_module("against_autoattack")
+    study = json.loads((DOCS / "benchmarks" / "autoattack_robust.json").read_text())
+    names = ["advcal", "advcal, 20 steps", "AutoAttack", "torchattacks"]
+    header, _, *expected = lines(bench.table(study, names))
+    assert table("benchmarks.md", *header) == expected
+
+
 def test_tables_of_the_nearest_mistakes(monkeypatch):
     monkeypatch.syspath_prepend(DOCS.parent / "tests" / "benchmarks")
     bench = importlib.import_module("against_attackbench")
