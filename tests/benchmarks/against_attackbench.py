@@ -284,7 +284,7 @@ def table_of_means(runs: Runs, norm: str) -> str:
     }
     names = {name for name, b in means if b == columns[0]}
     rows = [f"| {norm} | {' | '.join(f'{b:,}' for b in columns)} |", _rule(len(columns))]
-    for name in sorted(names, key=lambda name: -means[name, columns[0]]):
+    for name in sorted(names, key=lambda name: (-means[name, columns[0]], name)):
         cells = [_figure(means.get((name, b), math.nan)) for b in columns]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
