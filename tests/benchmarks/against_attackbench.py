@@ -317,6 +317,16 @@ def _figure(value: float) -> str:
     return "\N{EN DASH}" if math.isnan(value) else f"{value:.3f}"
 
 
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """Make a parser of what `load` needs, but for MNIST."""
+    found = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.add_argument("--weights", type=Path, required=True, help="folder of the networks")
+    found.add_argument("--cifar10", type=Path, required=True, help="folder that holds CIFAR-10")
+    return found
+
+
 def load(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """Load a network and its images, spread over all classes."""
     make = attackbench_networks.NETWORKS.get(name) or peers.models.fastnet
@@ -347,22 +357,18 @@ def chosen(
 
 def main() -> None:
     """Run what is missing, print and keep."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weights", type=Path, required=True, help="folder of the networks")
-    parser.add_argument("--cifar10", type=Path, required=True, help="folder that holds CIFAR-10")
-    parser.add_argument("--mnist", type=Path, required=True, help="folder that holds MNIST")
+    options = parser(__doc__)
+    options.add_argument("--mnist", type=Path, required=True, help="folder that holds MNIST")
     names = [*attackbench_networks.NETWORKS, "fastnet"]
-    parser.add_argument("--networks", nargs="+", choices=names, default=NETWORKS)
-    parser.add_argument("--norms", nargs="+", choices=ORDERS, default=list(ORDERS))
-    parser.add_argument("--budgets", nargs="+", type=int, default=[50, 250, 1000])
-    parser.add_argument("--only", default="", help="a part of the names of the attacks to run")
-    parser.add_argument("--skip", help="a part of the names of the attacks not to run")
-    parser.add_argument("--leading", type=int, help="how many of the peers (all)")
-    parser.add_argument("--n", type=int, default=500, help="test images (500)")
-    parser.add_argument("--json", type=Path, required=True, help="where the figures are kept")
-    args = parser.parse_args()
+    options.add_argument("--networks", nargs="+", choices=names, default=NETWORKS)
+    options.add_argument("--norms", nargs="+", choices=ORDERS, default=list(ORDERS))
+    options.add_argument("--budgets", nargs="+", type=int, default=[50, 250, 1000])
+    options.add_argument("--only", default="", help="a part of the names of the attacks to run")
+    options.add_argument("--skip", help="a part of the names of the attacks not to run")
+    options.add_argument("--leading", type=int, help="how many of the peers (all)")
+    options.add_argument("--n", type=int, default=500, help="test images (500)")
+    options.add_argument("--json", type=Path, required=True, help="where the figures are kept")
+    args = options.parse_args()
     peers.stub_missing()
     warnings.simplefilter("ignore")
     record = json.loads(args.json.read_text()) if args.json.exists() else {"n": args.n, "runs": {}}

@@ -326,11 +326,7 @@ def exhausted() -> dict[str, Record]:
 
 def main() -> None:
     """Measure what is missing, print and keep."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weights", type=Path, required=True, help="folder of the networks")
-    parser.add_argument("--cifar10", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser = against_attackbench.parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=RADII, default=list(RADII))
     parser.add_argument("--only", default="", help="a part of the names of the attacks to run")
     parser.add_argument("--json", type=Path, required=True, help="where the figures are kept")

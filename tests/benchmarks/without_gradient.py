@@ -12,7 +12,6 @@ it gets right at first are attacked.
 FOLDER holds what attackbench_networks.py has trained.
 """
 
-import argparse
 import io
 import sys
 import warnings
@@ -109,11 +108,7 @@ def row(
 
 def main() -> None:
     """Attack, print and keep."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weights", type=Path, required=True, help="folder of the networks")
-    parser.add_argument("--cifar10", type=Path, required=True, help="folder that holds CIFAR-10")
+    parser = against_attackbench.parser(__doc__)
     parser.add_argument("--mnist", type=Path, required=True, help="folder that holds MNIST")
     parser.add_argument("--n", type=int, default=128, help="test images (128)")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
