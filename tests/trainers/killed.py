@@ -8,6 +8,7 @@ until training is done; there are five kinds of run. Prints how many kills there
 told; ends with an error if any weight differs or a file is left over.
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -135,10 +136,11 @@ KINDS = [everything, plain, smoothed, perturbed, worked]
 
 
 def forked(run, path, result):
-    """Start `run(path)` in a fork that writes what it returns to a file."""
+    """Start `run(path)` in a fork with a group of its own; what it returns goes to a file."""
     if pid := os.fork():
         return pid
     try:
+        os.setsid()
         found = run(path)
         Path(f"{result}.new").write_text(found)
         os.rename(f"{result}.new", result)
@@ -175,6 +177,10 @@ def killed(train, wanted, span, path, most):
             time.sleep(random.SystemRandom().uniform(0, span / 6))
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(ProcessLookupError):
+            # A worker whose parent died before it looked for its parent would live for ever, and
+            # so would the pipe to whoever reads what this script prints.
+            os.killpg(pid, signal.SIGKILL)
         assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, status
         kills += os.WIFSIGNALED(status)
     assert result.read_text() == wanted, f"{path} came out different"
