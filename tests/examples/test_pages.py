@@ -165,6 +165,19 @@ def test_tables_of_defenses(file, network):
     assert found.count(wanted) == 1
 
 
+def test_table_of_networks_on_all_test_images():
+    expected = []
+    for study in results("defenses-fastnet.json").values():
+        both = (study["all test images"], study["with mirror images"])
+        cells = [
+            f"{found[figure]:{sign}.4f}"
+            for found in both
+            for figure, sign in {"accuracy": "", "ece": "", "mcs": "+"}.items()
+        ]
+        expected.append([study["defense"], *cells])
+    assert table("defenses.md", "network", "accuracy", "ECE", "MCS") == expected
+
+
 @pytest.mark.parametrize("kind", ["digits", "small_cnn", "resnet10"])
 def test_tables_of_adaptive_smoothing(kind):
     study = results(f"adaptive_smoothing-{kind}.json")
