@@ -2,9 +2,10 @@
 
 What the three papers propose, put together: adversarial training (PGD-AT), AT+IAT and TRADES whose
 soft labels come by level of robustness (AR-AdaLS) and are steered by validation images *under
-attack*, those of AT+IAT's inverse part by clean ones; the same with one level (AdaLS); AT+IAT
-fine-tuned on attacks on confidence (CAAT); and after training, a temperature for each level, the
-level being that of the image as it comes, attacked or not.
+attack*, those of AT+IAT's inverse part by clean ones; the same with one level (AdaLS); training on
+attacks on confidence in the place of inverse ones (CAAT), with hard and with soft labels, and as a
+fine-tuning of AT+IAT, beside which AT+IAT and TRADES are trained on for as long; and after
+training, a temperature for each level, that of the image as it comes, attacked or not.
 
 The networks that they are compared with are those of examples/defenses.py, in the same folder: the
 plain ones are where all of these start. Figures are of test images under the attacks of that
@@ -24,6 +25,7 @@ from typing import Any
 import adaptive_smoothing
 import cifar10_data
 import common
+import composition_tables as tables
 import defenses
 import models
 import torch
@@ -40,7 +42,12 @@ BASELINES = ("PGD-AT", "AT+IAT", "TRADES")
 RECIPES = (
     *(f"{base}, {labels}" for base in BASELINES for labels in ("AdaLS", "AR-AdaLS")),
     "AT+IAT, CAAT",
+    "AT+IAT, longer",
+    "TRADES, longer",
+    "CAAT, hard labels",
+    "CAAT, AdaLS",
 )
+WEIGHTS = {"PGD-AT": [1.0], "AT+IAT": [0.5, 0.5], "CAAT": [0.5, 0.25, 0.25]}  # of its examples
 BETA = 6.0  # of TRADES
 RANK_EVERY = 4  # epochs
 
@@ -80,8 +87,11 @@ def main() -> None:
         if (key := f"{name} / {seed}") not in study["runs"]:
             study["runs"][key] = measure(network(name, seed, args), splits, few, args)
             common.write_json(path, study)
-            print(f"{key}: {study['runs'][key]['plain']}", flush=True)
-    print(table(study["runs"]))
+            print(f"{key}: {study['runs'][key]['plain']['none']}", flush=True)
+    rows = tables.figures(tables.by_seed(study["runs"]))
+    print(tables.table(rows))
+    if len(args.seeds) > 1:
+        print(f"\n{tables.comparison(rows)}")
 
 
 def parse() -> argparse.Namespace:
@@ -145,11 +155,11 @@ def network(name: str, seed: int, args: argparse.Namespace) -> nn.Module:
 def train(
     name: str, seed: int, splits: adaptive_smoothing.Splits, args: argparse.Namespace
 ) -> training.Run:
-    """Train one network from the plain weights of its seed, or from AT+IAT's for CAAT."""
+    """Train one network from the plain weights of its seed, or on from those of its baseline."""
     base, labels = name.split(", ")
     torch.manual_seed(seed)
     model = training.network(args.model, splits.train[0])
-    start = base if labels == "CAAT" else adaptive_smoothing.PLAIN
+    start = base if labels in tables.GOES_ON else adaptive_smoothing.PLAIN
     model.load_state_dict(network(start, seed, args).state_dict())
     generator = torch.Generator().manual_seed(seed)
     fit = functools.partial(
@@ -162,15 +172,10 @@ def train(
         path=args.out / stem(args.model, name, seed),
         bfloat16=args.bfloat16,
     )
-    if labels == "CAAT":
-        return fit(fine_tuning(generator, args), state={"starts": generator})
-    n_levels = 1 if labels == "AdaLS" else args.n_levels
-    steering = Steering(model, splits, n_levels, args)
-    return fit(
-        objective_of(base, steering, generator, args),
-        watch=steering.update,
-        state=steering.state | {"starts": generator},
-    )
+    objective, steering = recipe(name, model, splits, generator, args)
+    if steering is None:
+        return fit(objective, state={"starts": generator})
+    return fit(objective, watch=steering.update, state=steering.state | {"starts": generator})
 
 
 class Steering:
@@ -214,28 +219,59 @@ class Steering:
         return point
 
 
-def objective_of(
+def recipe(
+    name: str,
+    model: nn.Module,
+    splits: adaptive_smoothing.Splits,
+    generator: torch.Generator,
+    args: argparse.Namespace,
+) -> tuple[Objective, Steering | None]:
+    """Make the objective of a recipe or a baseline, and what steers its labels if soft."""
+    base, _, labels = name.partition(", ")
+    if "AdaLS" in labels:
+        steering = Steering(model, splits, 1 if labels == "AdaLS" else args.n_levels, args)
+        return soft_objective(base, steering, generator, args), steering
+    return hard_objective(labels if labels == "CAAT" else base, generator, args), None
+
+
+def hard_objective(base: str, generator: torch.Generator, args: argparse.Namespace) -> Objective:
+    """Make an objective with hard labels, for batches that say their rows too."""
+    known = defenses.defenses(args.eps, args.train_steps, generator)
+    if base not in known:
+        parts = [trainers.adversarial(attack) for attack in parts_of(base, generator, args)]
+        known[base] = trainers.mixed(*parts, weights=WEIGHTS[base])
+    return lambda model, batch: known[base](model, batch[:2])
+
+
+def soft_objective(
     base: str, steering: Steering, generator: torch.Generator, args: argparse.Namespace
 ) -> Objective:
-    """Make the objective of a baseline with soft labels in the place of hard ones."""
+    """Make the objective of a baseline with soft labels in the place of hard ones.
+
+    Those of the examples on which the model is to be right are steered by attacked images, those of
+    the examples that move its confidence alone by clean ones.
+    """
     if base == "TRADES":
         return soft_trades(steering.attacked, attack_of("KL", generator, args))
-    pgd = attack_of("PGD", generator, args)
-    at = softly(steering.attacked, lambda loss: trainers.adversarial(pgd, loss=loss))
-    if base == "PGD-AT":
-        return at
-    iaa = attack_of("IAA", generator, args)
-    iat = softly(steering.clean, lambda loss: trainers.adversarial(iaa, loss=loss))
-    return trainers.mixed(at, iat)
+    pgd, *others = parts_of(base, generator, args)
+    parts = [softly(steering.attacked, pgd), *(softly(steering.clean, each) for each in others)]
+    return trainers.mixed(*parts, weights=WEIGHTS[base])
+
+
+def parts_of(base: str, generator: torch.Generator, args: argparse.Namespace) -> list[Objective]:
+    """Name the attacks whose examples a baseline is trained on, PGD first."""
+    kinds = {"PGD-AT": ["PGD"], "AT+IAT": ["PGD", "IAA"], "CAAT": ["PGD", "UCA", "OCA"]}
+    return [attack_of(kind, generator, args) for kind in kinds[base]]
 
 
 def attack_of(kind: str, generator: torch.Generator, args: argparse.Namespace) -> Objective:
     """Make the attack that is trained with."""
     common: dict[str, Any] = {"eps": args.eps, "steps": args.train_steps, "generator": generator}
-    if kind == "IAA":
-        return functools.partial(attacks.iaa, random_start=True, **common)
-    loss = "kl" if kind == "KL" else "cross_entropy"
-    return functools.partial(attacks.pgd, loss=loss, **common)
+    if kind in ("PGD", "KL"):
+        loss = "kl" if kind == "KL" else "cross_entropy"
+        return functools.partial(attacks.pgd, loss=loss, **common)
+    of_confidence = {"IAA": attacks.iaa, "UCA": attacks.uca, "OCA": attacks.oca}
+    return functools.partial(of_confidence[kind], random_start=True, **common)
 
 
 def smoothing_of(
@@ -260,14 +296,13 @@ def targets(smoothing: trainers.AdaptiveSmoothing, batch: tuple[Tensor, ...]) ->
     return smoothing.state.targets(labels, levels)
 
 
-def softly(
-    smoothing: trainers.AdaptiveSmoothing, make: Callable[[Objective], Objective]
-) -> Objective:
-    """Give an objective soft labels; its attack goes on to see the hard ones."""
+def softly(smoothing: trainers.AdaptiveSmoothing, attack: Objective) -> Objective:
+    """Train on an attack's examples with soft labels; the attack goes on to see the hard ones."""
 
     def objective(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         soft = targets(smoothing, batch)
-        return make(lambda logits, _: cross_entropy(logits, soft))(model, batch[:2])
+        hard = trainers.adversarial(attack, loss=lambda logits, _: cross_entropy(logits, soft))
+        return hard(model, batch[:2])
 
     return objective
 
@@ -286,17 +321,6 @@ def soft_trades(smoothing: trainers.AdaptiveSmoothing, attack: Objective) -> Obj
     return objective
 
 
-def fine_tuning(generator: torch.Generator, args: argparse.Namespace) -> Objective:
-    """Mix adversarial training, which keeps the robustness, with attacks on confidence (CAAT)."""
-    common: dict[str, Any] = {"eps": args.eps, "steps": args.train_steps, "generator": generator}
-    under, over = (
-        trainers.adversarial(functools.partial(attack, random_start=True, **common))
-        for attack in (attacks.uca, attacks.oca)
-    )
-    at = trainers.adversarial(attack_of("PGD", generator, args))
-    return trainers.mixed(at, under, over, weights=[0.5, 0.25, 0.25])
-
-
 # --- figures ---------------------------------------------------------------------------------
 
 
@@ -306,21 +330,24 @@ def measure(
     few: tuple[Tensor, Tensor],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Attack a network; take its figures as it is, with one temperature, and with one by level.
+    """Attack a network; take its figures as it is, with a temperature, and with one by level.
 
-    Temperatures are fitted to validation images, clean and under PGD alike. Attacks are crafted on
-    the network as it is: a temperature changes no prediction, but an attacker may know it.
+    A temperature is fitted to clean validation images, or to them clean and under PGD alike, as
+    those by level are. Attacks are crafted on the network as it is: a temperature changes no
+    prediction, but an attacker may know it.
     """
     pgd = functools.partial(attacks.pgd, eps=args.eps, steps=10)
     seen = [seen_by(model, splits.validation, each, args) for each in (None, pgd)]
+    clean = calibrators.fit_temperature(*seen[0][:2])
     logits, labels, distances = (torch.cat(parts) for parts in zip(*seen, strict=True))
     fitted = calibrators.fit_temperature(logits, labels)
     by_level = TemperatureByLevel(logits, labels, distances, args.n_levels)
-    found: dict[str, dict[str, Any]] = {"plain": {}, "temperature": {}, "by level": {}}
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in tables.KINDS}
     for name, attack in defenses.attackers(args.eps).items():
         logits, labels, distances = seen_by(model, few, attack, args)
         for kind, probs in {
             "plain": logits.double().softmax(dim=1),
+            "clean temperature": clean(logits),
             "temperature": fitted(logits),
             "by level": by_level(logits, distances),
         }.items():
@@ -331,8 +358,8 @@ def measure(
                 "mcs": float(metrics.mcs(probs, labels)),
                 "nll": float(metrics.nll(probs, labels)),
             }
-    clean = evaluation.evaluate(model, Batches(*splits.test, batch_size=500), channels_last=True)
-    return {"all": {"accuracy": clean.accuracy, "ece": clean.ece, "mcs": clean.mcs}, **found}
+    whole = evaluation.evaluate(model, Batches(*splits.test, batch_size=500), channels_last=True)
+    return {"all": {"accuracy": whole.accuracy, "ece": whole.ece, "mcs": whole.mcs}, **found}
 
 
 def seen_by(
@@ -363,7 +390,7 @@ class TemperatureByLevel:
         self.edges = distances.quantile(shares)
         levels = torch.bucketize(distances, self.edges)
         self.fits = [
-            calibrators.fit_temperature(logits[levels == level], labels[levels == level])
+            calibrators.fit_temperature(logits[levels == level], labels[levels == level], prior=0.5)
             for level in range(n_levels)
         ]
 
@@ -376,28 +403,6 @@ class TemperatureByLevel:
             if rows.any():
                 probs[rows] = fit(logits[rows]).double()
         return probs
-
-
-def table(runs: dict[str, dict[str, Any]]) -> str:
-    """Lay out what matters as Markdown: a row per network and calibration."""
-    columns = ["clean", "clean ECE", "PGD-20", "PGD-20 ECE", "IAA, predicted ECE", "envelope"]
-    lines = ["| network | calibration | " + " | ".join(columns) + " |"]
-    lines.append("|:--|:--|" + "--:|" * len(columns))
-    for key, found in runs.items():
-        for kind in ("plain", "temperature", "by level"):
-            each = found[kind]
-            width = each["OCA"]["confidence"] - each["UCA"]["confidence"]
-            cells = (
-                each["none"]["accuracy"],
-                each["none"]["ece"],
-                each["PGD-20"]["accuracy"],
-                each["PGD-20"]["ece"],
-                each["IAA, predicted"]["ece"],
-                width,
-            )
-            name = key.replace(" / ", ", seed ")
-            lines.append(f"| {name} | {kind} | " + " | ".join(f"{c:.3f}" for c in cells) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

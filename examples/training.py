@@ -132,7 +132,7 @@ def fast_optimizer(
 
 def network(name: str, images: Tensor) -> nn.Module:
     """Make a network of :mod:`models`, which may take its first layer from the training images."""
-    options = {"images": images} if name == "fastnet" else {}
+    options = {"images": images} if name.startswith("fastnet") else {}
     model: nn.Module = getattr(models, name)(**options)
     return model.to(images.device)
 

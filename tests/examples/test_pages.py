@@ -11,6 +11,7 @@ import adaptive_smoothing
 import claims_fgsm
 import claims_smoothing
 import common
+import composition_tables
 import defenses
 import deployed
 import evidence
@@ -192,6 +193,16 @@ def test_tables_of_adaptive_smoothing(kind):
         if header == expected[0] and body == expected[2:]
     ]
     assert len(of_kind) == 1
+
+
+def test_tables_of_compositions():
+    study = results("composition_digits.json")
+    assert len(study["seeds"]) == 10
+    rows = composition_tables.figures(study["seeds"])
+    expected = lines(composition_tables.table(rows, only=("as it is", "temperature")))
+    assert table("composition.md", "network", "clean") == expected[2:]
+    expected = lines(composition_tables.comparison(rows, least=2))
+    assert table("composition.md", "network", "PGD-20") == expected[2:]
 
 
 @pytest.mark.parametrize("page", verdicts.PAGES)

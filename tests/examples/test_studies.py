@@ -10,6 +10,8 @@ import audits
 import beyond_fgsm
 import cifar10_data
 import composition
+import composition_digits
+import composition_tables
 import defenses
 import deployed
 import fgsm_training
@@ -264,7 +266,8 @@ def test_shifts_and_ensembles_wants_networks_to_join(run, tmp_path):
 
 def test_composition_trains_and_measures_recipes(run):
     run(defenses, *SMALL, *SHORT, "--train-only", "--only", "standard", *composition.BASELINES)
-    recipes = ["PGD-AT, AR-AdaLS", "AT+IAT, AdaLS", "TRADES, AR-AdaLS", "AT+IAT, CAAT"]
+    recipes = ["PGD-AT, AR-AdaLS", "AT+IAT, AdaLS", "TRADES, AR-AdaLS", "CAAT, AdaLS"]
+    recipes += ["CAAT, hard labels", "AT+IAT, CAAT", "AT+IAT, longer"]
     line = ["--n-train", "128", "--n-validation", "100", "--n-test", "100", "--n-attacked", "10"]
     line += ["--model", "resnet10", "--epochs", "1", "--train-steps", "1", "--seeds", "0"]
     folder = run(composition, *line, "--n-levels", "2", "--only", *recipes)
@@ -272,9 +275,57 @@ def test_composition_trains_and_measures_recipes(run):
     assert study["settings"].keys() >= KEPT
     assert list(study["runs"]) == [f"{name} / 0" for name in (*composition.BASELINES, *recipes)]
     for found in study["runs"].values():
-        assert found.keys() == {"all", "plain", "temperature", "by level"}
+        assert found.keys() == {"all", *composition_tables.KINDS}
         accuracies = {found["plain"][name]["accuracy"] for name in ("none", "UCA", "OCA")}
         assert len(accuracies) == 1
+
+
+def test_compositions_on_digits_are_run_once_and_compared(monkeypatch, tmp_path, capsys):
+    def few(seed, digits=inverse_digits.digits):
+        for batches in (found := digits(seed)):
+            batches.images, batches.labels = batches.images[:60], batches.labels[:60]
+        return found
+
+    monkeypatch.setattr(inverse_digits, "digits", few)
+    monkeypatch.setattr(composition, "BASELINES", ("AT+IAT",))
+    monkeypatch.setattr(composition, "RECIPES", ("AT+IAT, AR-AdaLS", "AT+IAT, longer"))
+    line = ["composition_digits.py", "--epochs", "1", "--n-seeds", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", line)
+    composition_digits.main()
+    path = tmp_path / "composition_digits.json"
+    seeds, before = json.loads(path.read_text())["seeds"], path.stat().st_mtime_ns
+    assert list(seeds) == ["0", "1"]
+    assert len(seeds["0"]) == 12
+    assert seeds["0"]["AT+IAT, as it is"] != seeds["1"]["AT+IAT, as it is"]
+    assert seeds["0"]["AT+IAT, as it is"] != seeds["0"]["AT+IAT, longer, as it is"]
+    printed = capsys.readouterr().out.splitlines()
+    assert len([line for line in printed if line.startswith("| AT+IAT")]) == 12 + 10
+    composition_digits.main()
+    assert path.stat().st_mtime_ns == before
+
+
+def test_who_is_ahead_of_the_reference():
+    def row(*values):
+        return dict(zip(["PGD-20", *composition_tables.LESS_IS_BETTER], values, strict=True))
+
+    seeds = range(10)
+    base = [0.5 + 0.01 * (seed % 3) for seed in seeds]
+    less = [value - 0.1 - 0.001 * seed for seed, value in zip(seeds, base, strict=True)]
+    rows = {
+        composition_tables.REFERENCE: row(base, base, base, base),
+        composition_tables.LONGER: row(less, less, less, less),
+        "better, as it is": row(base, less, less, less),
+        "better, longer, as it is": row(base, less, base, less),
+        "less robust, as it is": row(less, base, base, less),
+    }
+    _, _, *found = composition_tables.comparison(rows).splitlines()
+    assert [line.split(" | ")[-2:] for line in found] == [
+        ["clean ECE, PGD-20 ECE, envelope", " |"],
+        ["PGD-20", "PGD-20 ECE |"],
+        ["envelope", "PGD-20 |"],
+    ]
+    _, _, *found = composition_tables.comparison(rows, least=2).splitlines()
+    assert len(found) == 1
 
 
 def test_a_temperature_by_level_mends_each_level_by_itself():
