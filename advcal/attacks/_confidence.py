@@ -52,9 +52,10 @@ def uca(
     attack never finds less. Returns, per example, the least confident point seen.
 
     No step is longer than to where, by its gradient, the classes that it moves are level, so that
-    in a large ball the steps are much like those in a smaller one, and the mean confidence hardly
-    rises from a radius to the next. The least of what is found at smaller radii too, as
-    `confidence_envelope` takes it, cannot rise at all.
+    in a large ball the steps are much like those in a smaller one. Still a larger radius can find
+    less: from a radius to the next the mean confidence of small networks rose by up to .05 at 10
+    steps, and by .001 from 20 steps on. The least of what is found at smaller radii too, as
+    `confidence_envelope` takes it, cannot rise.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
     forward pass makes sure of: accuracy is exactly the clean one.

@@ -199,13 +199,13 @@ class _Rolling:
         steepness = torch.linalg.vector_norm(
             slope.flatten(1), region.dual, dim=1, dtype=widest(slope.device)
         )
-        down = slope / per_example(torch.where(steepness > 0, -steepness, 1.0), slope)
-        down = down.to(slope.dtype)
+        least = torch.finfo(steepness.dtype).tiny  # where there is no slope
+        down = (slope / per_example(-steepness.clamp_min(least), slope)).to(slope.dtype)
         if self._direction is not None:
             down = down.add_(self._direction, alpha=self._share)
         self._direction = down
-        reach = torch.where(gap > 0, gap / steepness, torch.inf).to(size.dtype)
-        return region.project(region.ascend(here, down, torch.minimum(size, reach)))
+        reach = torch.minimum(size, (gap / steepness).to(size.dtype))
+        return region.project(region.ascend(here, down, torch.where(gap > 0, reach, size)))
 
 
 def _lead(apart: Apart) -> tuple[Tensor, Tensor]:
