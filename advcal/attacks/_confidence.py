@@ -13,13 +13,15 @@ from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball, each_of
 from advcal.attacks._gradient import logits_at, predicted
-from advcal.attacks._keeping import FIRST, Look, descend_keeping, unchanged_or
+from advcal.attacks._keeping import FIRST, Look, Stage, descend_keeping, unchanged_or
 from advcal.attacks._search import Method, search_keeping
 
-_ORDERS = (0.25, 8.0)  # of the entropy, from the first step to the last
+# The order of the entropy at the first step, of two in turn at each new beginning, or to a target,
+# and at the last.
+_FIRST_ORDERS, _TARGET_ORDER, _LAST_ORDER = (0.1, 0.5), 0.25, 8.0
 _SPANS_UP = 2.5  # radii that the steps together are long, until all begins again
-# The same when confidence falls: of fewer steps than a first round has, of such a round, of more.
-_SPANS_DOWN = {"short": 1.0, "first": 4.0, "later": 8.0}
+# The same when confidence falls: of fewer than 10 steps, to a target, as low as it goes.
+_SPANS_DOWN = {"short": 1.0, "target": 4.0, "lowest": 8.0}
 
 
 def uca(
@@ -40,16 +42,20 @@ def uca(
 
     Minimises $\max_k p_k(x')$ over the ball where $\arg\max_k p_k(x') = \arg\max_k p_k(x)$. Steps
     climb the entropy of order $\beta$ (Rényi), $\frac{1}{1 - \beta} \log \sum_k p_k^\beta$, with
-    $\beta$ from 1/4 at the first step to 8 at the last, or to 1.4 for an example that has crossed
+    $\beta$ from 1/10 at the first step to 8 at the last, or to .9 for an example that has crossed
     to another prediction: a small order raises all other classes, which pays when the ball reaches
     far; a large one lowers the highest probability itself. A point that has lost the prediction is
     led back, its entropy raised on the way, and the steps of an example are halved at each
-    crossing. After 10 steps, and then 20, 40, … more, all of this begins again from the best point,
-    so that a longer attack never finds less. Returns, per example, the least confident point seen.
+    crossing. Each step keeps a share of the direction of those before, since gradients alternate
+    where classes tie. After 10 steps, and then 20, 40, … more, all of this begins again from the
+    best point, in turn with $\beta$ from 1/2, to 2 after a crossing, and from 1/10; so a longer
+    attack never finds less. Returns, per example, the least confident point seen.
 
-    A larger radius can find less, as its steps are longer: at 10 steps the mean confidence of small
-    networks rose by up to .08 from a radius to the next, at 150 steps not at all. The least of what
-    is found at smaller radii too, as `confidence_envelope` takes it, cannot rise.
+    No step is longer than to where, by its gradient, the classes that it moves are level, so that
+    in a large ball the steps are much like those in a smaller one. Still a larger radius can find
+    less: from a radius to the next the mean confidence of small networks rose by up to .05 at 10
+    steps, and by .001 from 20 steps on. The least of what is found at smaller radii too, as
+    `confidence_envelope` takes it, cannot rise.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
     forward pass makes sure of: accuracy is exactly the clean one.
@@ -61,8 +67,8 @@ def uca(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The first length of a step in `norm`; if None `4 * eps / 10` in the first 10
-            steps and `8 * eps / n` in the `n` steps, 20, 40, …, after each new beginning, or
+        step_size: The length of a step in `norm`, at most, until the first crossing; if None
+            `8 * eps / n`, with `n` the 10, 20, 40, … steps until the attack begins again, or
             `eps / steps` below 10 steps. Random search has no use for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
@@ -108,8 +114,8 @@ def oca(
     r"""Raise the confidence and keep the prediction: the overconfidence attack.
 
     Maximises $z_y - \log\sum_{k \ne y} e^{z_k}$ for the predicted class $y$, which rises with its
-    probability and has a gradient even when that is 1 in floating point. Returns, per example, the
-    most confident point seen.
+    probability and has a gradient even when that is 1 in floating point. Each step keeps a share of
+    the direction of those before. Returns, per example, the most confident point seen.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
     forward pass makes sure of: accuracy is exactly the clean one.
@@ -223,9 +229,10 @@ def rca(
 ) -> Tensor:
     r"""Move the confidence of each prediction to a random target and keep the prediction.
 
-    The random confidence attack: the target is drawn from $U(1/K + .05, .99)$ per example. Steps
-    are those of `uca` above it and those of `oca` below, halved at each crossing. The first point
-    within `tol` of the target is returned, and otherwise the one whose log-odds are nearest.
+    The random confidence attack: the target is drawn from $U(1/K + .05, .99)$ per example. Above it
+    steps climb the entropy that `uca` climbs, of orders from 1/4 to 8, and below it the objective
+    of `oca`; they are halved at each crossing. The first point within `tol` of the target is
+    returned, and otherwise the one whose log-odds are nearest.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
     forward pass makes sure of: accuracy is exactly the clean one.
@@ -326,8 +333,8 @@ def _steer(
         radius, anew = each_of(region.radius, inputs, torch.float32), how.tol is None
 
         def first(length: int) -> Tensor:
-            later = "later" if length > FIRST and anew else "first"
-            longest = _SPANS_DOWN["short" if length < FIRST else later]
+            kind = "short" if length < FIRST else "lowest" if anew else "target"
+            longest = _SPANS_DOWN[kind]
             return torch.where(down, longest, _SPANS_UP) * radius / length
 
         size = how.step_size or first
@@ -346,16 +353,18 @@ class _Towards:
         self.wanted = confidence.logit()
         self.sign = self.wanted.sign()
 
-    def look(
-        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
-    ) -> Look:
+    def look(self, logits: Tensor, apart: Apart, stage: Stage) -> Look:
         """Lower the log-odds of the other classes, or raise the entropy if they are too low.
 
         The order of what has crossed rises half as far, as on the boundary all classes count.
         """
-        order = _order(progress)
         odds, lower = slope_of_log_odds(apart)
-        orders = order if crossed is None else torch.where(crossed, _order(progress / 2), order)
+        crossed = stage.crossed
+        low = _TARGET_ORDER if crossed is None else _FIRST_ORDERS[stage.turn % 2]
+        order = _order(low, stage.progress)
+        orders: float | Tensor = order
+        if crossed is not None:
+            orders = torch.where(crossed, _order(low, stage.progress / 2), order)
         flat = slope_of_renyi(apart, orders)
         odds = -odds
         above = odds > self.wanted
@@ -374,6 +383,5 @@ class _Towards:
         return -miss.masked_fill(near, 0)
 
 
-def _order(progress: float) -> float:
-    low, high = _ORDERS
-    return off_one(low * (high / low) ** progress)
+def _order(low: float, progress: float) -> float:
+    return off_one(low * (_LAST_ORDER / low) ** progress)

@@ -13,7 +13,7 @@ from advcal._sums import wide
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball
 from advcal.attacks._gradient import Best, Goal, Point, climb, logits_at, predicted
-from advcal.attacks._keeping import Look, descend_keeping, unchanged_or
+from advcal.attacks._keeping import Look, Stage, descend_keeping, unchanged_or
 from advcal.attacks._pgd import first_step
 from advcal.attacks._search import Method, search_keeping
 from advcal.losses import inverse_adversarial, margin
@@ -108,7 +108,7 @@ def iaa(
     if random_start and variant == "accept":  # the input counts too
         logits = logits_at(model, inputs)
         _checks.label_range(labels, logits.shape[1])
-        score = aim.look(logits, Apart.of(logits, labels), 0.0).score
+        score = aim.look(logits, Apart.of(logits, labels), Stage()).score
         best.offer(inputs, logits.argmax(dim=1) == labels, score)
     if variant == "published":
         points = climb(model, start, goal, _Growing(region, steps), steps)
@@ -136,9 +136,7 @@ class _Down:
         self.weights: Tensor | None = None  # of the log-probabilities, in what is raised
         self.most: Tensor | None = None  # log-odds of labels that lead at the inputs
 
-    def look(
-        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
-    ) -> Look:
+    def look(self, logits: Tensor, apart: Apart, stage: Stage) -> Look:
         """Look at logits; the first, at the inputs, tell which classes are masked."""
         log_p = logits.log_softmax(dim=1)
         if self.weights is None:

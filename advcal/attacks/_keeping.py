@@ -8,15 +8,31 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._logits import Apart
+from advcal._logits import Apart, finite, lift
+from advcal._sums import widest
 from advcal._typing import Model
-from advcal.attacks._balls import Ball, each_of
+from advcal.attacks._balls import Ball, each_of, per_example
 from advcal.attacks._gradient import Best, linearised, logits_at, look_at, scaled, select
 
 _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
 FIRST = 10  # steps before a descent begins again
 _LEAST = 0.1  # of the first step, the least one after that, until …
 _CLOSE_IN = 0.75  # … so much of the steps are done
+_MOMENTUM = {"first": 0.3, "later": 0.6}  # share of the direction before, in first rounds, later
+
+
+class Stage(NamedTuple):
+    """How far a descent has come.
+
+    Attributes:
+        progress: From 0 at the first step until it begins again to 1 at the last.
+        turn: How often it has begun again.
+        crossed: Which have crossed since, shape `(n,)`; None if it never begins again.
+    """
+
+    progress: float = 0.0
+    turn: int = 0
+    crossed: Tensor | None = None
 
 
 class Look(NamedTuple):
@@ -36,13 +52,8 @@ class Look(NamedTuple):
 class Aim(Protocol):
     """Where to go while the label is kept."""
 
-    def look(
-        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
-    ) -> Look:
-        """Look at logits, at a progress from 0 at the first step to 1 at the last.
-
-        If the descent begins anew now and then, `crossed` tells which have crossed since.
-        """
+    def look(self, logits: Tensor, apart: Apart, stage: Stage) -> Look:
+        """Look at logits."""
         ...
 
 
@@ -52,9 +63,7 @@ class Lower:
 
     objective: Callable[[Tensor], Tensor]
 
-    def look(
-        self, logits: Tensor, apart: Apart, progress: float, crossed: Tensor | None = None
-    ) -> Look:
+    def look(self, logits: Tensor, apart: Apart, stage: Stage) -> Look:
         """Take the gradient by autograd."""
         values, back = linearised(self.objective, logits)
         return Look(-values.detach(), back(torch.ones_like(values)))
@@ -83,7 +92,9 @@ def descend_keeping(
     closes in only in the last quarter of these: halved for good, the steps of a long descent would
     end where it first met the boundary. What more steps see comes on top of what fewer see. It then
     follows the aim on the other side too, beside winning the label back: the optimum of an example
-    that has crossed lies along the boundary.
+    that has crossed lies along the boundary. There gradients alternate, so that each step keeps a
+    share of the direction of those before. And no step is longer than to where, by its gradient,
+    the logits that it moves are level: in a large ball steps are much like those in a smaller one.
 
     Args:
         model: The model, frozen.
@@ -92,18 +103,19 @@ def descend_keeping(
         aim: Where to go.
         region: Where to stay.
         steps: The number of steps.
-        step_size: The first length of a step, a number or `(n,)`, or what gives it for a number of
-            steps until the descent begins again.
+        step_size: The first length of a step, with `anew` at most: a number or `(n,)`, or what
+            gives it for a number of steps until the descent begins again.
         anew: Whether to begin again.
         best: What was seen before, if anything was.
     """
     best, here = Best(start) if best is None else best, start
     least_lead: Tensor | None = None
     ever_kept = torch.zeros_like(labels, dtype=torch.bool)
-    for length, taken in _cycles(steps) if anew else [(steps, steps)]:
+    for turn, (length, taken) in enumerate(_cycles(steps) if anew else [(steps, steps)]):
         first = step_size(length) if callable(step_size) else step_size
         first = each_of(first, start, torch.float32)
         size, least = _Halved(first), _LEAST if length > FIRST and anew else 0.0
+        rolling = _Rolling(region, _MOMENTUM["later" if turn else "first"])
         for step in range(taken + 1):
             if step == taken:
                 logits = logits_at(model, here)
@@ -118,7 +130,7 @@ def descend_keeping(
             else:
                 keeps = keeps & (lead >= least_lead)
             crossed = size.crossed() if anew else None
-            seen = aim.look(logits, apart, step / max(1, length - 1), crossed)
+            seen = aim.look(logits, apart, Stage(step / max(1, length - 1), turn, crossed))
             best.offer(here, keeps, seen.score)
             if step == taken:
                 break
@@ -130,9 +142,12 @@ def descend_keeping(
                 slope = torch.where(
                     keeps[:, None], follow, regain + follow * (lead < 0).unsqueeze(1)
                 )
+                gap = (slope * finite(logits - apart.label)).sum(dim=1)
+                gap = torch.where(keeps, gap, gap + 2 * least_lead)
+                here = rolling.step(here, back(slope), gap, size.now)
             else:
                 slope = scaled(torch.where(keeps[:, None], seen.gradient, regain))
-            here = region.project(region.ascend(here, -back(slope), size.now))
+                here = region.project(region.ascend(here, -back(slope), size.now))
         here = best.points
     return best.points
 
@@ -169,6 +184,28 @@ class _Halved:
             halved = torch.maximum(halved, least * self._first) if least else halved
             self.now = torch.where((side != self._side) & counts, halved, self.now)
         self._side = side
+
+
+class _Rolling:
+    """Steps that keep a share of the direction of those before."""
+
+    def __init__(self, region: Ball, share: float) -> None:
+        self._region, self._share = region, share
+        self._direction: Tensor | None = None
+
+    def step(self, here: Tensor, slope: Tensor, gap: Tensor, size: Tensor) -> Tensor:
+        """Step against a slope, no further than this takes to close a gap, if that is above 0."""
+        slope, region = lift(slope), self._region
+        steepness = torch.linalg.vector_norm(
+            slope.flatten(1), region.dual, dim=1, dtype=widest(slope.device)
+        )
+        least = torch.finfo(steepness.dtype).tiny  # where there is no slope
+        down = (slope / per_example(-steepness.clamp_min(least), slope)).to(slope.dtype)
+        if self._direction is not None:
+            down = down.add_(self._direction, alpha=self._share)
+        self._direction = down
+        reach = torch.minimum(size, (gap / steepness).to(size.dtype))
+        return region.project(region.ascend(here, down, torch.where(gap > 0, reach, size)))
 
 
 def _lead(apart: Apart) -> tuple[Tensor, Tensor]:

@@ -247,6 +247,14 @@ def test_table_of_models_without_a_gradient():
     assert study["models"] == {}
 
 
+def test_table_of_the_attacks_on_confidence(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS.parent / "tests" / "benchmarks")
+    bench = importlib.import_module("confidence_attacks")
+    study = json.loads((DOCS / "benchmarks" / "confidence_attacks.json").read_text())
+    header, _, *expected = lines(bench.table(study["runs"]))
+    assert table("benchmarks.md", *header) == expected
+
+
 def test_table_of_autoattack(monkeypatch):
     monkeypatch.syspath_prepend(DOCS.parent / "tests" / "benchmarks")
     bench = importlib.import_module("against_autoattack")
