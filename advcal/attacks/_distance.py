@@ -59,8 +59,8 @@ def adversarial_distance(
     that `foot` and `minimum_norm` differ on by more than 1 %.
 
     So the cost depends on the network. On smooth ones `"fast"` takes some 20 to 40 passes forward
-    per example, and about as many backward, and `"precise"` 80 to 220; on robust ones of MNIST and
-    on saturated ones, whose gradients at the inputs say little, 100 to 170 and 300 to 500.
+    per example, and about as many backward, and `"precise"` 100 to 270; on robust ones of MNIST and
+    on saturated ones, whose gradients at the inputs say little, 90 to 180 and 350 to 530.
 
     Two more are estimates, to rank examples during training; no attack confirms them, and they can
     be below the distance. `"linear"` takes the shortest move within `bounds` to where the model,
