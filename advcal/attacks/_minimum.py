@@ -116,6 +116,23 @@ def minimum_norm(
         return nearest.points
 
 
+def from_the_input(
+    model: Model, inputs: Tensor, labels: Tensor, *, rank: int, steps: int, bounds: Bounds
+) -> Tensor:
+    """Make one search in L2, which starts towards the class of the highest other logit but `rank`.
+
+    After a success, or three steps, it goes towards whatever class leads. So it may end at any
+    class, and what the rank decides is by which way. Makes `steps + 1` forward and `steps` backward
+    passes.
+    """
+    nearest = Nearest(inputs, labels)
+    search = _Search(model, nearest, bounds, steps, rank + 1)
+    search.rank, search.share = search.rank + rank, steps
+    search.run(steps)
+    nearest.see(search.points, logits_at(model, search.points))
+    return nearest.points
+
+
 @dataclass(frozen=True)
 class _Rule:
     """How a search steps in a norm.

@@ -1,5 +1,6 @@
 """The attacks for the smallest perturbation: closed forms, success, and how few calls they need."""
 
+import copy
 import math
 from functools import partial
 
@@ -300,39 +301,78 @@ def full_budget(digits):
     return adversarial_distance(model, inputs, attack=partial(ddn, steps=1000))
 
 
-def test_the_fast_setting_ranks_in_twenty_calls(digits, full_budget):
-    model, inputs, _ = digits
-    counted = Counted(model)
-    distances = adversarial_distance(counted, inputs, attack="fast")
-    assert counted.forwards <= 20
-    assert counted.backwards <= 20
-    assert distances.isfinite().all()
-    assert spearmanr(distances, full_budget).statistic >= 0.98
+class Passes(nn.Module):
+    """A model that counts its passes, forward and backward, by examples."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.forwards, self.backwards = model, 0, 0
+
+    def forward(self, inputs):
+        self.forwards += len(inputs)
+        logits = self.model(inputs)
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, gradient):
+        self.backwards += len(gradient)
 
 
-def test_the_precise_setting_is_nearer_than_a_thousand_steps_in_fifty_calls(digits, full_budget):
-    model, inputs, _ = digits
-    counted = Counted(model)
-    distances = adversarial_distance(counted, inputs)
-    assert counted.forwards <= 50
-    assert distances.median() <= full_budget.median()
-    assert distances.mean() <= full_budget.mean()
-    fast = adversarial_distance(model, inputs, attack="fast")
-    assert distances.mean() <= fast.mean()
-
-
-def test_the_settings_rank_a_network_of_steep_units():
-    """Their gradients say little from afar: `foot` alone has correlations of .79 and .88 here."""
+def steep():
+    """A network whose gradients say little from afar, and inputs."""
     model, inputs = classifier_of_digits(nn.Tanh)
     for layer in model[:3:2]:
         layer.weight.data *= 8
         layer.bias.data *= 8
-    inputs = inputs[:80]
+    return model, inputs[:80]
+
+
+def test_the_fast_setting_ranks_in_few_passes(digits, full_budget):
+    model, inputs, _ = digits
+    counted = Passes(model)
+    distances = adversarial_distance(counted, inputs, attack="fast")
+    assert counted.forwards <= 25 * len(inputs)
+    assert counted.backwards <= 23 * len(inputs)
+    assert distances.isfinite().all()
+    assert spearmanr(distances, full_budget).statistic >= 0.98
+
+
+def test_the_precise_setting_is_nearer_than_a_thousand_steps_in_a_tenth(digits, full_budget):
+    model, inputs, _ = digits
+    counted = Passes(model)
+    distances = adversarial_distance(counted, inputs)
+    assert counted.forwards <= 100 * len(inputs)
+    assert distances.median() <= full_budget.median()
+    assert distances.mean() <= 1.001 * full_budget.mean()
+    fast = adversarial_distance(model, inputs, attack="fast")
+    assert distances.mean() <= fast.mean()
+
+
+@pytest.mark.parametrize(
+    ("attack", "rank", "ratio", "passes"), [("fast", 0.98, 1.05, 120), ("precise", 0.99, 1.01, 450)]
+)
+def test_the_settings_search_on_in_a_network_of_steep_units(attack, rank, ratio, passes):
+    """17 steps of `minimum_norm` alone have a correlation of .94 here, `foot` .79 and .88."""
+    model, inputs = steep()
+    counted = Passes(model)
+    distances = adversarial_distance(counted, inputs, attack=attack)
     known = adversarial_distance(model, inputs, attack=partial(minimum_norm, norm="l2", steps=200))
-    for attack, least in (("fast", 0.93), ("precise", 0.95)):
-        distances = adversarial_distance(model, inputs, attack=attack)
-        assert distances.isfinite().all()
-        assert spearmanr(distances, known).statistic > least
+    known = known.minimum(adversarial_distance(model, inputs))
+    assert spearmanr(distances, known).statistic > rank
+    assert (distances / known).mean() < ratio
+    assert 40 * len(inputs) < counted.forwards <= passes * len(inputs)
+
+
+@pytest.mark.parametrize("attack", ["fast", "precise"])
+def test_no_example_is_searched_on_for_its_neighbours(attack, digits):
+    """Steep networks would not do: there a search doubles what rounding does every few steps."""
+    model = nn.Sequential(copy.deepcopy(digits[0]), nn.Sigmoid()).double()
+    inputs = digits[1][:4].double()
+    together, counted = adversarial_distance(model, inputs, attack=attack), Passes(model)
+    alone = [adversarial_distance(counted, each[None], attack=attack) for each in inputs]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-3, atol=0)
+    assert counted.forwards > 40 * len(inputs)
 
 
 def test_cw_with_a_small_budget_moves_pixels_at_the_bounds(digits):
