@@ -15,6 +15,8 @@ from advcal.attacks._balls import free_to_read, of_rows, per_example
 
 LOSSES = ("cross_entropy", "margin", "dlr")
 
+_LARGE = 2**16  # entries, below which it does not matter how rows are chosen
+
 Slope: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Logits to one value per example, and its gradient, scaled to a largest entry of 1."""
 
@@ -263,5 +265,16 @@ def to_be_sorted_out(step: int, points: Tensor) -> bool:
 
 
 def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Choose per example: `condition` has shape `(n,)`, the rest `(n, ...)`."""
-    return torch.where(per_example(condition, yes) if yes.ndim > 1 else condition, yes, no)
+    """Choose per example: `condition` has shape `(n,)`, the rest `(n, ...)`.
+
+    The result may be one of the two tensors itself: do not write to it.
+    """
+    if yes.ndim == 1:
+        return torch.where(condition, yes, no)
+    alike = yes.stride() == no.stride() and yes.dtype == no.dtype
+    if not alike or yes.numel() < _LARGE or not free_to_read(yes):
+        return torch.where(per_example(condition, yes), yes, no)
+    rows = condition.nonzero()[:, 0]  # which a processor copies faster than it chooses entries
+    if len(rows) in (0, len(yes)):
+        return yes if len(rows) else no
+    return no.index_copy(0, rows, yes.index_select(0, rows))
