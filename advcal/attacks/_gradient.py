@@ -190,25 +190,24 @@ class Best:
             points: One point for each example, or for each of `rows`; at first for each example.
             first: What decides, one value per point.
             second: What breaks ties.
-            rows: The indices of the examples that the points belong to; all if None.
+            rows: The indices, in order, of the examples that the points belong to; all if None.
         """
         second = second.nan_to_num(nan=-torch.inf, posinf=torch.inf)
         if self.n == 0:
             self.n, self.first, self.second, self.points = len(points), first, second, points
-            if rows is not None:  # of which some will be written to
-                self.first, self.points = first.clone(), points.clone()
             return
-        held = self.first, self.second, self.points
-        held = held if rows is None else of_rows(held, rows)
+        all_held = held = self.first, self.second, self.points
+        if rows is not None and len(rows) < self.n:
+            held = of_rows(held, rows)
         better = torch.where(first == held[0], second > held[1], first.bool())
         if self.stop:
             better = better & ~held[0]
         offered = zip((first, second, points), held, strict=True)
         found = [select(better, new, old) for new, old in offered]
-        if rows is None:
-            self.first, self.second, self.points = found
-        else:
-            self.first[rows], self.second[rows], self.points[rows] = found
+        if rows is not None and len(rows) < self.n:
+            pairs = zip(all_held, found, strict=True)
+            found = [old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs]
+        self.first, self.second, self.points = found
 
     def left(self, rows: Tensor) -> Tensor:
         """Return which of the rows have no point whose `first` holds: this waits for a device."""

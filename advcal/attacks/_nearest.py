@@ -92,10 +92,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(dim=1)
 
 
-def unit(gradient: Tensor) -> Tensor:
-    """Scale each example to an L2 norm of 1, in float32 or wider; what is zero stays zero."""
+def unit(gradient: Tensor, length: Tensor | None = None) -> Tensor:
+    """Scale each example to an L2 norm of 1, in float32 or wider; what is zero stays zero.
+
+    The length is that of each example, `norm(gradient)`, if it is known.
+    """
     gradient = lift(gradient)
-    length = norm(gradient).to(gradient.dtype)
+    length = (norm(gradient) if length is None else length).to(gradient.dtype)
     return gradient / per_example(torch.where(length > 0, length, 1.0), gradient)
 
 
