@@ -117,7 +117,8 @@ class _Search:
         self.origin = lift(inputs)
         self.furthest = norm(corner(self.origin, bounds)).to(self.origin.dtype)
         (low, high), most = bounds, torch.finfo(self.origin.dtype).max
-        self.ways = (self.origin > low) * -most, (self.origin < high) * most
+        down, up = (self.origin > low).to(self.origin), (self.origin < high).to(self.origin)
+        self.ways = down * -most, up * most
         self.best_direction = torch.zeros_like(self.origin)
         self.best_rivals = torch.full_like(labels, -1)
         self.most_others = sys.maxsize

@@ -56,7 +56,7 @@ def lengths(offsets: Tensor, name: str = "l2", orders: dict[str, float] = ORDERS
     if order == 1:
         return flat.abs().sum(dim=1, dtype=dtype)
     if order == 0:
-        return torch.ne(flat, 0, out=torch.empty_like(flat)).sum(dim=1, dtype=dtype)
+        return flat.clone().ne_(0).sum(dim=1, dtype=dtype)
     size: Tensor = torch.linalg.vector_norm(flat, order, dim=1, dtype=dtype)
     return size
 

@@ -191,9 +191,7 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
     def _room(self, offset: Tensor) -> Tensor:
         """Return how far the bounds are from the centre on the side of offsets `(n, d)`."""
         ends = torch.full_like(offset, torch.inf).copysign_(offset).reshape(self.centre.shape)
-        low, high = map(_exactly, self.bounds)
-        ends = ends.clamp_(low, high).sub_(self.centre)
-        return ends.abs_().flatten(1)
+        return ends.clamp_(*self.bounds).sub_(self.centre).abs_().flatten(1)
 
     def _few(self, stay: Tensor, points: Tensor, known: Tensor | None) -> Tensor:
         """Project by few coordinates; the others are those of the centre."""

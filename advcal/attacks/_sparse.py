@@ -1,7 +1,5 @@
 """The fewest entries to change: two searches in L0."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -84,7 +82,7 @@ class _Most(_Walk):
     def step(self, fooled: Tensor, lead: Tensor, gradient: Tensor, progress: float) -> None:
         """Follow the boundary with the number of entries."""
         # Masks are numbers, 1 or 0, and choices weighted means: a processor is fast with these.
-        changed, up = _mark(torch.ne, self.offset), _mark(torch.gt, gradient)
+        changed, up = self.offset.clone().ne_(0), gradient.clone().gt_(0)
         self.found = torch.where(fooled, self.found.minimum(counted(changed)[:, 0]), self.found)
         ends = torch.lerp(self.low, self.high, up)
         gain = gradient * torch.lerp(ends, self.offset, changed)
@@ -98,13 +96,8 @@ class _Most(_Walk):
             fewer = (self.count - 1).minimum((self.count * (1 - gamma)).floor())
             more = (self.count + 1).maximum((self.count * (1 + gamma)).floor())
             self.count = torch.where(fooled, fewer, more).minimum(self.found - 1)
-        ends = torch.lerp(ends, self.offset, changed.mul_(_mark(torch.gt, gain)))
+        ends = torch.lerp(ends, self.offset, changed.mul_(gain.gt_(0)))
         self.offset = ends.mul_(largest(self.score, self.count))
-
-
-def _mark(compare: Callable[..., Tensor], values: Tensor) -> Tensor:
-    """Compare values with 0; give numbers that are 1 or 0."""
-    return compare(values, 0, out=torch.empty_like(values))
 
 
 def _needed(gain: Tensor, lead: Tensor) -> Tensor:

@@ -231,7 +231,8 @@ def reached_by(values: Tensor, n: Tensor) -> Tensor:
         return _nth(values, n.long(), values.shape[1]).clamp_min(smallest)
     reach = torch.empty_like(values)  # 1 or 0: a processor is faster with numbers than with bools
     low, high = torch.full_like(values[:, :1], smallest), values.amax(dim=1, keepdim=True)
-    n_low, wanted = counted(torch.ge(values, low, out=reach)), n[:, None]
+    n_low = counted(torch.ge(values, low, out=reach))
+    wanted = n[:, None].to(n_low.dtype)
     n_high, level, found = torch.full_like(n_low, 0.5), low, n_low <= wanted
     for i in range(1, _COUNTS + 1):
         if bool(found.all()):
