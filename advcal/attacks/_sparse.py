@@ -82,7 +82,7 @@ class _Most(_Walk):
     def step(self, fooled: Tensor, lead: Tensor, gradient: Tensor, progress: float) -> None:
         """Follow the boundary with the number of entries."""
         # Masks are numbers, 1 or 0, and choices weighted means: a processor is fast with these.
-        changed, up = self.offset.clone().ne_(0), gradient.clone().gt_(0)
+        changed, up = self.offset.clone().ne_(0), gradient.to(self.low, copy=True).gt_(0)
         self.found = torch.where(fooled, self.found.minimum(counted(changed)[:, 0]), self.found)
         ends = torch.lerp(self.low, self.high, up)
         gain = gradient * torch.lerp(ends, self.offset, changed)
