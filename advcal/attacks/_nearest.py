@@ -53,7 +53,7 @@ def lengths(offsets: Tensor, name: str = "l2", orders: dict[str, float] = ORDERS
     order, dtype = orders[name], widest(flat.device)
     if order == torch.inf:  # a processor is faster with these two than with a norm
         return flat.abs().amax(dim=1).to(dtype)
-    if order == 1:
+    if name == "l1":
         return flat.abs().sum(dim=1, dtype=dtype)
     if order == 0:
         return flat.clone().ne_(0).sum(dim=1, dtype=dtype)
