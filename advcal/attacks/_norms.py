@@ -205,7 +205,7 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         # Rows are filled up with their own first column, which gets the same once more.
         moved = torch.where(filled, moved, moved[:, :1])
         inside = self.centre.flatten(1).to(points.dtype, copy=True)
-        return inside.scatter_(1, columns, moved).reshape(points.shape)
+        return _laid_out(inside.scatter_(1, columns, moved).reshape(points.shape), points)
 
     def _whole(self, points: Tensor, known: Tensor | None = None) -> Tensor:
         """Project by all coordinates, from amounts that are known to be taken off at least."""
@@ -235,7 +235,7 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         inside = left.copysign_(offset).reshape(centre.shape)
         moved = (centre + inside).to(self.centre.dtype)
         moved = _no_further(moved, centre, inside).clamp(low, high)
-        return moved.to(points)
+        return _laid_out(moved.to(points), points)
 
     def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         flat = _inward(self, gradient, points).flatten(1)
@@ -301,3 +301,8 @@ def _no_further(points: Tensor, centre: Tensor, offset: Tensor) -> Tensor:
     further = (points.to(offset.dtype) - centre).abs_().gt_(offset.abs())
     back = torch.nextafter(points, centre.to(points.dtype))
     return torch.lerp(points, back, further.to(points.dtype))
+
+
+def _laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """Give values the memory format of others."""
+    return values if values.stride() == like.stride() else torch.empty_like(like).copy_(values)
