@@ -192,8 +192,9 @@ class Halving:
         region, points = self.region, state.points
         there = region.project(region.ascend(points, state.gradient, size))
         if self.taken:
-            new, last = there - points, points - state.before
-            there = region.project(points + _MOMENTUM * new + (1 - _MOMENTUM) * last)
+            new = (there - points).mul_(_MOMENTUM)
+            last = (points - state.before).mul_(1 - _MOMENTUM)
+            there = region.project(new.add_(points).add_(last))
         return there, replace(self, size=size, taken=self.taken + 1, state=state)
 
 

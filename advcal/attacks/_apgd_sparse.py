@@ -10,7 +10,7 @@ from advcal._random import draw
 from advcal._typing import Model
 from advcal.attacks._balls import Ball, each_of, of_rows, per_example, times
 from advcal.attacks._gradient import Best, Goal, Point, climb, select
-from advcal.attacks._thresholds import reached_by
+from advcal.attacks._thresholds import counted, reached_by
 
 _PHASES = ((3, 0.3), (2, 0.3), (1, 0.4))  # radii of the ball, and shares of the steps
 _CHECKED = 0.04  # the share of a phase's steps between two checkpoints
@@ -121,6 +121,6 @@ def _sparse_sign(gradient: Tensor, share: Tensor) -> Tensor:
     n = flat.shape[1]
     kept = n - ((1 - share) * n).long().clamp(0, n - 1)
     size = flat.abs()
-    signs = flat.sign() * (size >= reached_by(size, kept)).to(flat.dtype)
-    total = signs.abs().sum(dim=1, keepdim=True).clamp_min(1)
-    return (signs / total).reshape(gradient.shape)
+    reach = torch.ge(size, reached_by(size, kept), out=size)
+    total = counted(reach).clamp_min(1).to(flat.dtype)
+    return flat.sign().mul_(reach).div_(total).reshape(gradient.shape)

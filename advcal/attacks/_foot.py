@@ -103,6 +103,7 @@ class _Search:
     rivals: Tensor  # the classes whose boundary is sought; -1 for that of the rank
     rank: Tensor  # among the other classes, 0 the highest; less than the width
     width: int
+    ways: tuple[Tensor, Tensor]  # 0 where a bound leaves no way down, or up
     overshoot: Tensor  # relative to the distance
     relaxation: Tensor
     residual: Tensor  # the last normal less the last direction; NaN if there is none yet
@@ -115,6 +116,9 @@ class _Search:
         self.nearest = Nearest(inputs, labels, targeted=targeted)
         self.origin = lift(inputs)
         self.furthest = norm(corner(self.origin, bounds)).to(self.origin.dtype)
+        (low, high), most = bounds, torch.finfo(self.origin.dtype).max
+        down, up = (self.origin > low).to(self.origin), (self.origin < high).to(self.origin)
+        self.ways = down * -most, up * most
         self.best_direction = torch.zeros_like(self.origin)
         self.best_rivals = torch.full_like(labels, -1)
         self.most_others = sys.maxsize
@@ -140,10 +144,10 @@ class _Search:
         self.relaxation = torch.where(found, 0.5, self.relaxation)
 
     def _set_out(self, rows: Tensor, rank: int) -> None:
-        each, self.width = per_example(rows, self.origin), rank + 1
-        self.points = torch.where(each, self.inputs, self.points)
-        self.direction = self.direction.masked_fill(each, 0.0)
-        self.residual = self.residual.masked_fill(each, torch.nan)
+        self.width = rank + 1
+        self.points = select(rows, self.inputs, self.points)
+        self.direction = select(rows, torch.zeros_like(self.direction), self.direction)
+        self.residual = select(rows, torch.full_like(self.residual, torch.nan), self.residual)
         self.rivals, self.rank = (
             self.rivals.masked_fill(rows, -1),
             self.rank.masked_fill(rows, rank),
@@ -160,7 +164,8 @@ class _Search:
             self.n_others = others.sum(dim=1).clamp_min(1)
         fooled, nearer = self.nearest.see(self.points, logits)
         gradient = free(lift(steady(gradient)), self.bounds)
-        normal, slope = unit(gradient), norm(gradient)
+        slope = norm(gradient)
+        normal = unit(gradient, slope)
         self._turn(normal)
         self.best_direction = select(nearer, self.direction, self.best_direction)
         self.best_rivals = torch.where(nearer, self.rivals, self.best_rivals)
@@ -189,8 +194,9 @@ class _Search:
         aitken = -self.relaxation * dot(self.residual, change) / dot(change, change)
         first = aitken.isnan()
         self.relaxation = torch.where(first, self.relaxation, aitken.clamp(_RELAXATION, 1))
-        none = per_example(norm(self.direction) == 0, residual)
-        self.residual = torch.where(none, torch.nan, residual)
+        none = self.direction.flatten(1).abs().amax(dim=1) == 0
+        gap = torch.zeros_like(self.relaxation).masked_fill(none, torch.nan)
+        self.residual = residual + per_example(gap, residual)
         turn = per_example(self.relaxation, residual) * residual
         self.direction = unit(self.direction + turn)
 
@@ -201,14 +207,13 @@ class _Search:
         limit = torch.where(
             self.furthest.isfinite(), self.furthest, _FAR * goal.nan_to_num(0, 0).clamp_min(0)
         )
-        blocked = torch.where(self.direction > 0, self.origin >= high, self.origin <= low)
-        ray = self.direction.masked_fill(blocked, 0)
-        length = torch.zeros_like(goal)
+        ray = self.direction.clamp(*self.ways)
+        product, length = normal * ray, torch.zeros_like(goal)
         for _ in range(_NEWTON):
-            straight = self.origin + per_example(length, ray) * ray
+            straight = (per_example(length, ray) * ray).add_(self.origin)
             bent = straight.clamp(low, high)
-            slope = dot(normal * (bent == straight), ray)
-            short = goal - dot(normal, bent - self.origin)
+            slope = straight.eq_(bent).mul_(product).flatten(1).sum(dim=1)  # of what is not bent
+            short = goal - bent.sub_(self.origin).mul_(normal).flatten(1).sum(dim=1)
             length = length + short / slope.clamp_min(torch.finfo(slope.dtype).tiny)
             length = length.nan_to_num(0).clamp_min(0).minimum(limit)
         straight = self.origin + per_example(length, ray) * ray

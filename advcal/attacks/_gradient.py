@@ -15,6 +15,8 @@ from advcal.attacks._balls import free_to_read, of_rows, per_example
 
 LOSSES = ("cross_entropy", "margin", "dlr")
 
+_LARGE = 2**16  # entries, below which it does not matter how rows are chosen
+
 Slope: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Logits to one value per example, and its gradient, scaled to a largest entry of 1."""
 
@@ -188,25 +190,24 @@ class Best:
             points: One point for each example, or for each of `rows`; at first for each example.
             first: What decides, one value per point.
             second: What breaks ties.
-            rows: The indices of the examples that the points belong to; all if None.
+            rows: The indices, in order, of the examples that the points belong to; all if None.
         """
         second = second.nan_to_num(nan=-torch.inf, posinf=torch.inf)
         if self.n == 0:
             self.n, self.first, self.second, self.points = len(points), first, second, points
-            if rows is not None:  # of which some will be written to
-                self.first, self.points = first.clone(), points.clone()
             return
-        held = self.first, self.second, self.points
-        held = held if rows is None else of_rows(held, rows)
+        all_held = held = self.first, self.second, self.points
+        if rows is not None and len(rows) < self.n:
+            held = of_rows(held, rows)
         better = torch.where(first == held[0], second > held[1], first.bool())
         if self.stop:
             better = better & ~held[0]
         offered = zip((first, second, points), held, strict=True)
         found = [select(better, new, old) for new, old in offered]
-        if rows is None:
-            self.first, self.second, self.points = found
-        else:
-            self.first[rows], self.second[rows], self.points[rows] = found
+        if rows is not None and len(rows) < self.n:
+            pairs = zip(all_held, found, strict=True)
+            found = [old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs]
+        self.first, self.second, self.points = found
 
     def left(self, rows: Tensor) -> Tensor:
         """Return which of the rows have no point whose `first` holds: this waits for a device."""
@@ -263,5 +264,16 @@ def to_be_sorted_out(step: int, points: Tensor) -> bool:
 
 
 def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Choose per example: `condition` has shape `(n,)`, the rest `(n, ...)`."""
-    return torch.where(per_example(condition, yes) if yes.ndim > 1 else condition, yes, no)
+    """Choose per example: `condition` has shape `(n,)`, the rest `(n, ...)`.
+
+    The result may be one of the two tensors itself: do not write to it.
+    """
+    if yes.ndim == 1:
+        return torch.where(condition, yes, no)
+    alike = yes.stride() == no.stride() and yes.dtype == no.dtype
+    if not alike or yes.numel() < _LARGE or not free_to_read(yes):
+        return torch.where(per_example(condition, yes), yes, no)
+    rows = condition.nonzero()[:, 0]  # which a processor copies faster than it chooses entries
+    if len(rows) in (0, len(yes)):
+        return yes if len(rows) else no
+    return no.index_copy(0, rows, yes.index_select(0, rows))

@@ -182,9 +182,11 @@ def _towards(origin: Tensor, offset: Tensor, gradient: Tensor, length: Tensor, b
     """Move along the gradient, leaving out what would lead out of the box at once."""
     step = per_example(length, offset).to(offset.dtype)
     points, near = origin + offset, _ROUNDING * step  # a projection may end just short of a bound
-    full = (gradient > 0) & (points + near >= box[1])
-    empty = (gradient < 0) & (points - near <= box[0])
-    return offset + step * unit(gradient.masked_fill(full | empty, 0))
+    # Clamping is faster than masking, whose branches a processor cannot predict.
+    most = torch.finfo(gradient.dtype).max
+    down = (points - near).gt_(box[0]).mul_(-most)
+    up = (points + near).lt_(box[1]).mul_(most)
+    return offset + step * unit(gradient.clamp(down, up))
 
 
 def _in_a_sphere(

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcal._logits import lift
 from advcal._sums import widest
 from advcal.attacks import _norms
-from advcal.attacks._balls import norm, per_example
+from advcal.attacks._balls import free_to_read, norm, per_example
 from advcal.attacks._gradient import pulled, select
 
 ORDERS = _norms.ORDERS | {"l0": 0.0}  # which counts, and has no ball to project on
@@ -51,6 +51,12 @@ def lengths(offsets: Tensor, name: str = "l2", orders: dict[str, float] = ORDERS
     """Return a norm of each example by its name, or by `DUAL_ORDERS` the dual one, shape `(n,)`."""
     flat = offsets.flatten(1)
     order, dtype = orders[name], widest(flat.device)
+    if order == torch.inf:  # a processor is faster with these two than with a norm
+        return flat.abs().amax(dim=1).to(dtype)
+    if name == "l1":
+        return flat.abs().sum(dim=1, dtype=dtype)
+    if order == 0:
+        return flat.clone().ne_(0).sum(dim=1, dtype=dtype)
     size: Tensor = torch.linalg.vector_norm(flat, order, dim=1, dtype=dtype)
     return size
 
@@ -72,7 +78,10 @@ def steady(gradient: Tensor) -> Tensor:
     Some networks have them, such as one with a square root at pixels of 0. Left as they are, all
     other entries would count for nothing, and the linear estimate of a distance would be 0.
     """
-    infinite = gradient.abs() == torch.finfo(gradient.dtype).max
+    most = torch.finfo(gradient.dtype).max
+    if free_to_read(gradient) and bool((gradient.flatten(1).abs().amax(dim=1) < most).all()):
+        return gradient
+    infinite = gradient.abs() == most
     size = gradient.masked_fill(infinite, 0).flatten(1).abs().amax(dim=1)
     size = per_example(torch.where(size > 0, size, 1.0), gradient)
     return torch.where(infinite, size * gradient.sign(), gradient)
@@ -83,10 +92,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(dim=1)
 
 
-def unit(gradient: Tensor) -> Tensor:
-    """Scale each example to an L2 norm of 1, in float32 or wider; what is zero stays zero."""
+def unit(gradient: Tensor, length: Tensor | None = None) -> Tensor:
+    """Scale each example to an L2 norm of 1, in float32 or wider; what is zero stays zero.
+
+    The length is that of each example, `norm(gradient)`, if it is known.
+    """
     gradient = lift(gradient)
-    length = norm(gradient).to(gradient.dtype)
+    length = (norm(gradient) if length is None else length).to(gradient.dtype)
     return gradient / per_example(torch.where(length > 0, length, 1.0), gradient)
 
 

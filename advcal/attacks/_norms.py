@@ -12,7 +12,8 @@ from advcal._random import draw
 from advcal._sums import exact, wide
 from advcal._typing import Bounds
 from advcal.attacks._balls import Ball, ball, free, free_to_read, norm, per_example, times
-from advcal.attacks._thresholds import gathered, spent, taken_off
+from advcal.attacks._gradient import select
+from advcal.attacks._thresholds import gathered, spent, taken_at_least, taken_off
 
 # A projection in L1 gathers the changed coordinates up to this share of all, and never so many
 # that they are not sorted: what is found must not depend on the neighbours in the table.
@@ -139,11 +140,13 @@ class _L2(Ball, name="l2", order=2, dual=2):
         points, centre = points.clamp(*self.bounds), lift(self.centre)
         offset = points - centre
         length = norm(offset)
-        outside = per_example(length > self.radius, points)
+        outside = length > self.radius
+        if free_to_read(outside) and not bool(outside.any()):
+            return points
         radius = self.radius * (1 - 4 * torch.finfo(centre.dtype).eps)  # rounding cannot lead out
         offset = offset * per_example(length.reciprocal() * radius, points).to(offset.dtype)
         moved = _no_further((centre + offset).to(points.dtype), centre, offset)
-        return torch.where(outside, moved, points)
+        return select(outside, moved, points)
 
     def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         gradient = _inward(self, gradient, points)
@@ -168,49 +171,71 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
     def _project(self, points: Tensor) -> Tensor:
         if not free_to_read(points):
             return self._whole(points)
-        changed = (points != self.centre).flatten(1)
-        many = changed.sum(dim=1) > min(int(_SHARE * changed.shape[1]), _MOST)
-        rows = many.nonzero()[:, 0]
+        kept = (lift(points.clamp(*self.bounds)) - lift(self.centre)).abs_().flatten(1)
+        few, known = min(int(_SHARE * kept.shape[1]), _MOST), None
+        many = kept.sign().sum(dim=1) > few
+        if bool(many.any()):
+            offset = (lift(points) - lift(self.centre)).flatten(1)
+            radius = per_example(self.radius, offset)
+            known, kept = taken_at_least(offset.abs(), self._room(offset), radius, few)
+            many = kept.sign().sum(dim=1) > few
+        stay, rows = kept.bool(), many.nonzero()[:, 0]
         if len(rows) == len(points):
-            return self._whole(points)
-        inside = points.clone()
-        inside[rows] = self.of(rows)._whole(points[rows])
-        return self._changed(changed & ~many[:, None], inside)
+            return self._whole(points, known)
+        stay[rows] = False
+        inside = self._few(stay, points, known)
+        if known is not None:
+            inside[rows] = self.of(rows)._whole(points[rows], known[rows])
+        return inside
 
-    def _changed(self, changed: Tensor, points: Tensor) -> Tensor:
-        """Project by few coordinates, the only ones off the centre, and write to the points."""
-        columns, filled = gathered(changed)
+    def _room(self, offset: Tensor) -> Tensor:
+        """Return how far the bounds are from the centre on the side of offsets `(n, d)`."""
+        ends = torch.full_like(offset, torch.inf).copysign_(offset).reshape(self.centre.shape)
+        return ends.clamp_(*self.bounds).sub_(self.centre).abs_().flatten(1)
+
+    def _few(self, stay: Tensor, points: Tensor, known: Tensor | None) -> Tensor:
+        """Project by few coordinates; the others are those of the centre."""
+        columns, filled = gathered(stay)
         held = [self.centre, points, *self.bounds]
         held = [e.flatten(1).gather(1, columns) if isinstance(e, Tensor) else e for e in held]
         centre, there, *bounds = held
         there = torch.where(filled, there, centre)
-        moved = type(self)(centre, self.radius, (bounds[0], bounds[1]))._whole(there)
-        return points.masked_scatter_(changed.reshape(points.shape), moved[filled].to(points.dtype))
+        few = type(self)(centre, self.radius, (bounds[0], bounds[1]))
+        moved = few._whole(there, known).to(points.dtype)
+        # Rows are filled up with their own first column, which gets the same once more.
+        moved = torch.where(filled, moved, moved[:, :1])
+        inside = self.centre.flatten(1).to(points.dtype, copy=True)
+        return _laid_out(inside.scatter_(1, columns, moved).reshape(points.shape), points)
 
-    def _whole(self, points: Tensor) -> Tensor:
-        """Project by all coordinates."""
+    def _whole(self, points: Tensor, known: Tensor | None = None) -> Tensor:
+        """Project by all coordinates, from amounts that are known to be taken off at least."""
+        if known is not None and bool((known > 0).all()):  # all are outside
+            return self._surface(points, known)
         clamped = points.clamp(*self.bounds)
         outside = per_example(self._length(clamped) > self.radius, points)
         if free_to_read(points) and not bool(outside.any()):
             return clamped
-        return torch.where(outside, self._surface(points), clamped)
+        return torch.where(outside, self._surface(points, known), clamped)
 
-    def _surface(self, points: Tensor) -> Tensor:
+    def _length(self, points: Tensor) -> Tensor:
+        return (wide(points) - wide(self.centre)).flatten(1).abs_().sum(dim=1)
+
+    def _surface(self, points: Tensor, known: Tensor | None = None) -> Tensor:
         """Project points that are outside of the ball."""
         held = (self.centre, per_example(self.radius, points.flatten(1)), *self.bounds)
         centre, radius, low, high = map(_exactly, held)
         radius = radius * (1 - 2**-44)  # so that the rounding of a sum cannot lead out
         offset = (exact(points) - centre).flatten(1)
-        least, most = (low - centre).flatten(1), (high - centre).flatten(1)
-        room = offset.new_full((), torch.inf).copysign(offset).clamp(least, most).abs_()
-        amount = taken_off(offset.abs(), room, radius)
-        shrunk = (offset - offset.clamp(-amount, amount)).clamp(least, most)
-        total = shrunk.abs().sum(dim=1, keepdim=True)
-        shrunk = shrunk * torch.where(total > radius, total.reciprocal() * radius, 1.0)
-        inside = shrunk.reshape(centre.shape)
+        room = type(self)(centre, radius, (low, high))._room(offset)
+        size = offset.abs()
+        left = size - taken_off(size, room, radius, known)
+        left = torch.minimum(left.clamp_min_(0), room, out=left)
+        total = left.sum(dim=1, keepdim=True)
+        left *= torch.where(total > radius, total.reciprocal() * radius, 1.0)
+        inside = left.copysign_(offset).reshape(centre.shape)
         moved = (centre + inside).to(self.centre.dtype)
         moved = _no_further(moved, centre, inside).clamp(low, high)
-        return moved.to(points)
+        return _laid_out(moved.to(points), points)
 
     def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         flat = _inward(self, gradient, points).flatten(1)
@@ -220,9 +245,10 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
 
     def _ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         low, high = self.bounds
-        ends = gradient.new_full((), torch.inf).copysign(gradient).clamp(low, high)
-        move = spent(gradient.flatten(1), (ends - points).abs().flatten(1), size)
-        return points + move.to(points.dtype).reshape(points.shape) * gradient.sign()
+        room = torch.full_like(gradient, torch.inf).copysign_(gradient).clamp_(low, high)
+        room = (room - points).abs_().flatten(1)
+        move = spent(gradient.flatten(1), room, size)
+        return points + move.to(points.dtype).reshape(points.shape)
 
     def _random_point(self, generator: torch.Generator | None) -> Tensor:
         sign = draw(torch.rand, self.centre, generator).sub(0.5).sign()
@@ -244,8 +270,8 @@ def _inward(ball: Ball, gradient: Tensor, points: Tensor | None) -> Tensor:
         return gradient
     # Clamping is faster than masking, whose branches a processor cannot predict.
     (low, high), most = ball.bounds, torch.finfo(gradient.dtype).max
-    down, up = (low - points).clamp(-1, 0).floor(), (high - points).clamp(0, 1).ceil()
-    down, up = (each.to(gradient.dtype) * most for each in (down, up))
+    down, up = (low - points).clamp_(-1, 0).floor_(), (high - points).clamp_(0, 1).ceil_()
+    down, up = (each.to(gradient.dtype).mul_(most) for each in (down, up))
     return gradient.clamp(down, up)
 
 
@@ -271,7 +297,12 @@ def _rounded(values: Tensor, inputs: Tensor, *, up: bool) -> Tensor:
 
 def _no_further(points: Tensor, centre: Tensor, offset: Tensor) -> Tensor:
     """Lead points one number back to the centre if rounding took them further than the offset."""
-    # About half are, at random: lerp is faster than where.
-    further = (points.to(offset.dtype) - centre).abs() > offset.abs()
+    # About half are, at random: lerp is faster than where, and numbers than bools.
+    further = (points.to(offset.dtype) - centre).abs_().gt_(offset.abs())
     back = torch.nextafter(points, centre.to(points.dtype))
     return torch.lerp(points, back, further.to(points.dtype))
+
+
+def _laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """Give values the memory format of others."""
+    return values if values.stride() == like.stride() else torch.empty_like(like).copy_(values)

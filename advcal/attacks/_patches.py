@@ -46,6 +46,7 @@ class _Bumped:
 
     def __init__(self, region: Ball) -> None:
         self.images, self.region = region.centre, region
+        self.bumps: dict[tuple[int, int], Tensor] = {}  # by their sides
 
     def start(self, draw: Draw) -> Tensor:
         """Tile the image with bumps, five to a side."""
@@ -70,15 +71,19 @@ class _Bumped:
         to, other = (_cells(draw(2), a, b, height, width)[:, None] for _ in range(2))
         to, other = to.expand(n, channels, -1), other.expand(n, channels, -1)
         held = offset.gather(2, to)
-        emptied = offset.scatter(2, to, 0.0).scatter(2, other, 0.0)
+        emptied = offset.scatter(2, to, 0.0).scatter_(2, other, 0.0)
         signs = draw(channels, 1).sub(0.5).sign()
         bump = signs * self._bumps(a, b, draw(1, 1, 1)).flatten(2) + self._unit(held)
         bump = self._unit(bump) * self._length(offset, emptied)
-        return self._inside(emptied.scatter(2, to, bump).reshape(points.shape))
+        return self._inside(emptied.scatter_(2, to, bump).reshape(points.shape))
 
     def _bumps(self, a: int, b: int, turn: Tensor) -> Tensor:
         """Two halves of opposite sign, split across the longer side; a square's side by chance."""
-        bump = _bump(max(a, b), min(a, b), self.order, self.fall, self.images.device)
+        if (a, b) not in self.bumps:
+            self.bumps[a, b] = _bump(
+                max(a, b), min(a, b), self.order, self.fall, self.images.device
+            )
+        bump = self.bumps[a, b]
         if a == b:
             return torch.where(turn < 0.5, bump, bump.T)
         return (bump if a > b else bump.T) * torch.ones_like(turn)

@@ -7,9 +7,10 @@ from advcal import _checks
 from advcal._logits import lift, rivals
 from advcal._sums import running
 from advcal._typing import Model
-from advcal.attacks._balls import free
+from advcal.attacks._balls import free, free_to_read
 from advcal.attacks._gradient import gradient_at, logits_at
 from advcal.attacks._nearest import Box, Nearest, cosine, steady
+from advcal.attacks._thresholds import counted, largest
 
 _FEW = 80  # steps below which sigma-zero does not come near
 _MEMORY = 0.8  # the share of the last scores in the next
@@ -18,6 +19,7 @@ _LENGTH = 2.0, 0.2  # of the first step of Adam and the last, in ranges
 _MOMENTS = 0.9, 0.999
 _FIRST_LEAST = 0.1  # the smallest change that is let stand, in ranges
 _RAISED = 0.01  # by which share of a step it is raised or lowered
+_ENOUGH = 128  # gains, of which no more make up for most leads
 _WIDTH = 1e-3  # of the smooth count of changed entries
 
 
@@ -79,28 +81,33 @@ class _Most(_Walk):
 
     def step(self, fooled: Tensor, lead: Tensor, gradient: Tensor, progress: float) -> None:
         """Follow the boundary with the number of entries."""
-        changed = self.offset != 0
-        self.found = torch.where(fooled, self.found.minimum(changed.sum(dim=1)), self.found)
-        ends = torch.where(gradient > 0, self.high, self.low)
-        gain = gradient * torch.where(changed, self.offset, ends)
+        # Masks are numbers, 1 or 0, and choices weighted means: a processor is fast with these.
+        changed, up = self.offset.clone().ne_(0), gradient.to(self.low, copy=True).gt_(0)
+        self.found = torch.where(fooled, self.found.minimum(counted(changed)[:, 0]), self.found)
+        ends = torch.lerp(self.low, self.high, up)
+        gain = gradient * torch.lerp(ends, self.offset, changed)
         most = gain.abs().amax(dim=1, keepdim=True)
         new = gain / torch.where(most > 0, most, 1.0)
         self.score = _MEMORY * self.score + (1 - _MEMORY) * new
         if self.count is None:
-            sums = running(gain.clamp_min(0).sort(dim=1, descending=True).values, 1)
-            needed = (sums < -lead[:, None]).sum(dim=1).to(self.found) + 1
-            self.count = torch.where(fooled, 0.0, needed)
+            self.count = torch.where(fooled, 0.0, _needed(gain, -lead).to(self.found))
         else:
             gamma = cosine(*_GAMMA, progress)
             fewer = (self.count - 1).minimum((self.count * (1 - gamma)).floor())
             more = (self.count + 1).maximum((self.count * (1 + gamma)).floor())
             self.count = torch.where(fooled, fewer, more).minimum(self.found - 1)
-        order = self.score.argsort(dim=1, descending=True, stable=True)
-        rank = torch.arange(order.shape[1], device=order.device).expand_as(order)
-        chosen = (rank < self.count[:, None]) & (self.score.gather(1, order) > 0)
-        chosen = torch.zeros_like(chosen).scatter_(1, order, chosen)
-        ends = torch.where(changed & (gain > 0), self.offset, ends)
-        self.offset = torch.where(chosen, ends, 0.0)
+        ends = torch.lerp(ends, self.offset, changed.mul_(gain.gt_(0)))
+        self.offset = ends.mul_(largest(self.score, self.count))
+
+
+def _needed(gain: Tensor, lead: Tensor) -> Tensor:
+    """Count how many of the largest gains, `(n, d)`, make up for a lead, `(n,)`."""
+    gain, all_of_them = gain.clamp_min(0), gain.shape[1]
+    most = min(_ENOUGH, all_of_them) if free_to_read(gain) else all_of_them
+    sums = running(gain.topk(most, dim=1).values, 1)
+    if most < all_of_them and bool((sums[:, -1] < lead).any()):
+        sums = running(gain.sort(dim=1, descending=True).values, 1)
+    return (sums < lead[:, None]).sum(dim=1) + 1
 
 
 class _SigmaZero(_Walk):

@@ -100,7 +100,8 @@ def square(
             if step:
                 halvings = sum(step * 10_000 // shrinking > after for after in _HALVED_AFTER)
                 share = initial_p / 2**halvings
-                points = here.proposal(best.points[rows], share, partial(draw, rows))
+                points = best.points[rows] if len(rows) < n else best.points
+                points = here.proposal(points, share, partial(draw, rows))
             logits = logits_at(model, points.reshape(len(rows), *inputs.shape[1:]))
             best.offer(points, goal.reached(logits), goal(logits), rows)
             if to_be_sorted_out(step + 1, points):

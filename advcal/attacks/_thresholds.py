@@ -4,6 +4,7 @@ A sort finds each of them, and on a processor takes longer than the passes of a 
 values can be read without waiting for a device, a few sums in turn find the same.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,13 +12,48 @@ from advcal._sums import running, wide, widest
 from advcal.attacks._balls import each_of, free_to_read
 
 _TRIES = 12  # of the search for an amount, and …
-_COUNTS = 40  # … of that for a number of entries; what takes longer is sorted
-_NARROW = 512  # coordinates, up to which a sort is as fast
+_COUNTS = 10  # … of that for a number of entries; what takes longer is sorted
+_COUNTABLE = 2**24  # entries, the most that float32 counts
+_NARROW = 64  # coordinates, up to which a sort is as fast
+_QUICK = 8  # steps towards an amount that is sure to be too small
+_MARGIN, _ROUNDING = 2.0**-10, 2.0**-20  # of the sum to reach, and of the rounding of a sum
 _CLOSE = 2.0**-48  # relative to the sum, or to the threshold
 _BLOCKS = 96  # whose largest slopes tell which ones may be among the largest of all
 
 
-def taken_off(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
+def taken_at_least(
+    size: Tensor, room: Tensor, eps: float | Tensor, few: int
+) -> tuple[Tensor, Tensor]:
+    """Find amounts that are no more than those of `taken_off`, in the precision of the sizes.
+
+    A row is left as it is once it keeps something of no more than `few` coordinates.
+
+    Args:
+        size: Sizes >= 0, shape `(n, d)`.
+        room: How much may be left of each.
+        eps: The sums to reach, a number or shape `(n, 1)`.
+        few: So few coordinates are enough.
+
+    Returns:
+        The amounts, shape `(n, 1)`, and what they leave of each size.
+    """
+    eps = eps.to(size.dtype) if isinstance(eps, Tensor) else eps
+    above = eps * (1 + _MARGIN) + _ROUNDING * size.sum(dim=1, keepdim=True)
+    amount, left = torch.zeros_like(above), size.minimum(room)
+    for _ in range(_QUICK):
+        excess, n = left.sum(dim=1, keepdim=True) - above, left.sign().sum(dim=1, keepdim=True)
+        # The sum falls by no more than all that keep something: such a step leads not too far.
+        on = (excess > _MARGIN * above) & (n > few)
+        if not bool(on.any()):
+            break
+        amount = torch.where(on, amount + excess / n, amount)
+        left = torch.minimum((size - amount).clamp_min_(0), room)
+    return amount, left
+
+
+def taken_off(
+    size: Tensor, room: Tensor, eps: float | Tensor, least: Tensor | None = None
+) -> Tensor:
     """Find the amount to take off each `size` so that what is left, cut at `room`, sums to `eps`.
 
     What is left falls piecewise linearly in that amount, with a kink where a coordinate comes off
@@ -27,6 +63,7 @@ def taken_off(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
         size: Sizes >= 0, float64, shape `(n, d)`.
         room: How much may be left of each.
         eps: The sums to reach, a number or shape `(n, 1)`.
+        least: Amounts that are less, shape `(n, 1)`, if some are known.
 
     Returns:
         The amounts, shape `(n, 1)`; 0 if there is no more than `eps`.
@@ -34,36 +71,39 @@ def taken_off(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     if not free_to_read(size) or size.shape[1] < _NARROW:
         return _by_sort(size, room, eps)
     eps = torch.as_tensor(eps, dtype=size.dtype).expand(len(size), 1)
-    amount, done = _by_newton(size, room, eps)
+    amount, done = _by_newton(size, room, eps, least)
     left = (~done[:, 0]).nonzero()[:, 0]
     if len(left):
         amount[left] = _by_sort(size[left], room[left], eps[left])
     return amount
 
 
-def _by_newton(size: Tensor, room: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+def _by_newton(
+    size: Tensor, room: Tensor, eps: Tensor, least: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Step along the lines from kink to kink, and halve the bracket where that leads out of it.
 
     On the piece that has the root, a step is exact. Returns the amounts, and which are found.
     """
     size = size * room.sign()  # what may keep nothing bends no line
-    amount = low = torch.zeros_like(eps)
-    high = size.amax(dim=1, keepdim=True)
+    eps = torch.minimum(eps, size.minimum(room).sum(dim=1, keepdim=True))  # if all is less, 0
+    amount = low = torch.zeros_like(eps) if least is None else least.to(eps)
+    high, close = size.amax(dim=1, keepdim=True), _CLOSE * eps
     done = torch.zeros_like(eps, dtype=torch.bool)
     for _ in range(_TRIES):
         over = size - amount
-        left = over.clamp_min(0).minimum(room)
-        excess = left.sum(dim=1, keepdim=True) - eps
-        cut = over.sub_(room).clamp_min_(0).sign_().sum(dim=1, keepdim=True)
-        slope = left.sign_().sum(dim=1, keepdim=True) - cut
-        low, high = torch.where(excess > 0, amount, low), torch.where(excess > 0, high, amount)
-        step = excess / slope
-        done = done | (excess.abs() <= _CLOSE * eps) | (step.abs() <= _CLOSE * amount)
-        done = done | ((amount == 0) & (excess <= 0))
+        left = over.clamp_min(0)
+        excess = torch.minimum(left, room, out=left).sum(dim=1, keepdim=True) - eps
+        cut = over.sub_(room).clamp_min_(0).sign_()
+        slope = left.sign_().sub_(cut).sum(dim=1, keepdim=True)
+        done = done | (excess.abs() <= torch.maximum(close, _CLOSE * amount * slope))
         if bool(done.all()):
             break
-        there = amount + step
-        there = torch.where((there > low) & (there <= high), there, (low + high) / 2)
+        more = excess > 0
+        low, high = torch.where(more, amount, low), torch.where(more, high, amount)
+        there = amount + excess / slope
+        if not torch.equal(there, bounded := there.clamp(low, high)):
+            there = torch.where(there == bounded, there, (low + high) / 2)
         amount = torch.where(done, amount, there)
     return amount, done
 
@@ -89,32 +129,34 @@ def spent(slope: Tensor, room: Tensor, budget: float | Tensor) -> Tensor:
         budget: How much to spend, a number or shape `(n,)`.
 
     Returns:
-        What each gets, at least 0, in the dtype of sums, shape `(n, d)`.
+        What each gets, with the sign of its slope and in that dtype, shape `(n, d)`.
     """
     budget = each_of(budget, slope, widest(slope.device))[:, None]
     if not free_to_read(slope) or slope.shape[1] < 2 * _BLOCKS:
-        return _spent_in_order(slope.abs(), room.masked_fill(slope == 0, 0), budget)
-    steep = slope.abs() * room.sign()  # those without room are not among the steepest
+        return _spent_in_order(slope, room, budget)
+    steep = slope.abs().mul_(room.sign())  # those without room are not among the steepest
     chosen, all_are = _steepest(steep)
     columns, filled = gathered(chosen)
-    few, takes = (each.gather(1, columns).masked_fill(~filled, 0) for each in (steep, room))
+    few, takes = (each.gather(1, columns).masked_fill(~filled, 0) for each in (slope, room))
     got = _spent_in_order(few, takes, budget)
-    # What the rows are filled up with gets nothing, which the first coordinate is given too.
-    each = torch.zeros_like(steep, dtype=got.dtype).scatter_add_(1, columns, got)
+    # What the rows are filled up with gets nothing, which a coordinate of theirs is given too.
+    each = torch.zeros_like(slope).scatter_add_(1, columns, got)
     short = ~all_are & (wide(takes).sum(dim=1) < budget[:, 0])
     left = short.nonzero()[:, 0]
     if len(left):
-        takes = room[left].masked_fill(steep[left] == 0, 0)
-        each[left] = _spent_in_order(steep[left], takes, budget[left])
+        each[left] = _spent_in_order(slope[left], room[left], budget[left])
     return each
 
 
-def _spent_in_order(steep: Tensor, room: Tensor, budget: Tensor) -> Tensor:
+def _spent_in_order(slope: Tensor, room: Tensor, budget: Tensor) -> Tensor:
+    steep = slope.abs()
+    room = room.masked_fill(steep == 0, 0)
     order = steep.argsort(dim=1, descending=True, stable=True)
     room = wide(room.gather(1, order))
     room = torch.where(room.isinf(), budget, room)
     got = (budget - (running(room, 1) - room)).clamp_min(0).minimum(room)
-    return torch.zeros_like(got).scatter(1, order, got)
+    got = torch.zeros_like(got).scatter(1, order, got)
+    return got.to(slope.dtype) * slope.sign()
 
 
 def _steepest(steep: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,46 +174,88 @@ def gathered(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Return the columns that are chosen of each row, as a table, and which of its cells are used.
 
     Tables are as wide as a multiple of 64, for which a sum of floating numbers does not depend on
-    how wide the other rows make them. Cells that are not used have the column 0.
+    how wide the other rows make them. Cells that are not used have the row's first column that is
+    chosen, or 0.
     """
-    rows, columns = chosen.nonzero().unbind(dim=1)
+    # What is below is for processors, on which NumPy finds them several times as fast.
+    found = torch.from_numpy(np.flatnonzero(chosen.numpy()))
+    rows = found.div(chosen.shape[1], rounding_mode="floor")
+    columns = found - rows * chosen.shape[1]
     counts = torch.bincount(rows, minlength=len(chosen))
     width = -(-max(int(counts.max()), 1) // 64) * 64
     filled = torch.arange(width) < counts[:, None]
     table = torch.zeros(filled.shape, dtype=torch.int64).masked_scatter_(filled, columns)
-    return table, filled
+    return torch.where(filled, table, table[:, :1]), filled
+
+
+def largest(values: Tensor, n: Tensor) -> Tensor:
+    """Mark a row's `n` largest values above 0, of equal ones the first: 1, and 0 elsewhere.
+
+    Args:
+        values: Values, shape `(rows, d)`.
+        n: At least 0, shape `(rows,)`.
+
+    Returns:
+        The marks, in the dtype of the values.
+    """
+    if not free_to_read(values):
+        return _first(values, n)
+    level = reached_by(values, n.clamp_min(1))
+    level = level.masked_fill(n[:, None] < 1, torch.inf)
+    chosen = torch.ge(values, level, out=torch.empty_like(values))
+    tied = (counted(chosen) > n[:, None])[:, 0].nonzero()[:, 0]
+    if len(tied):
+        chosen[tied] = _first(values[tied], n[tied])
+    return chosen
+
+
+def _first(values: Tensor, n: Tensor) -> Tensor:
+    order = values.argsort(dim=1, descending=True, stable=True)
+    rank = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    chosen = (rank < n[:, None]) & (values.gather(1, order) > 0)
+    return torch.zeros_like(values).scatter_(1, order, chosen.to(values.dtype))
 
 
 def reached_by(values: Tensor, n: Tensor) -> Tensor:
     """Find what a row's `n` largest values reach, and of the others those equal to the nth alone.
 
     Args:
-        values: Values >= 0, shape `(rows, d)`.
+        values: Values, shape `(rows, d)`.
         n: From 1 to `d`, shape `(rows,)`.
 
     Returns:
-        The thresholds, shape `(rows, 1)`, always above 0: entries of 0 never reach them.
+        The thresholds, shape `(rows, 1)`, always above 0: entries of 0 or less never reach them.
     """
-    if not free_to_read(values):
-        return _nth(values, n, values.shape[1]).clamp_min(_smallest(values))
-    low = torch.full_like(values[:, :1], _smallest(values))
-    high, level, wanted = values.amax(dim=1, keepdim=True), low, n[:, None]
-    n_low = (values >= low).sum(dim=1, keepdim=True)
-    n_high, found = torch.zeros_like(n_low), n_low <= wanted
-    for i in range(_COUNTS):
+    smallest = _smallest(values)
+    if not free_to_read(values) or values.shape[1] > _COUNTABLE:
+        return _nth(values, n.long(), values.shape[1]).clamp_min(smallest)
+    reach = torch.empty_like(values)  # 1 or 0: a processor is faster with numbers than with bools
+    low, high = torch.full_like(values[:, :1], smallest), values.amax(dim=1, keepdim=True)
+    n_low = counted(torch.ge(values, low, out=reach))
+    wanted = n[:, None].to(n_low.dtype)
+    n_high, level, found = torch.full_like(n_low, 0.5), low, n_low <= wanted
+    for i in range(1, _COUNTS + 1):
         if bool(found.all()):
             break
-        share = 0.5 if i % 2 else ((n_low - wanted + 0.5) / (n_low - n_high)).clamp(0.02, 0.98)
-        there = low + (high - low) * share
-        n_there = (values >= there).sum(dim=1, keepdim=True)
+        # The logarithm of the number falls about evenly; now and then halve, if it does not.
+        share = (n_low / wanted).log() / (n_low / n_high).log()
+        there = low + (high - low) * (share.clamp(0.02, 0.98) if i % 4 else 0.5)
+        n_there = counted(torch.ge(values, there, out=reach))
         level = torch.where(found, level, there)
         more, found = n_there > wanted, found | (n_there == wanted)
         low, n_low = torch.where(more, there, low), torch.where(more, n_there, n_low)
-        high, n_high = torch.where(more, high, there), torch.where(more, n_high, n_there)
+        high = torch.where(more, high, there)
+        n_high = torch.where(more, n_high, n_there.clamp_min(0.5))
     left = (~found[:, 0]).nonzero()[:, 0]
     if len(left):
-        level[left] = _nth(values[left], n[left], int(n[left].max())).to(level.dtype)
+        nth = _nth(values[left], n[left].long(), int(n[left].max()))
+        level[left] = nth.clamp_min(smallest).to(level.dtype)
     return level
+
+
+def counted(marks: Tensor) -> Tensor:
+    """Count the marks of each row, numbers that are 1 or 0, shape `(n, 1)`."""
+    return marks.sum(dim=1, keepdim=True, dtype=torch.promote_types(marks.dtype, torch.float32))
 
 
 def _nth(values: Tensor, n: Tensor, most: int) -> Tensor:

@@ -65,7 +65,7 @@ def test_a_budget_is_spent_as_in_order(dtype, kind, budget):
     room = (RANDOM[:5] * (RANDOM[:5] > 0.3)).to(dtype)
     room[0, ::3] = torch.inf
     each = torch.full((5, 1), budget, dtype=torch.float64)
-    wanted = _thresholds._spent_in_order(slope.abs(), room.masked_fill(slope == 0, 0), each)
+    wanted = _thresholds._spent_in_order(slope, room, each)
     assert torch.equal(_thresholds.spent(slope, room, budget), wanted)
 
 
@@ -75,6 +75,46 @@ def test_a_number_of_entries_reaches_the_level(kind):
     nth = values.sort(dim=1, descending=True).values.gather(1, n[:, None] - 1)
     wanted = (values >= nth) & (values > 0)
     assert torch.equal(values >= _thresholds.reached_by(values, n), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("kind", ["random", "tied", "equal", "mostly zero", "zero"])
+def test_the_largest_are_those_of_a_sort(dtype, kind):
+    """Of equal ones the first, however many there are, and none of those below 0."""
+    values = (SIZES[kind] * torch.where(RANDOM > 0.4, 1, -1)).to(dtype)
+    for n in ([0, 1, 2, 20, 350, 700], [5, 5, 0, 40, 3, 90]):
+        n = torch.tensor(n).double()
+        assert torch.equal(_thresholds.largest(values, n), _thresholds._first(values, n))
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS)
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 1.5])
+def test_at_least_so_much_is_taken_off(size, room, share):
+    """In the precision of images, and of those that keep nothing by it none keeps anything."""
+    room = room(size)
+    eps = share * size.minimum(room).sum(dim=1, keepdim=True)
+    whole = _thresholds.taken_off(size, room, eps)
+    least, left = _thresholds.taken_at_least(size.float(), room.float(), eps, few=60)
+    assert (least <= whole * (1 + 1e-6)).all()
+    kept = (size - whole).clamp_min(0).minimum(room) > 1e-6 * size
+    assert (left > 0)[kept].all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_images_that_changed_throughout_are_projected_as_by_a_sort(dtype, monkeypatch):
+    """Whether few entries or most of them stay off the centre."""
+    inputs = torch.rand(6, 3, 20, 20, generator=seeded()).to(dtype)
+    points = inputs + torch.randn(inputs.shape, generator=seeded()).to(dtype).pow(3)
+    eps = torch.tensor([1e-3, 0.5, 5.0, 50.0, 300.0, 1e4])
+    found = l1(inputs, eps=eps).project(points)
+    alone = [
+        l1(inputs[i : i + 1], eps=float(eps[i])).project(points[i : i + 1]) for i in range(len(eps))
+    ]
+    assert torch.equal(found, torch.cat(alone))
+    monkeypatch.setattr(_thresholds, "free_to_read", lambda value: False)
+    wanted = l1(inputs, eps=eps)._whole(points)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2 * torch.finfo(dtype).eps)
 
 
 TENSORS = (0.2 * torch.ones(700).double(), torch.ones(700).double())
