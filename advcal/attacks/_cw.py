@@ -123,9 +123,10 @@ class _Search:
         self.bounds, self.origin = bounds, lift(nearest.inputs)
         low, high = (lift(end) if isinstance(end, Tensor) else end for end in bounds)
         self.middle, self.half = (low + high) / 2, (high - low) / 2
-        self.boxed = torch.full_like(self.origin, 1.0).mul(self.half).isfinite()
+        boxed = torch.full_like(self.origin, 1.0).mul(self.half).isfinite()
         share = ((self.origin - self.middle) / self.half * _SHRINK).nan_to_num(0)
-        self.start = torch.where(self.boxed, torch.atanh(share).clamp(-reach, reach), 0.0)
+        self.start = torch.where(boxed, torch.atanh(share).clamp(-reach, reach), 0.0)
+        self.boxed = None if free_to_read(boxed) and bool(boxed.all()) else boxed  # None: all are
 
     def minimise(self, c: Tensor, steps: int, step_size: float) -> Tensor:
         """Run Adam for one factor per example, keep the nearest successes, say who had one."""
@@ -142,8 +143,10 @@ class _Search:
         """Return the points of a free variable and how fast they move with it."""
         height = w.tanh()
         points, rate = self.middle + self.half * height, self.half * (1 - height.square())
-        points = torch.where(self.boxed, points, self.origin + w / 2).clamp(*self.bounds)
-        return points, torch.where(self.boxed, rate, 0.5)
+        if self.boxed is not None:
+            points = torch.where(self.boxed, points, self.origin + w / 2)
+            rate = torch.where(self.boxed, rate, 0.5)
+        return points.clamp(*self.bounds), rate
 
     def step(self, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the points of a variable; return which succeed, and the slope for Adam."""
@@ -152,8 +155,8 @@ class _Search:
         logits, lead, gradient = gradient_at(self.model, there, self.goal.slope)
         # c stays out of the model's own backward pass, which half precision may run.
         pull = per_example(torch.where(lead < self.kappa, c, 0), points) * lift(gradient)
-        slope = (rate * (2 * (points - self.origin) - pull)).nan_to_num()
-        return self.keep(there, logits, lead), slope.clamp(-_STEEPEST, _STEEPEST)
+        slope = (rate * (2 * (points - self.origin) - pull)).nan_to_num_()
+        return self.keep(there, logits, lead), slope.clamp_(-_STEEPEST, _STEEPEST)
 
     def look(self, points: Tensor, rows: Tensor | bool = True) -> Tensor:
         """Call the model, keep the points that succeed, in some rows, and return which do."""
