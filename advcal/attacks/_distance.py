@@ -60,7 +60,7 @@ def adversarial_distance(
 
     So the cost depends on the network. On smooth ones `"fast"` takes some 20 to 40 passes forward
     per example, and about as many backward, and `"precise"` 100 to 270; on robust ones of MNIST and
-    on saturated ones, whose gradients at the inputs say little, 90 to 180 and 350 to 530.
+    on steep or saturated ones, whose gradients at the inputs say little, 90 to 180 and 350 to 530.
 
     Two more are estimates, to rank examples during training; no attack confirms them, and they can
     be below the distance. `"linear"` takes the shortest move within `bounds` to where the model,

@@ -202,7 +202,8 @@ def test_tables_of_compositions():
     expected = lines(composition_tables.table(rows, only=("as it is", "temperature")))
     assert table("composition.md", "network", "clean") == expected[2:]
     expected = lines(composition_tables.comparison(rows, least=2))
-    assert table("composition.md", "network", "PGD-20") == expected[2:]
+    assert table("composition.md", "network", "PGD-20") == [row[:-1] for row in expected[2:]]
+    assert [row[-1] for row in expected[2:]] == [""] * 3  # none is behind in anything
 
 
 @pytest.mark.parametrize("page", verdicts.PAGES)
@@ -272,6 +273,14 @@ def test_tables_of_the_nearest_mistakes(monkeypatch):
     for text in [bench.table_of_networks(runs), *means]:
         header, _, *expected = lines(text)
         assert table("benchmarks.md", *header) == expected
+
+
+def test_table_of_distances(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS.parent / "tests" / "benchmarks")
+    distances = importlib.import_module("distances")
+    networks = json.loads((DOCS / "benchmarks" / "distances.json").read_text())["networks"]
+    header, _, *expected = lines(distances.table(networks, [*distances.ways()][:6]))
+    assert table("adaptive_smoothing.md", *header) == expected
 
 
 def test_table_of_deployed_forms():
