@@ -29,8 +29,8 @@ class Agreement:
     Attributes:
         slack: By which share a distance may be too long, as far as it shows, and still be believed.
         within: How far apart distances that agree may be, relative to the least.
-        needed: How many have to agree with the least, itself among them; one more for examples
-            that `doubted` names.
+        needed: How many have to agree with the least, itself among them; one more for those in
+            doubt by `doubted`.
         searches: How many searches an example has at most, beside the attacks that all have.
         steps: The steps of each.
     """
@@ -72,7 +72,8 @@ class Agreement:
             column[rows] = reached(attack, _answers.rows_of(model, rows), part, labels)
             found = torch.cat([found, column[:, None]], dim=1)
             agreeing = found <= (1 + self.within) * found.amin(dim=1, keepdim=True)
-            doubtful = doubtful & (agreeing.sum(dim=1) < self.needed + rough.int())
+            agreeing = (agreeing & found.isfinite()).sum(dim=1)
+            doubtful = doubtful & (agreeing < self.needed + rough.int())
         return found
 
 
@@ -119,7 +120,7 @@ def doubted(
         slack: By which share a perturbation may be too long by its angle.
     """
     normal = free(normal, box)
-    stuck = torch.where(normal > 0, points >= box[1], points <= box[0])
+    stuck = ((normal > 0) & (points >= box[1])) | ((normal < 0) & (points <= box[0]))
     offset = (lift(points) - lift(inputs)).masked_fill(stuck, 0)
     aligned = dot(unit(offset), unit(normal.masked_fill(stuck, 0))) >= 1 - slack
     return ~(aligned & (ratio > 1 / _FACTOR) & (ratio < _FACTOR))

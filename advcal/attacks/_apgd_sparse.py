@@ -50,7 +50,7 @@ def climb_in_phases(
             one, inside, start, aim = of_rows((model, ball, points, goal), rows)
             highest = _Highest(start)
             climb(one, start, aim, Sparse.begin(inside, start, part), part, highest)
-            points = points.index_copy(0, rows, highest.points)
+            points = points.clone().index_copy_(0, rows, highest.points)
 
 
 class _Highest(Best):

@@ -178,6 +178,11 @@ def each_of(value: float | Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
     return full.to(dtype).expand(len(like))
 
 
+def laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """Give values the memory format of others of their shape."""
+    return values if values.stride() == like.stride() else torch.empty_like(like).copy_(values)
+
+
 def free_to_read(value: Tensor) -> bool:
     """Tell whether reading a value waits for no device."""
     return value.device.type == "cpu" and not _checks.recording()

@@ -49,12 +49,12 @@ def uca(
     crossing. Each step keeps a share of the direction of those before, since gradients alternate
     where classes tie. After 10 steps, and then 20, 40, … more, all of this begins again from the
     best point, in turn with $\beta$ from 1/2, to 2 after a crossing, and from 1/10; so a longer
-    attack never finds less. Returns, per example, the least confident point seen.
+    attack never finds less, from 10 steps on. Returns, per example, the least confident point seen.
 
-    No step is longer than to where, by its gradient, the classes that it moves are level, so that
-    in a large ball the steps are much like those in a smaller one. Still a larger radius can find
-    less: from a radius to the next the mean confidence of small networks rose by up to .05 at 10
-    steps, and by .001 from 20 steps on. The least of what is found at smaller radii too, as
+    Steps are cut to where, by the gradient, the classes that they move are level, down to an
+    eighth, so that in a large ball they are much like those in a smaller one. Still a larger radius
+    can find less: from a radius to the next the mean confidence of small networks rose by up to .05
+    at 10 steps, and by .001 from 20 steps on. The least of what is found at smaller radii too, as
     `confidence_envelope` takes it, cannot rise.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last

@@ -56,7 +56,8 @@ def adversarial_distance(
     (`"fast"`), or in 60 until three or four agree within 0.5 % (`"precise"`). In doubt are
     distances of perturbations that end at an angle to the normal of the boundary, of a cosine below
     0.98 or 0.99, those that are less than half or more than twice the linear estimate, and those
-    that `foot` and `minimum_norm` differ on by more than 1 %.
+    that `foot` and `minimum_norm` differ on by more than 1 %, and those of examples that no attack
+    has reached.
 
     So the cost depends on the network. On smooth ones `"fast"` takes some 20 to 40 passes forward
     per example, and about as many backward, and `"precise"` 100 to 270; on robust ones of MNIST and

@@ -206,7 +206,8 @@ class Best:
         found = [select(better, new, old) for new, old in offered]
         if rows is not None and len(rows) < self.n:
             pairs = zip(all_held, found, strict=True)
-            found = [old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs]
+            # A clone keeps the memory format, which index_copy alone would not.
+            found = [old.clone().index_copy_(0, rows, new.to(old.dtype)) for old, new in pairs]
         self.first, self.second, self.points = found
 
     def left(self, rows: Tensor) -> Tensor:
@@ -276,4 +277,4 @@ def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     rows = condition.nonzero()[:, 0]  # which a processor copies faster than it chooses entries
     if len(rows) in (0, len(yes)):
         return yes if len(rows) else no
-    return no.index_copy(0, rows, yes.index_select(0, rows))
+    return no.clone().index_copy_(0, rows, yes.index_select(0, rows))

@@ -13,11 +13,14 @@ from advcal._sums import widest
 from advcal._typing import Model
 from advcal.attacks._balls import Ball, each_of, per_example
 from advcal.attacks._gradient import Best, linearised, logits_at, look_at, scaled, select
+from advcal.attacks._nearest import steady
+from advcal.attacks._norms import inward
 
 _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
 FIRST = 10  # steps before a descent begins again
 _LEAST = 0.1  # of the first step, the least one after that, until …
 _CLOSE_IN = 0.75  # … so much of the steps are done
+_SHORTEST = 1 / 8  # of a step, to which a gap may shorten it
 _MOMENTUM = {"first": 0.3, "later": 0.6}  # share of the direction before, in first rounds, later
 
 
@@ -93,8 +96,9 @@ def descend_keeping(
     end where it first met the boundary. What more steps see comes on top of what fewer see. It then
     follows the aim on the other side too, beside winning the label back: the optimum of an example
     that has crossed lies along the boundary. There gradients alternate, so that each step keeps a
-    share of the direction of those before. And no step is longer than to where, by its gradient,
-    the logits that it moves are level: in a large ball steps are much like those in a smaller one.
+    share of the direction of those before. And a step is cut to where, by the gradient, the logits
+    that it moves are level, down to an eighth: in a large ball steps are much like those in a
+    smaller one.
 
     Args:
         model: The model, frozen.
@@ -194,8 +198,9 @@ class _Rolling:
         self._direction: Tensor | None = None
 
     def step(self, here: Tensor, slope: Tensor, gap: Tensor, size: Tensor) -> Tensor:
-        """Step against a slope, no further than this takes to close a gap, if that is above 0."""
-        slope, region = lift(slope), self._region
+        """Step against a slope, about as far as this takes to close a gap, if that is above 0."""
+        region = self._region
+        slope = -inward(region, -lift(steady(slope)), here)
         steepness = torch.linalg.vector_norm(
             slope.flatten(1), region.dual, dim=1, dtype=widest(slope.device)
         )
@@ -204,8 +209,10 @@ class _Rolling:
         if self._direction is not None:
             down = down.add_(self._direction, alpha=self._share)
         self._direction = down
-        reach = torch.minimum(size, (gap / steepness).to(size.dtype))
-        return region.project(region.ascend(here, down, torch.where(gap > 0, reach, size)))
+        # A slope that is steep for the moment, as that of a root near 0, says little of the way.
+        reach = torch.maximum((gap / steepness).to(size.dtype), _SHORTEST * size)
+        reach = torch.where(gap > 0, torch.minimum(size, reach), size)
+        return region.project(region.ascend(here, down, reach))
 
 
 def _lead(apart: Apart) -> tuple[Tensor, Tensor]:

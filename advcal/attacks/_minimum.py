@@ -119,7 +119,7 @@ def minimum_norm(
 def from_the_input(
     model: Model, inputs: Tensor, labels: Tensor, *, rank: int, steps: int, bounds: Bounds
 ) -> Tensor:
-    """Make one search in L2, which starts towards the class of the highest other logit but `rank`.
+    """Make one search in L2, which starts towards the other class that `rank` others are above.
 
     After a success, or three steps, it goes towards whatever class leads. So it may end at any
     class, and what the rank decides is by which way. Makes `steps + 1` forward and `steps` backward

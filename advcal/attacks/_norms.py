@@ -11,7 +11,16 @@ from advcal._logits import lift
 from advcal._random import draw
 from advcal._sums import exact, wide
 from advcal._typing import Bounds
-from advcal.attacks._balls import Ball, ball, free, free_to_read, norm, per_example, times
+from advcal.attacks._balls import (
+    Ball,
+    ball,
+    free,
+    free_to_read,
+    laid_out,
+    norm,
+    per_example,
+    times,
+)
 from advcal.attacks._gradient import select
 from advcal.attacks._thresholds import gathered, spent, taken_at_least, taken_off
 
@@ -149,7 +158,7 @@ class _L2(Ball, name="l2", order=2, dual=2):
         return select(outside, moved, points)
 
     def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
-        gradient = _inward(self, gradient, points)
+        gradient = inward(self, gradient, points)
         length = per_example(norm(gradient), gradient)
         return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
 
@@ -169,7 +178,7 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
     """
 
     def _project(self, points: Tensor) -> Tensor:
-        if not free_to_read(points):
+        if points.requires_grad or not free_to_read(points):
             return self._whole(points)
         kept = (lift(points.clamp(*self.bounds)) - lift(self.centre)).abs_().flatten(1)
         few, known = min(int(_SHARE * kept.shape[1]), _MOST), None
@@ -190,7 +199,9 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
 
     def _room(self, offset: Tensor) -> Tensor:
         """Return how far the bounds are from the centre on the side of offsets `(n, d)`."""
-        ends = torch.full_like(offset, torch.inf).copysign_(offset).reshape(self.centre.shape)
+        ends = (
+            torch.full_like(offset, torch.inf).copysign_(offset.detach()).reshape(self.centre.shape)
+        )
         return ends.clamp_(*self.bounds).sub_(self.centre).abs_().flatten(1)
 
     def _few(self, stay: Tensor, points: Tensor, known: Tensor | None) -> Tensor:
@@ -205,7 +216,7 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         # Rows are filled up with their own first column, which gets the same once more.
         moved = torch.where(filled, moved, moved[:, :1])
         inside = self.centre.flatten(1).to(points.dtype, copy=True)
-        return _laid_out(inside.scatter_(1, columns, moved).reshape(points.shape), points)
+        return laid_out(inside.scatter_(1, columns, moved).reshape(points.shape), points)
 
     def _whole(self, points: Tensor, known: Tensor | None = None) -> Tensor:
         """Project by all coordinates, from amounts that are known to be taken off at least."""
@@ -229,23 +240,23 @@ class _L1(Ball, name="l1", order=1, dual=torch.inf):
         room = type(self)(centre, radius, (low, high))._room(offset)
         size = offset.abs()
         left = size - taken_off(size, room, radius, known)
-        left = torch.minimum(left.clamp_min_(0), room, out=left)
+        left = torch.minimum(left.clamp_min(0), room)
         total = left.sum(dim=1, keepdim=True)
-        left *= torch.where(total > radius, total.reciprocal() * radius, 1.0)
-        inside = left.copysign_(offset).reshape(centre.shape)
+        left = left * torch.where(total > radius, total.reciprocal() * radius, 1.0)
+        inside = left.copysign(offset).reshape(centre.shape)
         moved = (centre + inside).to(self.centre.dtype)
         moved = _no_further(moved, centre, inside).clamp(low, high)
-        return _laid_out(moved.to(points), points)
+        return laid_out(moved.to(points), points)
 
     def _steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
-        flat = _inward(self, gradient, points).flatten(1)
+        flat = inward(self, gradient, points).flatten(1)
         top = flat.abs().argmax(dim=1, keepdim=True)
         direction = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
         return direction.reshape(gradient.shape)
 
     def _ascend(self, points: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         low, high = self.bounds
-        room = torch.full_like(gradient, torch.inf).copysign_(gradient).clamp_(low, high)
+        room = torch.full_like(gradient, torch.inf).copysign_(gradient.detach()).clamp_(low, high)
         room = (room - points).abs_().flatten(1)
         move = spent(gradient.flatten(1), room, size)
         return points + move.to(points.dtype).reshape(points.shape)
@@ -264,7 +275,7 @@ ORDERS = {name: each.order for name, each in Ball.norms.items()}
 DUAL_ORDERS = {name: each.dual for name, each in Ball.norms.items()}
 
 
-def _inward(ball: Ball, gradient: Tensor, points: Tensor | None) -> Tensor:
+def inward(ball: Ball, gradient: Tensor, points: Tensor | None) -> Tensor:
     """Leave out the entries that point out of the box."""
     if points is None:
         return gradient
@@ -298,11 +309,6 @@ def _rounded(values: Tensor, inputs: Tensor, *, up: bool) -> Tensor:
 def _no_further(points: Tensor, centre: Tensor, offset: Tensor) -> Tensor:
     """Lead points one number back to the centre if rounding took them further than the offset."""
     # About half are, at random: lerp is faster than where, and numbers than bools.
-    further = (points.to(offset.dtype) - centre).abs_().gt_(offset.abs())
+    further = (points.detach().to(offset.dtype) - centre.detach()).abs_().gt_(offset.detach().abs())
     back = torch.nextafter(points, centre.to(points.dtype))
     return torch.lerp(points, back, further.to(points.dtype))
-
-
-def _laid_out(values: Tensor, like: Tensor) -> Tensor:
-    """Give values the memory format of others."""
-    return values if values.stride() == like.stride() else torch.empty_like(like).copy_(values)

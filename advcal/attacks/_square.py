@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advcal._random import draw as drawn
 from advcal._typing import Bounds, Model, Norm, Progress
-from advcal.attacks._balls import ball, of_rows
+from advcal.attacks._balls import ball, laid_out, of_rows
 from advcal.attacks._gradient import Best, goal_of, logits_at, to_be_sorted_out
 from advcal.attacks._nearest import Box
 from advcal.attacks._patches import MOVES
@@ -95,13 +95,13 @@ def square(
         shrinking = steps if schedule_steps is None else schedule_steps
         best, here = Best(whole.centre, stop=True), MOVES[norm](whole)
         rows = torch.arange(n, device=inputs.device)
-        points = here.start(partial(draw, rows))
+        points = laid_out(here.start(partial(draw, rows)), whole.centre)
         for step in range(steps):
             if step:
                 halvings = sum(step * 10_000 // shrinking > after for after in _HALVED_AFTER)
                 share = initial_p / 2**halvings
                 points = best.points[rows] if len(rows) < n else best.points
-                points = here.proposal(points, share, partial(draw, rows))
+                points = laid_out(here.proposal(points, share, partial(draw, rows)), points)
             logits = logits_at(model, points.reshape(len(rows), *inputs.shape[1:]))
             best.offer(points, goal.reached(logits), goal(logits), rows)
             if to_be_sorted_out(step + 1, points):

@@ -68,7 +68,7 @@ def taken_off(
     Returns:
         The amounts, shape `(n, 1)`; 0 if there is no more than `eps`.
     """
-    if not free_to_read(size) or size.shape[1] < _NARROW:
+    if size.requires_grad or not free_to_read(size) or size.shape[1] < _NARROW:
         return _by_sort(size, room, eps)
     eps = torch.as_tensor(eps, dtype=size.dtype).expand(len(size), 1)
     amount, done = _by_newton(size, room, eps, least)
