@@ -200,12 +200,12 @@ class _Rolling:
     def step(self, here: Tensor, slope: Tensor, gap: Tensor, size: Tensor) -> Tensor:
         """Step against a slope, about as far as this takes to close a gap, if that is above 0."""
         region = self._region
-        slope = -inward(region, -lift(steady(slope)), here)
+        down = inward(region, -lift(steady(slope)), here)
         steepness = torch.linalg.vector_norm(
-            slope.flatten(1), region.dual, dim=1, dtype=widest(slope.device)
+            down.flatten(1), region.dual, dim=1, dtype=widest(down.device)
         )
         least = torch.finfo(steepness.dtype).tiny  # where there is no slope
-        down = (slope / per_example(-steepness.clamp_min(least), slope)).to(slope.dtype)
+        down = (down / per_example(steepness.clamp_min(least), down)).to(down.dtype)
         if self._direction is not None:
             down = down.add_(self._direction, alpha=self._share)
         self._direction = down

@@ -154,6 +154,25 @@ def test_a_step_uphill_in_l1_fills_the_box():
 
 
 @every_norm
+@pytest.mark.parametrize("eps", [0.3, 5.0])
+def test_a_projection_has_a_gradient(norm, eps):
+    centre, points = torch.rand(2, 2, 300, dtype=torch.float64, generator=seeded())
+    direction, weights = torch.randn(2, 2, 300, dtype=torch.float64, generator=seeded(1))
+    ball, at = BALLS[norm](centre, eps=eps), (2 * points - 0.5).requires_grad_()
+    (ball.project(at) * weights).sum().backward()
+    there, back = (ball.project(at.detach() + h * direction) for h in (1e-6, -1e-6))
+    slope = ((there - back) * weights).sum() / 2e-6
+    assert float((at.grad * direction).sum()) == pytest.approx(float(slope), rel=1e-3, abs=1e-4)
+
+
+def test_a_step_uphill_has_a_gradient_in_l1():
+    centre, gradient = torch.rand(2, 2, 300, generator=seeded())
+    gradient.requires_grad_()
+    l1(centre, eps=1.0).ascend(centre, gradient, 0.5).sum().backward()
+    assert gradient.grad.isfinite().all()
+
+
+@every_norm
 @every_dtype
 @pytest.mark.parametrize("bounds", [(0, 1), (0.4, 0.6)])
 def test_random_points_are_inside(norm, dtype, bounds):

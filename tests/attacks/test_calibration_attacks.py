@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from advcal._logits import renyi
+from advcal._logits import log_odds, renyi
 from advcal.attacks import ace, fgsm, generalised_ace, iaa, mma, oca, rca, uca
 from advcal.metrics import ece
 from tests.attacks.cases import UNIFORM, Counted, examples, linear, mlp, seeded
@@ -420,3 +420,39 @@ def test_generalised_ace(eta, omega):
     before, after = (eta * cross_entropy(model(x), rows, reduction="none") for x in (inputs, found))
     assert (after >= before - 1e-12).all()
     assert after.mean() > before.mean() + 0.01 * abs(eta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.3), ("l1", 0.5)])
+@pytest.mark.parametrize("offset", [0.0, 1e-8, 1e-4])
+def test_steep_entries_do_not_stand_in_the_way(norm, eps, offset, dtype):
+    weights = torch.randn(16, 4, generator=seeded(1)).to(dtype)
+    inputs = torch.rand(32, 16, generator=seeded()).to(dtype)
+    inputs[:, :3] = 0  # where the slope of a root is infinite, or nearly
+
+    def model(x):
+        return (x.clamp_min(0) + offset).sqrt() @ weights
+
+    labels = model(inputs).argmax(dim=1)
+    for attack, sign in ((uca, 1), (oca, -1)):
+        found = attack(model, inputs, labels, eps=eps, norm=norm)
+        logits, before = model(found), model(inputs)
+        assert torch.equal(logits.argmax(dim=1), labels)
+        gains = sign * (log_odds(logits, labels) - log_odds(before, labels))
+        assert gains.mean() > 1
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 0.6), ("l1", 1.0)])
+def test_pixels_that_are_fixed_do_not_shorten_steps(norm, eps):
+    model = mlp(shape=(1, 4, 15), dtype=torch.float64)
+    inputs, labels = examples(shape=(1, 4, 15), dtype=torch.float64)
+    free = torch.arange(60).reshape(4, 15) < 20
+    low, high = inputs.masked_fill(free, 0), inputs.masked_fill(free, 1)
+    found = uca(model, inputs, labels, eps=eps, norm=norm, bounds=(low, high))
+
+    def of_free(part):
+        return model(inputs.masked_scatter(free.expand_as(inputs), part))
+
+    part = inputs[:, :, free]
+    wanted = uca(of_free, part, labels, eps=eps, norm=norm)
+    torch.testing.assert_close(found[:, :, free], wanted)

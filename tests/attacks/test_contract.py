@@ -251,6 +251,15 @@ def test_layout_and_label_dtype_do_not_matter(row):
 
 
 @every_row
+def test_the_memory_format_stays(row):
+    model = mlp(shape=SHAPE)
+    inputs, labels = examples()
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    found = row.make(generator=seeded())(model, inputs, labels)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@every_row
 def test_inputs_that_share_memory_among_themselves(row):
     inputs, labels = examples(n=1)
     found = row.make(generator=seeded())(mlp(), inputs.expand(3, *SHAPE), labels.expand(3))

@@ -5,7 +5,17 @@ from functools import partial
 import pytest
 import torch
 
-from advcal.attacks import autocast, cascade, fgsm, l1, n_fgsm, pgd, uniform_noise, worst_case
+from advcal.attacks import (
+    autocast,
+    cascade,
+    fgsm,
+    l1,
+    n_fgsm,
+    pgd,
+    square,
+    uniform_noise,
+    worst_case,
+)
 from advcal.attacks._gradient import Best
 from tests.attacks.cases import Counted, Rows, each_cross_entropy, examples, linear, mlp, seeded
 
@@ -123,7 +133,7 @@ def test_l1_changes_few_coordinates():
     assert torch.equal(l1(inputs, eps=1.0).project(found), found)
 
 
-@pytest.mark.parametrize("attack", [fgsm, pgd])
+@pytest.mark.parametrize("attack", [fgsm, pgd, square])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_channels_last_stays_channels_last(attack, norm):
     model = mlp(shape=(3, 4, 5))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from advcal.attacks import adversarial_distance, cw_l2, ddn, deepfool, fmn, foot, minimum_norm
+from advcal.attacks._agreement import doubted
 from tests.attacks.cases import Counted, examples, linear, mlp, seeded
 
 DOUBLE = torch.float64
@@ -625,3 +626,21 @@ def test_foot_stays_finite_without_bounds():
     found = foot(flat, inputs, labels, bounds=None)
     assert found.isfinite().all()
     assert fooled(flat, found, labels).double().mean() > 0.2
+
+
+@pytest.mark.parametrize("setting", ["fast", "precise"])
+def test_failures_are_no_agreement(setting):
+    def model(inputs):  # only the last class can be reached, and its logit is the lowest
+        one = torch.ones(len(inputs), 1)
+        return torch.cat([one, 0.5 * one, 0.5 * one, 0.5 * one, 10 * (inputs[:, :1] - 0.6)], dim=1)
+
+    distance = adversarial_distance(model, torch.full((2, 4), 0.5), attack=setting)
+    torch.testing.assert_close(distance, torch.full((2,), 0.2).double(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.001, 0.999, 1.0])
+def test_a_length_that_no_boundary_asks_for_is_in_doubt(at):
+    inputs, normal = torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])
+    points = torch.tensor([[0.8, at]])
+    assert doubted(inputs, points, normal, (0.0, 1.0), torch.ones(1), 0.01)
+    assert not doubted(inputs, points[:, :1], normal[:, :1], (0.0, 1.0), torch.ones(1), 0.01)
