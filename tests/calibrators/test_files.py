@@ -28,10 +28,11 @@ SOUND = {
     "one": OneVsAll(3, (KNOTS,), (KNOTS,)),
     "all": OneVsAll(3, (KNOTS,) * 3, (KNOTS,) * 3),
 }
+EXAMPLES = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 SOUND |= {
-    "curves": calibrators.fit_beta(torch.randn(60, 3), torch.arange(60) % 3),
-    "spline": calibrators.fit_spline(torch.randn(60, 3), torch.arange(60) % 3),
-    "venn-abers": calibrators.fit_venn_abers(torch.randn(60, 3), torch.arange(60) % 3),
+    "curves": calibrators.fit_beta(*EXAMPLES),
+    "spline": calibrators.fit_spline(*EXAMPLES),
+    "venn-abers": calibrators.fit_venn_abers(*EXAMPLES),
 }
 NAN, INF = float("nan"), float("inf")
 # By calibrator and field, values that it must not have.
