@@ -20,7 +20,7 @@ _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot fl
 FIRST = 10  # steps before a descent begins again
 _LEAST = 0.1  # of the first step, the least one after that, until …
 _CLOSE_IN = 0.75  # … so much of the steps are done
-_SHORTEST = 1 / 8  # of a step, to which a gap may shorten it
+_SHORTEST = 1 / 16  # of a step, to which a gap may shorten it
 _MOMENTUM = {"first": 0.3, "later": 0.6}  # share of the direction before, in first rounds, later
 
 
@@ -97,7 +97,7 @@ def descend_keeping(
     follows the aim on the other side too, beside winning the label back: the optimum of an example
     that has crossed lies along the boundary. There gradients alternate, so that each step keeps a
     share of the direction of those before. And a step is cut to where, by the gradient, the logits
-    that it moves are level, down to an eighth: in a large ball steps are much like those in a
+    that it moves are level, down to a sixteenth: in a large ball steps are much like those in a
     smaller one.
 
     Args:
