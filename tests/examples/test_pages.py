@@ -283,6 +283,29 @@ def test_table_of_distances(monkeypatch):
     assert table("adaptive_smoothing.md", *header) == expected
 
 
+def test_table_of_autoattack_on_the_network_of_the_speed_runs():
+    study = json.loads((DOCS / "benchmarks" / "autoattack_fastnet.json").read_text())
+    (found,) = (each for key, each in study.items() if key.startswith("defense-fastnet"))
+    expected = {
+        each["attack"]: [
+            f"{each['robust accuracy']:.3f}",
+            f"{each['forward']:,.0f}",
+            f"{each['backward']:,.0f}",
+            f"{each['time / advcal']:.2f}",
+        ]
+        for each in found
+    }
+    header = ("attack", "robust accuracy", "forward", "backward", "time / advcal")
+    assert rows("benchmarks.md", *header) == expected
+
+
+def test_table_of_what_attacks_cost():
+    study = json.loads((DOCS / "benchmarks" / "attack_overhead.json").read_text())
+    sizes = ("small_cnn 16", "small_cnn 128")
+    expected = [[row["attack"], *(f"{row[size]:.2f}" for size in sizes)] for row in study["rows"]]
+    assert table("benchmarks.md", "attack", "batch of 16", "batch of 128") == expected
+
+
 def test_table_of_deployed_forms():
     study = results("deployed.json")
     header, _, *expected = lines(deployed.table(study))

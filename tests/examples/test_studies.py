@@ -134,13 +134,18 @@ def test_a_defense_starts_from_the_plain_network_of_its_seed(run):
         run(defenses, *SMALL, *SHORT, "--only", "IAT", "--seeds", "3")
 
 
-def test_a_seed_on_digits_is_run_once(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def few_digits(monkeypatch):
     def few(seed, digits=inverse_digits.digits):
         for batches in (found := digits(seed)):
-            batches.images, batches.labels = batches.images[:40], batches.labels[:40]
+            batches.images, batches.labels = batches.images[:60], batches.labels[:60]
         return found
 
     monkeypatch.setattr(inverse_digits, "digits", few)
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_seed_on_digits_is_run_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(inverse_digits, "NAMES", ("standard", "AT+IAT"))
     line = ["inverse_digits.py", "--epochs", "1", "--n-seeds", "2", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", line)
@@ -280,13 +285,8 @@ def test_composition_trains_and_measures_recipes(run):
         assert len(accuracies) == 1
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_compositions_on_digits_are_run_once_and_compared(monkeypatch, tmp_path, capsys):
-    def few(seed, digits=inverse_digits.digits):
-        for batches in (found := digits(seed)):
-            batches.images, batches.labels = batches.images[:60], batches.labels[:60]
-        return found
-
-    monkeypatch.setattr(inverse_digits, "digits", few)
     monkeypatch.setattr(composition, "BASELINES", ("AT+IAT",))
     monkeypatch.setattr(composition, "RECIPES", ("AT+IAT, AR-AdaLS", "AT+IAT, longer"))
     line = ["composition_digits.py", "--epochs", "1", "--n-seeds", "2", "--out", str(tmp_path)]
