@@ -160,5 +160,10 @@ def untestable(claim: str, paper: str, reason: str, ours: str = "", network: str
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lay rows out as Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (HEADER, ALIGN, *rows))
+    """Lay rows out as Markdown; a claim on several networks is told in the first of its rows."""
+    above = (None, *(row.claim for row in rows))
+    told = [
+        row._replace(claim="") if row.claim == claim else row
+        for row, claim in zip(rows, above, strict=False)
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (HEADER, ALIGN, *told))
