@@ -1,9 +1,9 @@
 """The weights of a model by their plain names, whatever is wrapped around it or its parts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from advcal._frozen import bare
 
@@ -15,9 +15,28 @@ def weights(model: nn.Module) -> dict[str, Any]:
 
 
 def put_weights(model: nn.Module, values: Mapping[str, Any]) -> None:
-    """Load a `state_dict` of plain names."""
-    names = _names(model, bare(model).state_dict())
+    """Load a `state_dict` of plain names, or nothing if it is that of another model."""
+    own = bare(model).state_dict()
+    names = _names(model, own)
+    mine = {plain: own[name] for plain, name in names.items()}
+    if apart := difference(mine, values, _shape):
+        raise ValueError(f"expected weights of this model, got those of another: {apart}")
     bare(model).load_state_dict({names[plain]: value for plain, value in values.items()})
+
+
+def difference(
+    mine: Mapping[str, Any], written: Mapping[str, Any], told: Callable[[Any], str]
+) -> str | None:
+    """Say of the first weight that is told otherwise here than there how it differs, if any is."""
+    for name in [*mine, *written]:
+        here, there = (told(each[name]) if name in each else "missing" for each in (mine, written))
+        if here != there:
+            return f"{name!r} is {here} here and {there} there"
+    return None
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _names(model: nn.Module, found: Mapping[str, Any]) -> dict[str, str]:

@@ -36,11 +36,14 @@ def affine_maps(model: Any, inputs: Tensor, affine: tuple[type, ...]) -> list[Af
     for block in _blocks(model, affine):
         found, shape_out = _matrix(block.to(rows), shape, rows.device)
         value, expected = found(rows), block(rows.view(-1, *shape)).flatten(1)
+        if not bool(expected.isfinite().all()):
+            raise ValueError("expected finite weights, got a network with others")
         if not torch.allclose(value, expected, rtol=1e-6, atol=1e-6 * float(value.abs().amax())):
             names = ", ".join(type(layer).__name__ for layer in block)
             raise ValueError(f"expected affine layers, got {names}, which together are not")
         maps.append(found)
         rows, shape = value.clamp_min(0), shape_out
+    _checks.class_rows("logits", value.view(-1, *shape))
     return maps
 
 
@@ -64,9 +67,17 @@ def _blocks(model: Any, affine: tuple[type, ...]) -> list[nn.Sequential]:
 
 
 def _layers(module: Any) -> list[Any]:
+    # A hook of an affine layer is copied with the layer.
+    if type(module) in (nn.Sequential, nn.ReLU) and _hooked(module):
+        found = _checks.kind(module)
+        raise ValueError(f"expected {found} without hooks, which may do anything, got some")
     if type(module) is nn.Sequential:
         return list(itertools.chain.from_iterable(_layers(child) for child in module))
     return [module]
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _matrix(block: nn.Sequential, shape: Any, device: torch.device) -> tuple[Affine, Any]:

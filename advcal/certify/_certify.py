@@ -211,7 +211,13 @@ class _Drawer:
             for points in noisy(
                 point, seed, sigma=self.sigma, start=done, stop=look, size=self.size
             ):
-                part = self._counts(logits_of(self.model, points), guess)
+                logits = logits_of(self.model, points)
+                if counts is not None and len(counts) != logits.shape[1] + 1:
+                    raise ValueError(
+                        f"expected a model of {len(counts) - 1} classes as in state, got logits "
+                        f"of {logits.shape[1]}"
+                    )
+                part = self._counts(logits, guess)
                 counts = part if counts is None else counts + part
             done = look
             assert counts is not None

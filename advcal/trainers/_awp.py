@@ -110,8 +110,8 @@ class _Moved(nn.Module):
         self.model, self.offsets = model, offsets
         self.training = model.training
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         moved = {
             name: attrgetter(name)(self.model) + offset for name, offset in self.offsets.items()
         }
-        return functional_call(self.model, moved, inputs)
+        return functional_call(self.model, moved, inputs, named)

@@ -12,7 +12,7 @@ from advcal._logits import finite
 from advcal._sums import wide, widest
 from advcal._typing import Attack, Batch, Model
 from advcal.attacks import pgd_conf
-from advcal.trainers._crafting import Crafting, craft, labelled, logits_at
+from advcal.trainers._crafting import Crafting, craft, labelled, logits_at, within_unit_range
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -71,12 +71,18 @@ class ccat(Crafting):
         distances = torch.zeros(len(inputs), dtype=widest(inputs.device), device=inputs.device)
         clean = len(inputs) - len(inputs) // 2
         if clean < len(inputs):
-            attack = self.attack or partial(pgd_conf, eps=self.eps, generator=self.generator)
-            points = craft(attack, model, inputs[clean:], labels[clean:])
+            points = self._points(model, inputs[clean:], labels[clean:])
             offsets = (wide(points) - wide(inputs[clean:])).flatten(1)
             distances[clean:] = offsets.abs().amax(dim=1)
             inputs = torch.cat([inputs[:clean], points])
         return inputs, labels, (1 - (distances / self.eps).clamp_max(1)) ** self.rho
+
+    def _points(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+        if self.attack is not None:
+            return craft(self.attack, model, inputs, labels)
+        with within_unit_range("give ccat an attack with bounds=, such as pgd_conf"):
+            attack = partial(pgd_conf, eps=self.eps, generator=self.generator)
+            return craft(attack, model, inputs, labels)
 
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, labels, kept = crafted

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._weights import weights
+from advcal._weights import difference, weights
 
 if TYPE_CHECKING:
     from advcal.trainers._checkpoint import Checkpoint
@@ -180,24 +180,16 @@ def _check_parts(run: "Checkpoint", found: Mapping[str, Any]) -> None:
 
 
 def _check_weights(run: "Checkpoint", name: str, written: Mapping[str, Any]) -> None:
-    mine = weights(run.parts[name])
-    for key in [*mine, *written]:
-        here, there = _shape(mine, key), _shape(written, key)
-        if here != there:
-            raise ValueError(
-                f"expected {run.path} of this {name}, got one of another: {key!r} is {here} here "
-                f"and {there} there"
-            )
+    apart = difference(weights(run.parts[name]), written, _shape)
+    if apart is not None:
+        raise ValueError(f"expected {run.path} of this {name}, got one of another: {apart}")
     for key, _ in run.parts[name].named_parameters() if name == "model" else ():
         value = written.get(key)
         if isinstance(value, Tensor) and not bool(value.isfinite().all()):
             raise ValueError(f"expected {run.path} of finite weights, got others in {key!r}")
 
 
-def _shape(values: Mapping[str, Any], name: str) -> str:
-    if name not in values:
-        return "not there"
-    value = values[name]
+def _shape(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
@@ -248,8 +240,6 @@ def _of_parameter(optimizer: Any, value: Any, parameter: Tensor) -> bool:
     """Tell whether what torch's optimizers keep of a parameter has a shape that goes with it."""
     kind = type(optimizer)
     if not isinstance(value, Tensor) or kind.__module__.split(".")[:2] != ["torch", "optim"]:
-        return True
-    if kind is torch.optim.LBFGS:  # keeps what is of all parameters with the first one
         return True
     try:
         return bool(torch.broadcast_shapes(value.shape, parameter.shape) == parameter.shape)

@@ -1,6 +1,7 @@
 """Craft, then take the loss: the two steps of an objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, cast
 from weakref import WeakSet
@@ -49,6 +50,18 @@ def craft(attack: Attack, model: Model, inputs: Tensor, labels: Tensor) -> Tenso
         raise TypeError(f"expected inputs as a torch.Tensor, got {_checks.kind(inputs)}")
     with anew(inputs.device):
         return attacked(attack, model, inputs, labels)
+
+
+@contextmanager
+def within_unit_range(advice: str) -> Iterator[None]:
+    """Say how to have other bounds than those of an objective's own attack, which are fixed."""
+    try:
+        yield
+    except ValueError as error:
+        told = str(error).replace("pass bounds=", advice)
+        if told == str(error):
+            raise
+        raise ValueError(told) from None
 
 
 class Crafting(Value):

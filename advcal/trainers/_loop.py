@@ -1,5 +1,6 @@
 """The training loop, as a generator of records."""
 
+import inspect
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from typing import Any
 
@@ -58,7 +59,8 @@ def epochs(
     values, which is checked before the first step. Epochs that the file has are not yielded again;
     one whose body was cut short is. Within an epoch the run goes through the batches that are done
     once more, so their order must be fixed or follow from the random states when the epoch began,
-    as that of a `DataLoader` does.
+    as that of a `DataLoader` does. What persistent workers draw goes on from the epochs
+    before, and is lost with them.
 
     A file belongs to one run. It knows the settings: the objective as it prints, and your functions
     in it by their code, the data by their number of batches and the first one, the optimizer as it
@@ -269,6 +271,12 @@ def _check_optimizer(optimizer: Any, model: Any) -> None:
     own = {id(parameter) for parameter in model.parameters()}
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("expected optimizer of the model's parameters, got one of none of them")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            "expected optimizer as one that steps by the gradients that are there, got "
+            f"{_checks.kind(optimizer)}, whose step wants a closure; use it in a loop of your own"
+        )
 
 
 def _check_schedule(schedule: Any) -> None:

@@ -79,6 +79,11 @@ class EarlyStopping:
 
         Returns:
             Nothing.
+
+        Raises:
+            TypeError: If `model` is not an `nn.Module`.
+            ValueError: If there are no weights yet, or they are those of another model, of which
+                none is put into this one.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")

@@ -14,7 +14,7 @@ from advcal._typing import Attack, Batch, Model
 from advcal.attacks import linf
 from advcal.attacks._gradient import climb, goal_of
 from advcal.attacks._pgd import Steepest
-from advcal.trainers._crafting import Crafting, both, craft, examples
+from advcal.trainers._crafting import Crafting, both, craft, examples, within_unit_range
 
 _EPS, _STEPS, _STEP_SIZE, _NOISE = 0.031, 10, 0.007, 0.001  # the authors'
 
@@ -68,8 +68,11 @@ class trades(Crafting):
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         inputs, labels = examples(batch)
-        attack = self.attack or partial(_climb, generator=self.generator)
-        return inputs, craft(attack, model, inputs, labels), labels
+        if self.attack is not None:
+            return inputs, craft(self.attack, model, inputs, labels), labels
+        with within_unit_range("give trades an attack with bounds=, such as pgd with loss='kl'"):
+            attack = partial(_climb, generator=self.generator)
+            return inputs, craft(attack, model, inputs, labels), labels
 
     def loss_of(self, model: Model, crafted: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, points, labels = crafted

@@ -396,6 +396,9 @@ def test_a_state_must_be_of_the_same():
             run(model, inputs, state=before, **options)
     with pytest.raises(ValueError, match="state of 1 examples"):
         run(model, inputs[:1], state=before)
+    for classes in (3, 6):
+        with pytest.raises(ValueError, match="4 classes as in state"):
+            run(perceptron(sizes=(6, 12, classes)), inputs, n=200, state=before)
     with pytest.raises(ValueError, match="eps >= 0"):
         before.reach(-1.0)
 

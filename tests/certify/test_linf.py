@@ -277,3 +277,47 @@ def test_bad_arguments_are_named(method):
         method(nn.Sequential(norm, *model), inputs, eps=0.1)
     with pytest.raises(TypeError, match="inputs"):
         method(model, np.zeros((2, 6)), eps=0.1)
+
+
+@METHODS
+@pytest.mark.parametrize("where", [0, 1], ids=["container", "relu"])
+def test_a_hook_that_matrices_do_not_know_is_refused(method, where):
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    hooked = (model, model[1])[where]
+    hooked.register_forward_hook(lambda module, inputs, output: -5 * output)
+    with pytest.raises(ValueError, match="without hooks"):
+        method(model, points(2), eps=0.0)
+
+
+@METHODS
+def test_a_hook_of_an_affine_layer_counts(method):
+    model = perceptron()
+    layer = next(each for each in model.modules() if isinstance(each, nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: -output)
+    inputs = points(4)
+    assert holds(method(model, inputs, eps=0.0), model(inputs).detach().double().softmax(dim=1))
+
+
+@METHODS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_more(method, dtype):
+    model, inputs = perceptron(sizes=(64, 64, 64, 10)).to(dtype), points(20, 64).to(dtype)
+    reach = method(model, inputs, eps=0.0)
+    assert holds(reach, model(inputs).detach().double().softmax(dim=1))
+
+
+@METHODS
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.Linear(6, 1)), "classes >= 2"),
+        (nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 2, 1)), "logits of shape"),
+        (nn.Sequential(nn.Linear(6, 2), nn.Identity(), nn.BatchNorm1d(2)), "finite weights"),
+    ],
+    ids=["one logit", "dense", "NaN"],
+)
+def test_networks_that_give_no_logits_are_named(method, model, words):
+    if isinstance(model[-1], nn.BatchNorm1d):
+        model[-1].running_var.fill_(torch.nan)
+    with pytest.raises(ValueError, match=words):
+        method(model, points(2), eps=0.1, affine=(nn.Unflatten,))

@@ -340,6 +340,13 @@ def test_the_optimizer_is_of_the_model():
         epochs(**setting(optimizer=other, schedule=None))
 
 
+def test_an_optimizer_that_asks_for_the_loss_again_is_refused():
+    arguments = setting(schedule=None)
+    optimizer = torch.optim.LBFGS(arguments["model"].parameters())
+    with pytest.raises(TypeError, match="got LBFGS, whose step wants a closure"):
+        epochs(**arguments | {"optimizer": optimizer})
+
+
 def test_fewer_batches_than_before_the_stop(tmp_path):
     path = tmp_path / "checkpoint"
     with pytest.raises(StopError):

@@ -377,6 +377,20 @@ def test_awp_steps_from_the_weights_themselves():
         close(parameter.detach(), old - 0.1 * parameter.grad)
 
 
+def test_awp_passes_on_what_the_model_is_given_by_name():
+    class Named(nn.Linear):
+        def forward(self, inputs, *, shift):
+            return super().forward(inputs) + shift
+
+    def objective(model, batch):
+        return cross_entropy(model(batch[0], shift=0.5), batch[1])
+
+    model, batch = Named(2, 3), (torch.rand(4, 2), torch.tensor([0, 1, 2, 0]))
+    plain, moved = (trainers.awp(objective, gamma=gamma)(model, batch) for gamma in (0.0, 0.1))
+    assert torch.equal(plain, objective(model, batch))
+    assert moved > plain
+
+
 def test_awp_wants_a_module():
     with pytest.raises(TypeError, match=r"expected model as a torch.nn.Module, got function"):
         trainers.awp(trainers.standard())(lambda x: x, setting()[1])
@@ -622,6 +636,13 @@ def test_bad_arguments_are_refused(case):
     call, error, match = BAD[case]
     with pytest.raises(error, match=f"expected {match}"):
         call()
+
+
+@pytest.mark.parametrize("objective", [trainers.trades(), trainers.ccat(eps=0.1)])
+def test_inputs_beyond_the_bounds_of_the_own_attack(objective):
+    model, (x, y) = setting()
+    with pytest.raises(ValueError, match=r"within bounds \(0, 1\), .* an attack with bounds="):
+        objective(model, (x - 0.5, y))
 
 
 def test_soft_labels_are_refused_where_the_formula_needs_the_label():

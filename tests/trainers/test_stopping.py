@@ -1,6 +1,7 @@
 """Early stopping, the alarm for catastrophic overfitting, and the check of the split."""
 
 import contextlib
+import copy
 import math
 from functools import partial
 
@@ -71,6 +72,24 @@ def test_a_compiled_model_is_kept_by_its_own_names():
     stopping = EarlyStopping()
     stopping.update(torch.compile(model, backend="eager"), 0.5)
     assert stopping.weights.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (lambda: nn.Sequential(weighted(1.0)), "'0.weight' is .* here and missing there"),
+        (lambda: nn.Linear(2, 2, bias=False), "'bias' is missing here and .* there"),
+        (lambda: nn.Linear(2, 3), r"'weight' is \(3, 2\) here and \(2, 2\) there"),
+    ],
+    ids=["other names", "fewer", "another shape"],
+)
+def test_weights_of_another_model_are_refused(other, match):
+    stopping, model = EarlyStopping(), other()
+    stopping.update(weighted(1.0), 0.5)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=f"expected weights of this model, .* {match}"):
+        stopping.restore(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_goes_on_from_its_state():
