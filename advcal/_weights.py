@@ -16,12 +16,15 @@ def weights(model: nn.Module) -> dict[str, Any]:
 
 def put_weights(model: nn.Module, values: Mapping[str, Any]) -> None:
     """Load a `state_dict` of plain names, or nothing if it is that of another model."""
-    own = bare(model).state_dict()
-    names = _names(model, own)
-    mine = {plain: own[name] for plain, name in names.items()}
-    if apart := difference(mine, values, _shape):
-        raise ValueError(f"expected weights of this model, got those of another: {apart}")
+    check_weights("weights of this model, got those", model, values)
+    names = _names(model, bare(model).state_dict())
     bare(model).load_state_dict({names[plain]: value for plain, value in values.items()})
+
+
+def check_weights(what: str, model: nn.Module, values: Mapping[str, Any]) -> None:
+    """Check that weights by their plain names have the names and shapes of a model's."""
+    if apart := difference(weights(model), values, _shape):
+        raise ValueError(f"expected {what} of another: {apart}")
 
 
 def difference(

@@ -143,9 +143,10 @@ def loss_of(loss: Loss, logits: Any, labels: Any, model: object = None) -> Tenso
     Of labels that were on the CPU the range is known from there; else this waits for the device.
     """
     if not _checks.recording():
-        left_out = None
-        if getattr(loss, "func", loss) is cross_entropy:
+        left_out, called = getattr(loss, "ignore_index", None), getattr(loss, "func", loss)
+        if called is cross_entropy:
             left_out = getattr(loss, "keywords", {}).get("ignore_index", -100)
+        if called is cross_entropy or isinstance(called, nn.CrossEntropyLoss):
             _check_classification(logits, labels)
             if first_met(model) and logits.ndim == 2:
                 _checks.warn_of_probabilities(logits)

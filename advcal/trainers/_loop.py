@@ -1,6 +1,5 @@
 """The training loop, as a generator of records."""
 
-import inspect
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from typing import Any
 
@@ -14,10 +13,10 @@ from advcal._frozen import bare, device_of, parallel
 from advcal._pass import casting, check_source
 from advcal._typing import Batch, Objective, Progress
 from advcal.trainers._checkpoint import Checkpoint
-from advcal.trainers._contents import check_state, has_state
+from advcal.trainers._contents import check_state
 from advcal.trainers._identity import check_changed, length, settings_of
 from advcal.trainers._run import Epoch, Run
-from advcal.trainers._step import Step
+from advcal.trainers._step import Step, check_average, check_optimizer, check_schedule
 
 
 def epochs(
@@ -146,10 +145,9 @@ def epochs(
     _checks.arguments(objective=objective, n=n, max_norm=max_norm, accumulate=accumulate)
     _checks.arguments(channels_last=channels_last, backward=backward, every=every)
     check_source(batches, progress)
-    _check_optimizer(optimizer, model)
-    _check_schedule(schedule)
-    if average is not None and not isinstance(average, AveragedModel):
-        raise TypeError(f"expected average as an AveragedModel, got {_checks.kind(average)}")
+    check_optimizer(optimizer, model)
+    check_schedule(schedule, optimizer)
+    check_average(average, model)
     casts, wrapper = casting(model, autocast), parallel(model)
     group = None if wrapper is None else wrapper.process_group
     step = Step(
@@ -259,38 +257,6 @@ def fit(
         except StopIteration as end:
             records: list[Epoch] = end.value
             return records
-
-
-def _check_optimizer(optimizer: Any, model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"expected optimizer as a torch.optim.Optimizer, got {_checks.kind(optimizer)}"
-        )
-    own = {id(parameter) for parameter in model.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("expected optimizer of the model's parameters, got one of none of them")
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise TypeError(
-            "expected optimizer as one that steps by the gradients that are there, got "
-            f"{_checks.kind(optimizer)}, whose step wants a closure; use it in a loop of your own"
-        )
-
-
-def _check_schedule(schedule: Any) -> None:
-    if schedule is None:
-        return
-    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise ValueError(
-            "expected a schedule that steps without a score, got ReduceLROnPlateau; step it in "
-            "the body of the for"
-        )
-    if not (callable(getattr(schedule, "step", None)) and has_state(schedule)):
-        raise TypeError(
-            f"expected schedule as a scheduler of learning rates, got {_checks.kind(schedule)}"
-        )
 
 
 def _scaler(model: nn.Module, dtype: torch.dtype | None) -> torch.amp.GradScaler | None:

@@ -1,5 +1,6 @@
 """One step of an optimizer, over one batch or over several as if they were one."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from advcal import _checks
+from advcal._weights import check_weights, weights
+from advcal.trainers._contents import has_state
 
 
 @dataclass(kw_only=True)
@@ -86,3 +91,50 @@ class Step:
         scale = self.scaler.get_scale()
         self.scaler.update()
         return self.scaler.get_scale() >= scale
+
+
+def check_optimizer(optimizer: Any, model: Any) -> None:
+    """Check an optimizer of a model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected model as a torch.nn.Module, got {_checks.kind(model)}")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"expected optimizer as a torch.optim.Optimizer, got {_checks.kind(optimizer)}"
+        )
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("expected optimizer of the model's parameters, got one of none of them")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            "expected optimizer as one that steps by the gradients that are there, got "
+            f"{_checks.kind(optimizer)}, whose step wants a closure; use it in a loop of your own"
+        )
+
+
+def check_schedule(schedule: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Check a schedule of an optimizer, or none."""
+    if schedule is None:
+        return
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError(
+            "expected a schedule that steps without a score, got ReduceLROnPlateau; step it in "
+            "the body of the for"
+        )
+    if not (callable(getattr(schedule, "step", None)) and has_state(schedule)):
+        raise TypeError(
+            f"expected schedule as a scheduler of learning rates, got {_checks.kind(schedule)}"
+        )
+    own = [optimizer, getattr(optimizer, "optimizer", None)]  # other libraries' have theirs inside
+    steered = getattr(schedule, "optimizer", optimizer)
+    if all(each is not steered for each in own):
+        raise ValueError("expected schedule of this optimizer, got one of another")
+
+
+def check_average(average: Any, model: nn.Module) -> None:
+    """Check averaged weights of a model, or none."""
+    if average is None:
+        return
+    if not isinstance(average, AveragedModel):
+        raise TypeError(f"expected average as an AveragedModel, got {_checks.kind(average)}")
+    check_weights("average of this model, got one", model, weights(average.module))

@@ -187,6 +187,27 @@ def test_another_loss():
     assert objective(model, (inputs, labels)) == wanted
 
 
+@pytest.mark.parametrize(
+    ("loss", "left_out"),
+    [
+        (cross_entropy, -100),
+        (partial(cross_entropy, ignore_index=255), 255),
+        (nn.CrossEntropyLoss(), -100),
+        (nn.CrossEntropyLoss(ignore_index=255), 255),
+    ],
+    ids=["function", "partial", "module", "module-255"],
+)
+def test_labels_that_cross_entropy_leaves_out(loss, left_out):
+    model, inputs, labels = setting()
+    labels[2:4] = left_out
+    kept = labels != left_out
+    wanted = cross_entropy(model(inputs)[kept], labels[kept])
+    torch.testing.assert_close(trainers.standard(loss=loss)(model, (inputs, labels)), wanted)
+    labels[0] = 7
+    with pytest.raises(ValueError, match="expected labels from 0 to 2, got 7"):
+        trainers.standard(loss=loss)(model, (inputs, labels))
+
+
 def test_soft_labels_reach_the_loss():
     model, inputs, labels = setting()
     soft = torch.eye(3)[labels] * 0.9 + 0.1 / 3

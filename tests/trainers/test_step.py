@@ -290,6 +290,29 @@ def test_bad_arguments_are_refused_at_the_call(run, case):
         run(model, batches, standard(), optimizer, **({"n": 1} | change))
 
 
+def test_a_schedule_or_average_of_something_else_is_refused():
+    model, batches, optimizer = setting()
+    again = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(again, 1)
+    with pytest.raises(ValueError, match="schedule of this optimizer, got one of another"):
+        fit(model, batches, standard(), optimizer, n=1, schedule=schedule)
+    average = AveragedModel(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"average of this model, got one of another: .* missing"):
+        fit(model, batches, standard(), optimizer, n=1, average=average)
+
+
+def test_a_schedule_of_what_another_library_has_wrapped():
+    model, batches, optimizer = setting()
+
+    class Wrapped(type(optimizer)):
+        def __init__(self, inner):
+            self.__dict__ = {**inner.__dict__, "optimizer": inner}
+
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    fit(model, batches, standard(), Wrapped(optimizer), n=1, schedule=schedule)
+    assert schedule.last_epoch == len(batches)
+
+
 def test_a_schedule_that_needs_a_score_is_for_the_body():
     model, batches, optimizer = setting()
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
