@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _batches, _checks
-from advcal._answers import logits_of
+from advcal._answers import logits_of, rows_of
 from advcal._frozen import Around
 from advcal._logits import log_mean_probs
 from advcal._random import resolve
@@ -62,6 +62,10 @@ class _Smoothed(Around):
         super().__init__()
         self.model, self.sigma, self.n, self.generator = model, sigma, n, generator
         self._around = (model,)
+
+    def of_rows(self, rows: Tensor | slice) -> _Smoothed:
+        """Take the model for some rows of a batch."""
+        return _Smoothed(rows_of(self.model, rows), self.sigma, self.n, self.generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         source = resolve(self.generator, _batches.inputs(inputs).device)

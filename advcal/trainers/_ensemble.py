@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advcal import _checks
-from advcal._answers import logits_of
+from advcal._answers import logits_of, rows_of
 from advcal._files import Path
 from advcal._frozen import Around, bare
 from advcal._logits import log_mean_probs
@@ -61,6 +61,10 @@ class _Ensemble(Around):
         super().__init__()
         self.models = nn.ModuleList(models)
         self._around = tuple(self.models)
+
+    def of_rows(self, rows: Tensor | slice) -> "_Ensemble":
+        """Take the members for some rows of a batch."""
+        return _Ensemble([rows_of(model, rows) for model in self.models])
 
     def forward(self, inputs: Tensor) -> Tensor:
         # Copies, since a member may write into what it gets.

@@ -9,7 +9,9 @@ from torch.nn.functional import one_hot
 
 from advcal import attacks
 from advcal.attacks import alongside, batched, cascade, pgd
+from advcal.certify import smoothed
 from advcal.evaluation import evaluate
+from advcal.trainers import ensemble
 from tests.attacks.cases import seeded
 
 N, MARKS = 12, 4
@@ -121,7 +123,9 @@ def test_so_do_the_rows_of_batches(name):
     assert record.accuracy == pytest.approx(float((~EASY).float().mean()))
 
 
-@pytest.mark.parametrize("around", ["through", "expectation", "two_columns"])
+@pytest.mark.parametrize(
+    "around", ["through", "expectation", "ensemble", "smoothed", "two_columns"]
+)
 def test_what_goes_around_such_a_model_takes_the_rows_along(around):
     model = Marked()
     bound = alongside(model, ROWS, SHIFT)
@@ -130,6 +134,10 @@ def test_what_goes_around_such_a_model_takes_the_rows_along(around):
         whole = attacks.through(bound, bound)
     elif around == "expectation":
         whole = attacks.expectation(bound, n=2)
+    elif around == "ensemble":
+        whole = ensemble([bound, bound])
+    elif around == "smoothed":
+        whole = smoothed(bound, sigma=1e-4, n=2)
     else:
         labels = (LABELS > 0).long()
         shift = torch.where(EASY, 0.02, 100.0) * (2 * labels - 1)
