@@ -13,6 +13,7 @@ from advcal._logits import finite
 from advcal._pass import Way, again
 from advcal._sums import exact
 from advcal._typing import Attack, Batch, Loss, Model, Progress
+from advcal._values import shown
 from advcal.attacks import adversarial_distance
 from advcal.metrics import robustness_levels
 from advcal.trainers._crafting import examples, logits_at, scalar
@@ -70,6 +71,12 @@ class AdaptiveSmoothing:
             torch.zeros(len(split), dtype=torch.int64, device="cpu") for split in self._splits
         )
         self._ranked = not many
+
+    def __repr__(self) -> str:
+        """Print the settings, by which a checkpoint knows the run."""
+        state, words = self.state, [f"variant={self._variant!r}", f"loss={shown(self._loss)}"]
+        words = [f"n_levels={state.n_levels}", f"step_size={state.step_size}", *words]
+        return f"adaptive_smoothing({state.n_classes} classes, {', '.join(words)})"
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
         """Return the loss of a batch `(inputs, labels, indices)` against its soft labels."""

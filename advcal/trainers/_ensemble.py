@@ -64,7 +64,8 @@ class _Ensemble(Around):
 
     def of_rows(self, rows: Tensor | slice) -> "_Ensemble":
         """Take the members for some rows of a batch."""
-        return _Ensemble([rows_of(model, rows) for model in self.models])
+        members: list[Any] = [rows_of(model, rows) for model in self.models]
+        return _Ensemble(members)
 
     def forward(self, inputs: Tensor) -> Tensor:
         # Copies, since a member may write into what it gets.

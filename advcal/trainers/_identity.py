@@ -10,7 +10,8 @@ from torch import Tensor
 
 from advcal import __version__, _checks, _digest
 from advcal._typing import Batch
-from advcal._values import compared, shown
+from advcal._values import shown
+from advcal.trainers._told import told
 
 # What `changed` may name: the first word of a setting's name.
 FAMILIES = (
@@ -122,20 +123,6 @@ def digest(batch: Batch) -> str:
 def _words(part: Tensor) -> Iterator[bytes]:
     yield str(tuple(part.shape)).encode()
     yield from _digest.content(torch.view_as_real(part) if part.is_complex() else part)
-
-
-def told(value: Any) -> str:
-    """Print a configured value, with a digest of the code of users' functions in it."""
-    codes = [_digest.code(function.__code__) for function in _functions(compared(value))]
-    return shown(value) + (f" (code {_digest.of(map(str.encode, codes))})" if codes else "")
-
-
-def _functions(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple):
-        for each in value:
-            yield from _functions(each)
-    elif inspect.isfunction(value) and value.__module__.split(".")[0] not in ("advcal", "torch"):
-        yield value
 
 
 def _state(schedule: Any) -> Mapping[str, Any]:

@@ -50,6 +50,31 @@ def loader(rows, **options):
     return DataLoader(TensorDataset(*rows), batch_size=4, shuffle=True, **options)
 
 
+def weighed(weight):
+    return lambda model, batch: weight * standard()(model, batch)
+
+
+def on_attacked(attack):
+    return lambda model, batch: adversarial(attack)(model, batch)
+
+
+class Methods:
+    def first(self, model, batch):
+        return standard()(model, batch)
+
+    def second(self, model, batch):
+        return 2 * standard()(model, batch)
+
+
+def smoothing(step_size):
+    rest = data(seed=9)
+    return trainers.adaptive_smoothing([data()], [rest], 3, n_levels=1, step_size=step_size)
+
+
+def falling(factor):
+    return lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: factor**step)
+
+
 ATTACK = partial(pgd, eps=0.1, steps=1)
 # What this run has and the other has not: options of one and of the other, and what is told.
 OTHERS = {
@@ -92,6 +117,54 @@ OTHERS = {
         {"objective": standard(loss=lambda z, y: nn.functional.cross_entropy(z, y))},
         {"objective": standard(loss=lambda z, y: nn.functional.cross_entropy(z, y) * 2)},
         "loss=.*code .*loss=.*code",
+    ),
+    "what a function closes over": (
+        "objective",
+        {"objective": weighed(2.0)},
+        {"objective": weighed(1.0)},
+        "values .*values",
+    ),
+    "an attack that a function closes over": (
+        "objective",
+        {"objective": on_attacked(partial(ATTACK, eps=0.2))},
+        {"objective": on_attacked(ATTACK)},
+        "values .*values",
+    ),
+    "a default": (
+        "objective",
+        {"objective": lambda model, batch, weight=2.0: weight * standard()(model, batch)},
+        {"objective": lambda model, batch, weight=1.0: weight * standard()(model, batch)},
+        "values .*values",
+    ),
+    "a method": (
+        "objective",
+        {"objective": Methods().second},
+        {"objective": Methods().first},
+        "code .*code",
+    ),
+    "what a loss of torch does not print": (
+        "objective",
+        {"objective": standard(loss=nn.CrossEntropyLoss(label_smoothing=0.1))},
+        {"objective": standard(loss=nn.CrossEntropyLoss())},
+        "values .*values",
+    ),
+    "weights of a loss of torch": (
+        "objective",
+        {"objective": standard(loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 1.0])))},
+        {"objective": standard(loss=nn.CrossEntropyLoss(weight=torch.ones(3)))},
+        "values .*values",
+    ),
+    "adaptive smoothing": (
+        "objective",
+        {"objective": smoothing(0.1)},
+        {"objective": smoothing(0.2)},
+        "step_size=0.1.*step_size=0.2",
+    ),
+    "what a schedule closes over": (
+        "schedule",
+        {"schedule": falling(0.5)},
+        {"schedule": falling(0.9)},
+        "lr_lambda 0 .*values .*values",
     ),
     "accumulate": ("accumulate", {"accumulate": 2}, {}, "accumulate 2, .* with 1"),
     "max_norm": ("max_norm", {"max_norm": np.float64(1)}, {}, "max_norm 1.0, .* with None"),
@@ -377,6 +450,20 @@ def test_weights_have_their_plain_names_in_every_file(tmp_path, name):
     fresh.load_state_dict(found["model"])
     run(WRAPPERS["none"], 2)  # a file of one goes on in the other
     run(WRAPPERS[name], 2)
+
+
+def test_what_a_function_moves_itself_is_no_other_run(tmp_path):
+    path, calls, seen = tmp_path / "checkpoint", 0, []
+
+    def objective(model, batch):
+        nonlocal calls
+        calls += 1
+        seen.append(batch)
+        return standard()(model, batch)
+
+    fit(**setting(objective=objective, n=1), checkpoint=path)
+    assert len(fit(**setting(objective=objective, n=2), checkpoint=path)) == 2
+    assert calls == len(seen) > 3
 
 
 def test_the_objective_is_told_by_its_call():
