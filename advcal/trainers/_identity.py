@@ -11,7 +11,7 @@ from torch import Tensor
 from advcal import __version__, _checks, _digest
 from advcal._typing import Batch
 from advcal._values import shown
-from advcal.trainers._told import told
+from advcal.trainers._told import VALUES, told
 
 # What `changed` may name: the first word of a setting's name.
 FAMILIES = (
@@ -26,7 +26,7 @@ def settings_of(objective: Any, parts: Mapping[str, Any], **others: Any) -> dict
     """Name the settings of a run that is about to begin, in plain values."""
     average = parts.get("average")
     found = {
-        "objective": told(objective),
+        **told("objective", objective),
         **{name: plain(value) for name, value in others.items()},
         "optimizer": type(parts["optimizer"]).__qualname__,
         **{f"optimizer {name}": plain(x) for name, x in parts["optimizer"].defaults.items()},
@@ -37,7 +37,14 @@ def settings_of(objective: Any, parts: Mapping[str, Any], **others: Any) -> dict
         "torch": str(torch.__version__),
     }
     functions = getattr(parts.get("schedule"), "lr_lambdas", ())
-    return found | {f"schedule lr_lambda {i}": told(each) for i, each in enumerate(functions)}
+    for i, each in enumerate(functions):
+        found |= told(f"schedule lr_lambda {i}", each)
+    return found
+
+
+def common(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what may differ between the processes of one run."""
+    return {name: each for name, each in settings.items() if not name.endswith(VALUES)}
 
 
 def moving(optimizer: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:

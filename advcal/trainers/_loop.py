@@ -14,7 +14,7 @@ from advcal._pass import casting, check_source
 from advcal._typing import Batch, Objective, Progress
 from advcal.trainers._checkpoint import Checkpoint
 from advcal.trainers._contents import check_state
-from advcal.trainers._identity import check_changed, length, settings_of
+from advcal.trainers._identity import check_changed, common, length, settings_of
 from advcal.trainers._run import Epoch, Run
 from advcal.trainers._step import Step, check_average, check_optimizer, check_schedule
 
@@ -168,9 +168,8 @@ def epochs(
     parts, data = step.parts(), {"data length": length(batches)}
     own = {"accumulate": accumulate, "max_norm": max_norm, "autocast": autocast}
     settings = settings_of(objective, parts, **data, **own)
-    _processes.same(
-        {"n": n, "every": every, "checkpoint": checkpoint is not None} | settings, group
-    )
+    alike = {"n": n, "every": every, "checkpoint": checkpoint is not None} | common(settings)
+    _processes.same(alike, group)
     saved = None
     if checkpoint is not None:
         _processes.agreed(lambda: _checks.path("checkpoint", checkpoint), group)

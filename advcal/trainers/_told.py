@@ -16,18 +16,19 @@ from advcal._values import Value, compared, shown
 _OWN = vars(nn.Module()).keys()  # what every module has: parameters, hooks, the mode
 
 
-def told(value: Any) -> str:
-    """Print a value, with digests of the code and of the settings that are in users' functions.
+VALUES = " values"  # ends the name of what may differ between processes, such as a rank
+
+
+def told(name: str, value: Any) -> dict[str, str]:
+    """Print a value, and digest the code and the settings in users' functions, by their names.
 
     Settings are numbers, words, and what is configured by a call, in defaults, closures, and losses
     of torch. Lists, tensors, and what a function binds anew are none: a run may move them.
     """
     held = [*_held(compared(value), [])]
-    words = [shown(value)]
-    for kind in ("code", "values"):
-        found = [word for each, word in held if each == kind]
-        words += [f"({kind} {_digest.of([repr(found).encode()])})"] * bool(found)
-    return " ".join(words)
+    code, values = ([word for each, word in held if each == kind] for kind in ("code", "values"))
+    found = {name: shown(value) + (f" (code {_digest.of([repr(code).encode()])})" if code else "")}
+    return found | ({name + VALUES: _digest.of([repr(values).encode()])} if values else {})
 
 
 _Found = Iterator[tuple[str, str]]

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from advcal import trainers
 from advcal.attacks import pgd
 from advcal.trainers import EarlyStopping, adversarial, epochs, fit, standard
+from advcal.trainers._identity import common
+from advcal.trainers._told import told
 
 
 def data(seed=3, n=12):
@@ -122,19 +124,19 @@ OTHERS = {
         "objective",
         {"objective": weighed(2.0)},
         {"objective": weighed(1.0)},
-        "values .*values",
+        "objective values .*, with ",
     ),
     "an attack that a function closes over": (
         "objective",
         {"objective": on_attacked(partial(ATTACK, eps=0.2))},
         {"objective": on_attacked(ATTACK)},
-        "values .*values",
+        "objective values .*, with ",
     ),
     "a default": (
         "objective",
         {"objective": lambda model, batch, weight=2.0: weight * standard()(model, batch)},
         {"objective": lambda model, batch, weight=1.0: weight * standard()(model, batch)},
-        "values .*values",
+        "objective values .*, with ",
     ),
     "a method": (
         "objective",
@@ -146,13 +148,13 @@ OTHERS = {
         "objective",
         {"objective": standard(loss=nn.CrossEntropyLoss(label_smoothing=0.1))},
         {"objective": standard(loss=nn.CrossEntropyLoss())},
-        "values .*values",
+        "objective values .*, with ",
     ),
     "weights of a loss of torch": (
         "objective",
         {"objective": standard(loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 1.0])))},
         {"objective": standard(loss=nn.CrossEntropyLoss(weight=torch.ones(3)))},
-        "values .*values",
+        "objective values .*, with ",
     ),
     "adaptive smoothing": (
         "objective",
@@ -164,7 +166,7 @@ OTHERS = {
         "schedule",
         {"schedule": falling(0.5)},
         {"schedule": falling(0.9)},
-        "lr_lambda 0 .*values .*values",
+        "lr_lambda 0 values .*, with ",
     ),
     "accumulate": ("accumulate", {"accumulate": 2}, {}, "accumulate 2, .* with 1"),
     "max_norm": ("max_norm", {"max_norm": np.float64(1)}, {}, "max_norm 1.0, .* with None"),
@@ -464,6 +466,12 @@ def test_what_a_function_moves_itself_is_no_other_run(tmp_path):
     fit(**setting(objective=objective, n=1), checkpoint=path)
     assert len(fit(**setting(objective=objective, n=2), checkpoint=path)) == 2
     assert calls == len(seen) > 3
+
+
+def test_what_a_function_holds_may_differ_between_processes():
+    one, other = (told("objective", weighed(rank)) for rank in (0, 1))
+    assert one != other
+    assert common(one) == common(other) == {"objective": one["objective"]}
 
 
 def test_the_objective_is_told_by_its_call():
