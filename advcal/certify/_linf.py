@@ -151,6 +151,7 @@ def _reach(
     with torch.no_grad():
         boxes = zip(*(end.split(size) for end in ends), strict=True)
         found = torch.cat([margins(Box(*box), maps, rows) for box in boxes])
+    found = found.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # of a box too large to compute in
     return _probabilities(found - _slack(model, inputs) * (1 + found.abs()), places)
 
 

@@ -47,7 +47,7 @@ class Reach:
 
         Raises:
             TypeError: If something else is among them.
-            ValueError: If there are none.
+            ValueError: If there are none, or they differ in their classes.
         """
         parts = list(reaches)
         if not parts:
@@ -55,6 +55,9 @@ class Reach:
         for part in parts:
             if not isinstance(part, Reach):
                 raise TypeError(f"expected reaches of Reach, got {_checks.kind(part)}")
+        classes = sorted({part.lower.shape[1] for part in parts})
+        if len(classes) > 1:
+            raise ValueError(f"expected reaches of as many classes each, got {classes}")
         lower, upper, labels = (
             torch.cat([getattr(part, name) for part in parts])
             for name in ("lower", "upper", "labels")

@@ -321,3 +321,11 @@ def test_networks_that_give_no_logits_are_named(method, model, words):
         model[-1].running_var.fill_(torch.nan)
     with pytest.raises(ValueError, match=words):
         method(model, points(2), eps=0.1, affine=(nn.Unflatten,))
+
+
+@METHODS
+def test_of_a_ball_too_large_to_compute_in_nothing_is_known(method):
+    reach = method(perceptron(), points(2), eps=1e308, bounds=None)
+    assert bool(
+        (reach.lower == 0).all() and (reach.upper == 1).all() and (reach.labels == -1).all()
+    )

@@ -68,5 +68,8 @@ def test_batches_are_put_one_after_the_other():
         assert torch.equal(getattr(joined, name), getattr(whole, name))
     with pytest.raises(ValueError, match="one Reach or more"):
         Reach.joined([])
+    two = Reach(lower[:, :2], lower[:, :2], whole.labels)
+    with pytest.raises(ValueError, match=r"as many classes each, got \[2, 3\]"):
+        Reach.joined([whole, two])
     with pytest.raises(TypeError, match="of Reach"):
         Reach.joined([lower])
