@@ -58,16 +58,16 @@ def epochs(
     values, which is checked before the first step. Epochs that the file has are not yielded again;
     one whose body was cut short is. Within an epoch the run goes through the batches that are done
     once more, so their order must be fixed or follow from the random states when the epoch began,
-    as that of a `DataLoader` does. What persistent workers draw goes on from the epochs
-    before, and is lost with them.
+    as that of a `DataLoader` does. What persistent workers draw goes on from the epochs before, and
+    is lost with them.
 
     A file belongs to one run. It knows the settings: the objective as it prints, and your functions
-    in it by their code and by what is fixed in their defaults and closures, the data by their
-    number of batches and the first one, the optimizer as it was constructed, the schedule,
-    averaging, `accumulate`, `max_norm`, `autocast`, and the versions of this library and of torch.
-    A class of yours has to print its settings, as a dataclass does. If one of them differs it says
-    which, before anything is put back; `changed` names those that are meant to. A second run that
-    would write the same file is refused while the first is at it.
+    in it by their code, their defaults, and the floats, functions and attacks in their closures,
+    the data by their number of batches and the first one, the optimizer as it was constructed, the
+    schedule, averaging, `accumulate`, `max_norm`, `autocast`, and the versions of this library and
+    of torch. A class of yours has to print its settings, as a dataclass does. If one of them
+    differs it says which, before anything is put back; `changed` names those that are meant to. A
+    second run that would write the same file is refused while the first is at it.
 
     **Several processes.** Wrap the model in `DistributedDataParallel` and give each process its
     part of the data, as `DistributedSampler` does; its `set_epoch` is called here. Gradients, the

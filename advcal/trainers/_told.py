@@ -22,8 +22,9 @@ VALUES = " values"  # ends the name of what may differ between processes, such a
 def told(name: str, value: Any) -> dict[str, str]:
     """Print a value, and digest the code and the settings in users' functions, by their names.
 
-    Settings are numbers, words, and what is configured by a call, in defaults, closures, and losses
-    of torch. Lists, tensors, and what a function binds anew are none: a run may move them.
+    Settings are numbers, words, and what is configured by a call, in defaults and losses of torch.
+    In closures whole numbers and words are none, which may be ranks, places or devices. Nor are
+    lists, tensors, and what a function binds anew: a run may move them.
     """
     held = [*_held(compared(value), [])]
     code, values = ([word for each, word in held if each == kind] for kind in ("code", "values"))
@@ -55,8 +56,11 @@ def _of_function(function: Any, seen: list[Any]) -> _Found:
         return
     yield "code", _digest.code(function.__code__)
     kept = function.__kwdefaults__ or {}
-    for each in (function.__defaults__, *kept.values(), *_closed_over(function)):
+    for each in (function.__defaults__, *kept.values()):
         yield from _setting(each, seen)
+    for each in _closed_over(function):
+        if not isinstance(each, (int, str)):
+            yield from _setting(each, seen)
 
 
 def _closed_over(function: Any) -> Iterator[Any]:

@@ -469,8 +469,9 @@ def test_what_a_function_moves_itself_is_no_other_run(tmp_path):
 
 
 def test_what_a_function_holds_may_differ_between_processes():
-    one, other = (told("objective", weighed(rank)) for rank in (0, 1))
+    one, other = (told("objective", weighed(1 / (1 + rank))) for rank in (0, 1))
     assert one != other
+    assert told("objective", weighed(0)) == told("objective", weighed(1))  # ranks, for instance
     assert common(one) == common(other) == {"objective": one["objective"]}
 
 
