@@ -54,8 +54,10 @@ class Grid:
         if within and not bool(inside.all()):
             first = int((~inside).nonzero()[0])
             each = region.radius[first] if isinstance(region.radius, Tensor) else region.radius
-            told = "expected eps of half a level or more for inputs that are between levels"
-            raise ValueError(f"{told}, got {each:g} for example {first}, where there is no image")
+            nearest = grid.length(centre.round().clamp(0, top))[first]
+            told = "expected eps of half a level or more in each value of inputs between levels"
+            found = f"got {each:g} for example {first}, where no image is nearer than {nearest:g}"
+            raise ValueError(f"{told}, {found}")
         return grid
 
     @property

@@ -159,8 +159,11 @@ def test_inputs_between_levels(norm):
     assert torch.equal(read(written(found)), found)
     offset = (found.double() - inputs.double()).flatten(1)
     assert torch.linalg.vector_norm(offset, ORDERS[norm], dim=1).max() <= eps + 1e-7
-    with pytest.raises(ValueError, match=r"expected eps of half a level or more .* no image"):
+    offset = ((inputs.double() * 255).round() / 255 - inputs.double())[0].flatten()
+    nearest = float(torch.linalg.vector_norm(offset, ORDERS[norm]))
+    with pytest.raises(ValueError, match=r"expected eps of half a level or more .* no im") as told:
         pgd(mlp(), inputs, labels, eps=0.1 / 255, norm=norm, levels=256)
+    assert float(str(told.value).rsplit(" ", 1)[1]) == pytest.approx(nearest, rel=1e-4)
 
 
 @pytest.mark.parametrize("bounds", [(-1.0, 1.0), (0.0, 255.0), (-2.1, 2.6)])
