@@ -65,7 +65,9 @@ class _Smoothed(Around):
 
     def of_rows(self, rows: Tensor | slice) -> _Smoothed:
         """Take the model for some rows of a batch."""
-        return _Smoothed(rows_of(self.model, rows), self.sigma, self.n, self.generator)
+        model = rows_of(self.model, rows)
+        same = model is self.model
+        return self if same else _Smoothed(model, self.sigma, self.n, self.generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         source = resolve(self.generator, _batches.inputs(inputs).device)

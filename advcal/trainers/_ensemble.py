@@ -65,7 +65,8 @@ class _Ensemble(Around):
     def of_rows(self, rows: Tensor | slice) -> "_Ensemble":
         """Take the members for some rows of a batch."""
         members: list[Any] = [rows_of(model, rows) for model in self.models]
-        return _Ensemble(members)
+        same = all(one is other for one, other in zip(members, self.models, strict=True))
+        return self if same else _Ensemble(members)
 
     def forward(self, inputs: Tensor) -> Tensor:
         # Copies, since a member may write into what it gets.
