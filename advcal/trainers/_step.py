@@ -125,10 +125,12 @@ def check_schedule(schedule: Any, optimizer: torch.optim.Optimizer) -> None:
         raise TypeError(
             f"expected schedule as a scheduler of learning rates, got {_checks.kind(schedule)}"
         )
-    own = [optimizer, getattr(optimizer, "optimizer", None)]  # other libraries' have theirs inside
-    steered = getattr(schedule, "optimizer", optimizer)
-    if all(each is not steered for each in own):
-        raise ValueError("expected schedule of this optimizer, got one of another")
+    steered = getattr(schedule, "optimizer", None)
+    inside = getattr(optimizer, "optimizer", None)  # of what another library has wrapped
+    if isinstance(steered, torch.optim.Optimizer) and steered is not inside:
+        groups = {id(group) for group in steered.param_groups}
+        if all(id(group) not in groups for group in optimizer.param_groups):
+            raise ValueError("expected schedule of this optimizer, got one of another")
 
 
 def check_average(average: Any, model: nn.Module) -> None:
