@@ -23,7 +23,7 @@ def told(name: str, value: Any) -> dict[str, str]:
     """Print a value, and digest the code and the settings in users' functions, by their names.
 
     Settings are numbers, words, and what is configured by a call, in defaults and losses of torch.
-    In closures whole numbers and words are none, which may be ranks, places or devices. Nor are
+    In closures whole numbers, words and None are not, which may be ranks or places. Nor are
     lists, tensors, and what a function binds anew: a run may move them.
     """
     held = [*_held(compared(value), [])]
@@ -59,7 +59,7 @@ def _of_function(function: Any, seen: list[Any]) -> _Found:
     for each in (function.__defaults__, *kept.values()):
         yield from _setting(each, seen)
     for each in _closed_over(function):
-        if not isinstance(each, (int, str)):
+        if not isinstance(each, (int, str, type(None))):
             yield from _setting(each, seen)
 
 
