@@ -235,9 +235,12 @@ def tensor(
     if isinstance(value, Tensor):
         if value.is_meta and not integer:
             raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
-        if is_integer(value.dtype) if integer else value.is_floating_point():
+        floating = value.is_floating_point()
+        if is_integer(value.dtype) if integer else floating and value.dtype.itemsize > 1:
             return value
         wanted = f"of {'an integer' if integer else 'a floating'} dtype"
+        if floating and not integer:  # eight bits, in which torch computes nothing
+            hint = "; pass value.float()"
     else:
         wanted, hint = "as a torch.Tensor", ""
     found = kind(value if given is None else given)

@@ -328,7 +328,8 @@ class ReliabilityBins(Generic[Array]):
         arrays = [_probs.as_tensor("sums", field)[0].cpu().double().numpy() for field in fields]
         if self.squares is not None:
             arrays = [array * float(self.effective_n / self.n) for array in arrays]
-            arrays[::2] = (array.round(9) for array in arrays[::2])  # whole if weights are equal
+            for i in (0, 2):  # whole if weights are equal, and not 0 if they are small
+                arrays[i] = np.where(arrays[i] < 1e-9, arrays[i], arrays[i].round(9))
         return Sums(*(array[chosen] for array in arrays))
 
     def _scalar(self, value: float) -> Tensor:
@@ -339,7 +340,8 @@ class ReliabilityBins(Generic[Array]):
     @property
     def mce(self) -> Array:
         """The maximum calibration error over the bins that are not empty."""
-        return abs(self.gaps)[self.counts > 0].max()
+        gaps = (self.confidences - self.corrects) / (self.counts + (self.counts == 0))
+        return abs(gaps).max() + 0.0 / _nan_where_zero(self.n)  # NaN of an empty table
 
 
 def excess(counts: Any, confidences: Any, corrects: Any) -> Any:
