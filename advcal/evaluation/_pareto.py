@@ -28,7 +28,7 @@ def pareto(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there are no records or figures, or a record lacks a figure or has NaN.
+        ValueError: If there are no records or figures, or a record has no finite number for one.
 
     Example:
         >>> records = {
@@ -67,7 +67,7 @@ def hypervolume(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there are no records or figures, or a record lacks a figure or has NaN, or
+        ValueError: If there are no records or figures, a record has no finite number for one, or
             the reference has not one number for each figure.
 
     Example:

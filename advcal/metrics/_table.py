@@ -123,8 +123,9 @@ class ReliabilityBins(Generic[Array]):
         fields += self.bin_confidence, self.bin_accuracy, self.gaps
         columns = [each.tolist() for each in fields]
         for low, high, n, *figures in zip(*columns, strict=True):
+            shown = str(n) if isinstance(n, int) else f"{n:.10g}"
             rows.append(
-                [f"{low:.3f} to {high:.3f}", str(n), *(decimal(each, 4) for each in figures)]
+                [f"{low:.3f} to {high:.3f}", shown, *(decimal(each, 4) for each in figures)]
             )
         return html([[cell.replace("nan", "") for cell in row] for row in rows])
 
