@@ -347,6 +347,8 @@ class ReliabilityBins(Generic[Array]):
 
 def excess(counts: Any, confidences: Any, corrects: Any) -> Any:
     """Return the mean square calibration error of sums per bin less its bias."""
+    # In float64: the products of counts of billions are beyond int64.
+    counts, corrects = (each + 0 * confidences for each in (counts, corrects))
     degrees = (counts - 1).clip(min=1)
     squares = (confidences - corrects) ** 2 * degrees
     noise = corrects * (counts - corrects)
