@@ -96,21 +96,23 @@ def record_of(value):
 
 
 def test_a_killed_search_goes_on(tmp_path):
-    path, seen = tmp_path / "search.json", []
+    path = tmp_path / "search.json"
 
     class Killed:
         """Runs three values and no more."""
 
+        seen: list[float] = []  # noqa: RUF012 - of the class, for what a run refers to tells it
+
         def __call__(self, value):
-            if len(seen) == 3:
+            if len(self.seen) == 3:
                 raise KeyboardInterrupt
-            seen.append(value)
+            self.seen.append(value)
             return record_of(value)
 
     options = {"n": 3, "maximise": ["clean", "robust"], "path": path}
     with pytest.raises(KeyboardInterrupt):
         pareto_search(Killed(), [0.0, 1.0], **options)
-    del seen[:2]  # room for two more, and no more
+    del Killed.seen[:2]  # room for two more, and no more
     found = pareto_search(Killed(), [0.0, 1.0], **options)
     assert found == pareto_search(record_of, [0.0, 1.0], **options | {"path": None})
     assert pareto_search(Killed(), [0.0, 1.0], **options) == found
