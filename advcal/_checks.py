@@ -79,6 +79,12 @@ def number(
     raise ValueError(f"expected {name} {told or 'finite'}, got {value}")
 
 
+def figure(name: str, value: Any) -> float:
+    """Check a figure of a record: a finite number, or a tensor or an array of one."""
+    one = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0
+    return number(name, value.item() if one else value)
+
+
 _declare("threshold", number)
 _declare("alpha beta gamma kappa lam margin", partial(number, least=0))
 _declare("l2_bias l2_off_diagonal", optional(partial(number, least=0)))

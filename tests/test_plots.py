@@ -200,6 +200,13 @@ def test_the_number_of_weighted_examples_is_not_cut_off():
     assert "<td>0</td>" in bins._repr_html_()
 
 
+def test_figures_may_be_tensors():
+    (ax,) = plots.curves([0.0], {"a": [BINS]}, figures=["ece"])
+    assert ax.lines[0].get_ydata() == pytest.approx([float(BINS.ece)])
+    for value in (torch.tensor(0.25), np.array(0.25), {"accuracy": torch.tensor(0.25)}):
+        assert plots.transfer_matrix({("a", "b"): value}).texts[0].get_text() == "0.25"
+
+
 def test_severities_of_models_may_come_in_another_order():
     found = {"a": {1: [0.1], 5: [0.5]}, "b": {5: [0.4], 1: [0.2]}}
     heights = [y for line in plots.shift_boxes(found).lines for y in line.get_ydata()[:1]]

@@ -120,7 +120,7 @@ def _figure(key: object, record: Any, figure: str) -> float:
     value = record.get(figure) if isinstance(record, Mapping) else getattr(record, figure, None)
     if value is None:
         raise ValueError(f"expected {figure!r} in each record, got none in {key!r}")
-    return _checks.number(f"{figure} of {key!r}", value)
+    return _checks.figure(f"{figure} of {key!r}", value)
 
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
