@@ -64,6 +64,7 @@ class Calibrator:
         return own_kind(self._narrowed(self._log_probs, z))
 
     def _narrowed(self, compute: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        """Compute in float64 and round to the dtype of the logits, on their device."""
         exact = _sums.exact(z)
         wide = compute(exact)
         return _narrowed(wide, z.dtype, exact if self._keeps else wide).to(z.device)
@@ -117,10 +118,10 @@ def calibration_data(
     _checks.arguments(**options)
     z = _sums.home(sound_logits(logits, n_classes)[0].detach())
     _checks.warn_of_probabilities(z)
-    if bool(((z.abs() > _MOST) & (z > -math.inf)).any()):
+    if z.dtype == torch.float64 and len(far := z[(z.abs() > _MOST) & (z > -math.inf)]):
         raise ValueError(
             f"expected logits from {-_MOST:g} to {_MOST:g}, or minus infinity for masked classes, "
-            f"got {float(z[(z.abs() > _MOST) & (z > -math.inf)][0]):g}"
+            f"got {float(far[0]):g}"
         )
     y = _probs.labels_like("logits", logits, labels, z.shape[1])
     y = _checks.labels(_sums.home(y), len(z), z.shape[1], device=z.device)
