@@ -76,13 +76,21 @@ def outside(low: Any, high: Any, least: float, most: float) -> ValueError:
     told, hint = " within bounds of tensors", "; attack images before they are normalised, or pass "
     values, hint = f"{least:g} to {most:g}", f"{hint}bounds="
     if not isinstance(low, Tensor):
-        told, beyond = f" within bounds ({low:g}, {high:g})", max(low - least, most - high)
+        told = f" within bounds ({low:g}, {high:g})"
         if (low, high) == (-inf, inf):
             told = hint = ""
-        elif 0 < beyond <= 1e-3 * (high - low) < inf:  # by rounding, also in half precision
-            values = f"{least:.9g} to {most:.9g}"
-            hint = f"; take the rounding off by inputs.clamp({low:g}, {high:g})"
+        else:
+            values, rounded = beyond(low, high, least, most)
+            hint = rounded or hint
     return ValueError(f"expected finite inputs{told}, got values from {values}{hint}")
+
+
+def beyond(low: float, high: float, least: float, most: float) -> tuple[str, str]:
+    """Show from where to where values lie, and how to mend what is beyond bounds by rounding."""
+    if 0 < max(low - least, most - high) <= 1e-3 * (high - low) < inf:  # also in half precision
+        hint = f"; take the rounding off by inputs.clamp({low:g}, {high:g})"
+        return f"{least:.9g} to {most:.9g}", hint
+    return f"{least:g} to {most:g}", ""
 
 
 def box(bounds: Any, points: Tensor) -> tuple[Any, Any]:

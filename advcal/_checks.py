@@ -79,6 +79,12 @@ def number(
     raise ValueError(f"expected {name} {told or 'finite'}, got {value}")
 
 
+def figure(name: str, value: Any) -> float:
+    """Check a figure of a record: a finite number, or a tensor or an array of one."""
+    one = isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0
+    return number(name, value.item() if one else value)
+
+
 _declare("threshold", number)
 _declare("alpha beta gamma kappa lam margin", partial(number, least=0))
 _declare("l2_bias l2_off_diagonal", optional(partial(number, least=0)))
@@ -235,9 +241,12 @@ def tensor(
     if isinstance(value, Tensor):
         if value.is_meta and not integer:
             raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
-        if is_integer(value.dtype) if integer else value.is_floating_point():
+        floating = value.is_floating_point()
+        if is_integer(value.dtype) if integer else floating and value.dtype.itemsize > 1:
             return value
         wanted = f"of {'an integer' if integer else 'a floating'} dtype"
+        if floating and not integer:  # eight bits, in which torch computes nothing
+            hint = "; pass value.float()"
     else:
         wanted, hint = "as a torch.Tensor", ""
     found = kind(value if given is None else given)

@@ -77,7 +77,9 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     It rises and falls with the cross-entropy and does not go flat when the softmax saturates.
     """
     label = logits.gather(1, labels[:, None])[:, 0]
-    return without_label(logits, labels).logsumexp(dim=1) - label
+    # If all others are masked: finite, so that no gradient is NaN.
+    others = without_label(logits, labels).clamp_min(torch.finfo(logits.dtype).min)
+    return others.logsumexp(dim=1) - label
 
 
 def slope_of_log_odds(apart: Apart) -> tuple[Tensor, Tensor]:

@@ -191,6 +191,28 @@ def test_without_matplotlib_it_says_what_to_install(name, monkeypatch):
 # --- each by itself --------------------------------------------------------------------------
 
 
+def test_the_number_of_weighted_examples_is_not_cut_off():
+    weights = torch.full((4,), 0.0625)
+    probs, labels = torch.tensor([[0.9, 0.1]]).expand(4, 2), torch.tensor([0, 0, 0, 1])
+    bins = reliability_bins(probs, labels, weights=weights)
+    assert plots.reliability_diagram(bins).texts[0].get_text().endswith("n 0.25")
+    assert "<td>0.25</td>" in bins._repr_html_()
+    assert "<td>0</td>" in bins._repr_html_()
+
+
+def test_figures_may_be_tensors():
+    (ax,) = plots.curves([0.0], {"a": [BINS]}, figures=["ece"])
+    assert ax.lines[0].get_ydata() == pytest.approx([float(BINS.ece)])
+    for value in (torch.tensor(0.25), np.array(0.25), {"accuracy": torch.tensor(0.25)}):
+        assert plots.transfer_matrix({("a", "b"): value}).texts[0].get_text() == "0.25"
+
+
+def test_severities_of_models_may_come_in_another_order():
+    found = {"a": {1: [0.1], 5: [0.5]}, "b": {5: [0.4], 1: [0.2]}}
+    heights = [y for line in plots.shift_boxes(found).lines for y in line.get_ydata()[:1]]
+    assert heights == pytest.approx(np.repeat([0.1, 0.5, 0.2, 0.4], 5))  # two whiskers and so on
+
+
 def test_the_reliability_diagram():
     band = consistency_bands(PROBS, LABELS, n_bins=10, resamples=50)
     accuracy = partial(lambda p, y: reliability_bins(p, y, n_bins=10).bin_accuracy)

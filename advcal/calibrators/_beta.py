@@ -194,5 +194,6 @@ def _places(odds: Tensor, valid: Tensor, n_knots: int) -> Tensor:
     places = ascending.gather(0, chosen).T.nan_to_num(posinf=0.0)
     # Knots that fall together, as with equal logits, are moved a little apart.
     least = (places[:, -1:] - places[:, :1]).clamp(min=1.0) * 1e-3
+    least = torch.maximum(least, places.abs().amax(dim=1, keepdim=True) * 1e-12)
     apart = least * torch.arange(n_knots, device=odds.device)
     return (places - apart).cummax(dim=1).values + apart

@@ -14,6 +14,7 @@ from advcal._typing import Array
 
 # Nats of the mean NLL, and of the sum: what one parameter gains by chance in one case of a hundred.
 _HARM, _NOISE = 0.01, 3.3
+_MOST = 1e150  # size of a logit to fit to: the square of a difference has to be finite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,9 +37,14 @@ class Calibrator:
 
     n_classes: int
 
+    @property
+    def _keeps(self) -> bool:
+        """Tell whether the predictions are those of the logits."""
+        return False
+
     def __call__(self, logits: Array) -> Array:
         z, own_kind = sound_logits(logits, self.n_classes)
-        return own_kind(_narrowed(self._probs(_sums.exact(z)), z.dtype).to(z.device))
+        return own_kind(self._narrowed(self._probs, z))
 
     def log_probs(self, logits: Array) -> Array:
         """Compute the logarithms of the calibrated probabilities, which are logits again.
@@ -55,7 +61,13 @@ class Calibrator:
             ValueError: If a shape is wrong, a logit is NaN or infinity, or all of a row are masked.
         """
         z, own_kind = sound_logits(logits, self.n_classes)
-        return own_kind(_narrowed(self._log_probs(_sums.exact(z)), z.dtype).to(z.device))
+        return own_kind(self._narrowed(self._log_probs, z))
+
+    def _narrowed(self, compute: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        """Compute in float64 and round to the dtype of the logits, on their device."""
+        exact = _sums.exact(z)
+        wide = compute(exact)
+        return _narrowed(wide, z.dtype, exact if self._keeps else wide).to(z.device)
 
     # Each calibrator has one of the two, and the other follows.
     def _probs(self, z: Tensor) -> Tensor:
@@ -68,9 +80,9 @@ class Calibrator:
         return torch.where(p > 0, p, 1.0).log().masked_fill(p <= 0, -torch.inf)  # no 0 by 0
 
 
-def _narrowed(wide: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round to a dtype; if that makes a tie of it, the highest class stays the highest."""
-    narrow, top = wide.to(dtype), wide.detach().argmax(dim=1, keepdim=True)
+def _narrowed(wide: Tensor, dtype: torch.dtype, ranked: Tensor) -> Tensor:
+    """Round to a dtype; if a tie comes of it, the class that is ranked highest is the highest."""
+    narrow, top = wide.to(dtype), ranked.detach().argmax(dim=1, keepdim=True)
     highest = narrow.detach().amax(dim=1, keepdim=True)
     tied = narrow.detach().argmax(dim=1, keepdim=True) != top
     if not bool(tied.any()):
@@ -106,6 +118,11 @@ def calibration_data(
     _checks.arguments(**options)
     z = _sums.home(sound_logits(logits, n_classes)[0].detach())
     _checks.warn_of_probabilities(z)
+    if z.dtype == torch.float64 and len(far := z[(z.abs() > _MOST) & (z > -math.inf)]):
+        raise ValueError(
+            f"expected logits from {-_MOST:g} to {_MOST:g}, or minus infinity for masked classes, "
+            f"got {float(far[0]):g}"
+        )
     y = _probs.labels_like("logits", logits, labels, z.shape[1])
     y = _checks.labels(_sums.home(y), len(z), z.shape[1], device=z.device)
     if bool(z.gather(1, y[:, None]).isneginf().any()):

@@ -67,6 +67,10 @@ class OneVsAll(Calibrator):
     x: tuple[Tensor, ...]
     y: tuple[Tensor, ...]
 
+    @property
+    def _keeps(self) -> bool:
+        return len(self.x) == 1  # one rising curve for all classes
+
     def _probs(self, z: Tensor) -> Tensor:
         p = z.softmax(dim=1)
         parts = p.split(self.n_classes // len(self.x), dim=1)

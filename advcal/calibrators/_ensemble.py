@@ -29,6 +29,10 @@ class Ensemble(Calibrator):
     temperature: float
     weights: Tensor
 
+    @property
+    def _keeps(self) -> bool:
+        return True
+
     def _log_probs(self, z: Tensor) -> Tensor:
         parts = torch.stack(_members(z, self.temperature), dim=-1)
         masked = z.isneginf()

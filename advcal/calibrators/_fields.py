@@ -108,10 +108,13 @@ def _rising(value: Any, fields: Mapping[str, Any]) -> bool:
 
 
 def _predictors(value: Any, fields: Mapping[str, Any]) -> bool:
-    """Tell whether there is a rising tensor for each class, or one for two classes."""
+    """Tell whether there is a rising tensor for each class, or one for two classes.
+
+    It is empty of a class that was masked in all rows of the fit.
+    """
     k = fields["n_classes"]
     return len(value) == (1 if k == 2 else k) and all(
-        part.ndim == 1 and len(part) > 0 and bool((part.diff() >= 0).all()) for part in value
+        part.ndim == 1 and bool((part.diff() >= 0).all()) for part in value
     )
 
 

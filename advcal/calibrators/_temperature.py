@@ -29,6 +29,10 @@ class Temperature(Calibrator):
 
     temperature: float
 
+    @property
+    def _keeps(self) -> bool:
+        return True
+
     def _log_probs(self, z: Tensor) -> Tensor:
         # The highest logit is 0 before the division, so that no temperature overflows.
         return ((z - z.detach().amax(dim=1, keepdim=True)) / self.temperature).log_softmax(dim=1)

@@ -103,7 +103,8 @@ def corrupt(
         raise ValueError(f"expected inputs of shape {wanted}, got {found}")
     least, most = (float(end) for end in inputs.detach().aminmax())
     if not 0 <= least <= most <= 1:
-        raise ValueError(f"expected inputs in [0, 1], got values from {least:g} to {most:g}")
+        values, hint = _batches.beyond(0.0, 1.0, least, most)
+        raise ValueError(f"expected inputs in [0, 1], got values from {values}{hint}")
     _checks.choice("corruption", corruption, CORRUPTIONS)
     _severity(severity)
     if inputs.shape[1] not in _CHANNELS.get(corruption, inputs.shape):

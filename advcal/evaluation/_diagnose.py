@@ -181,6 +181,8 @@ def diagnose(
     bounds = _batches.bounds_pair(bounds, finite=True)
     sources = {} if sources is None else named("sources", sources)
     attacks = {} if attacks is None else named("attacks", attacks, "attacks")
+    if _PGD in attacks:
+        raise ValueError(f"expected names of attacks that are not taken, got {_PGD!r}")
     modes = _train_mode(model)
     parts = []
     with watching(warn=False), one_pass([model, *sources.values()], batches, way) as batch_parts:

@@ -5,6 +5,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
@@ -19,6 +22,8 @@ def numbers(value: Any) -> Any:
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        value = value.tolist()
     if isinstance(value, dict):
         return {name: _mapped(each, change) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -28,7 +28,7 @@ def pareto(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there are no records or figures, or a record lacks a figure or has NaN.
+        ValueError: If there are no records or figures, or a record has no finite number for one.
 
     Example:
         >>> records = {
@@ -67,7 +67,7 @@ def hypervolume(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there are no records or figures, or a record lacks a figure or has NaN, or
+        ValueError: If there are no records or figures, a record has no finite number for one, or
             the reference has not one number for each figure.
 
     Example:
@@ -120,7 +120,7 @@ def _figure(key: object, record: Any, figure: str) -> float:
     value = record.get(figure) if isinstance(record, Mapping) else getattr(record, figure, None)
     if value is None:
         raise ValueError(f"expected {figure!r} in each record, got none in {key!r}")
-    return _checks.number(f"{figure} of {key!r}", value)
+    return _checks.figure(f"{figure} of {key!r}", value)
 
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

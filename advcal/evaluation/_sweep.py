@@ -70,10 +70,10 @@ def sweep(
     call goes on where a killed one stopped; a last line that was only half written is made again.
     More models, data sets, attacks or radii may join later. A line that this sweep does not want,
     that was damaged, or that was made with other weights, data, attack settings, `n_bins` or
-    precision, is an error: nothing is mixed silently. A function of yours is known by its code and
-    all it refers to, a data set by the digests of its examples, in whatever order: it is read once
-    before the work. Another sweep on the same file at the same time is refused. When all is done
-    the lines are in the order of the records.
+    precision, is an error: nothing is mixed silently. Functions, methods and objects of yours are
+    known by their code and all it refers to, a data set by the digests of its examples, in whatever
+    order: it is read once before the work. Another sweep on the same file at the same time is
+    refused. When all is done the lines are in the order of the records.
 
     Each evaluation begins with the random numbers that there are at the call, those of an attack's
     own `generator` too, and leaves them as they were. So a record depends on no other one, nor on

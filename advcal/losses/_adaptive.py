@@ -11,6 +11,8 @@ from advcal import _checks
 from advcal._sums import wide
 from advcal.losses._smoothing import checked, mixed
 
+_ROUNDING = 1e-6  # of a mean in float32
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmoothingState:
@@ -134,9 +136,9 @@ class SmoothingState:
             raise ValueError(
                 f"expected {name} of shape ({self.n_levels},), got {_checks.kind(value)}"
             )
-        if not bool(((value >= 0) & (value <= 1)).all()):
+        if not bool(((value >= -_ROUNDING) & (value <= 1 + _ROUNDING)).all()):
             raise ValueError(f"expected {name} from 0 to 1, got {value.tolist()}")
-        return value.detach().cpu().double()
+        return value.detach().cpu().double().clamp(0, 1)
 
 
 def _shrunk(gap: Tensor, accuracy: Tensor, n: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Predictions sorted into bins of confidence, and the expected calibration error of the bins."""
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -92,7 +93,13 @@ def binned(
     edges: Tensor = uniform_edges(n_bins, p.device)
     fields = [edges, *summed(chunks, edges, binning, w)]
     if w is not None:
-        fields.append(w.square().sum())
+        squares = w.square().sum()
+        if not _checks.recording() and not 0 < float(squares) < math.inf:
+            raise ValueError(
+                "expected weights whose squares have a sum in float64, got weights up to "
+                f"{float(w.max()):g}; divide them by their mean"
+            )
+        fields.append(squares)
     return tuple([own_kind(each) for each in fields])
 
 

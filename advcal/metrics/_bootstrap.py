@@ -176,8 +176,15 @@ def _drawn(labels: Tensor, source: torch.Generator, *, both: bool) -> Tensor:
 def _ends(draws: list[Array], level: float, array: bool) -> tuple[Array, Array]:
     tails = [(1 - level) / 2, (1 + level) / 2]
     if array:
-        low, high = np.quantile(np.stack(draws), tails, axis=0)
-    else:
-        each = torch.stack([torch.as_tensor(draw, dtype=torch.float64) for draw in draws])
-        low, high = each.quantile(each.new_tensor(tails), dim=0)
+        each = np.stack(draws)
+        with np.errstate(invalid="ignore"):
+            ends = np.quantile(each, tails, axis=0)
+        # Between two infinite draws there is no number.
+        low, high = np.where(np.isnan(ends), np.quantile(each, tails, 0, method="nearest"), ends)
+        return low[()], high[()]
+    drawn = torch.stack([torch.as_tensor(draw, dtype=torch.float64) for draw in draws])
+    at = drawn.new_tensor(tails)
+    nearest = drawn.quantile(at, dim=0, interpolation="nearest")
+    found = drawn.quantile(at, dim=0)
+    low, high = torch.where(found.isnan(), nearest, found)
     return low, high

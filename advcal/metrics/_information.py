@@ -59,7 +59,8 @@ def uncertainty(runs: Sequence[Array], *, from_logits: bool = False) -> Uncertai
     members, own_kind = stacked(runs, from_logits)
     mean = members.mean(dim=0)
     entropies = torch.special.entr(members).sum(dim=2).mean(dim=0)
-    ratios = torch.where(members > 0, members / mean, 1.0)
+    # At most as many as there are members, also if the mean is too small for float64.
+    ratios = torch.where(members > 0, members / mean, 1.0).clamp(max=len(members))
     apart = torch.special.xlogy(members, ratios).sum(dim=2).mean(dim=0).clamp(min=0)
     total = torch.special.entr(mean).sum(dim=1)
     return Uncertainty(own_kind(total), own_kind(entropies), own_kind(apart))

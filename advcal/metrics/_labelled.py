@@ -1,5 +1,6 @@
 """Predictions of pixels or tokens as rows, without those that have no label."""
 
+import torch
 from torch import Tensor
 
 from advcal import _checks, _probs
@@ -23,7 +24,8 @@ def labelled(probs: Array, labels: Array, *, ignore_index: int = -100) -> tuple[
         Probabilities `(rows, classes)` and labels `(rows,)`.
 
     Raises:
-        TypeError: If `probs` or `labels` is of another kind, or `ignore_index` is not an int.
+        TypeError: If `probs` or `labels` is of another kind or dtype, or `ignore_index` is not an
+            int.
         ValueError: If a shape is wrong, or nothing has a label.
 
     Example:
@@ -39,13 +41,15 @@ def labelled(probs: Array, labels: Array, *, ignore_index: int = -100) -> tuple[
     y: Tensor = _probs.as_tensor("labels", labels)[0]
     if isinstance(probs, Tensor) != isinstance(labels, Tensor):
         raise TypeError(f"expected labels of the kind of probs, got {_checks.kind(labels)}")
+    if y.dtype != torch.bool:
+        _checks.tensor("labels", y, integer=True, given=labels)
     if p.ndim < 2 or y.shape != (len(p), *p.shape[2:]):
         raise ValueError(
             "expected probs of shape (n, classes, ...) and labels of shape (n, ...), got "
             f"{tuple(p.shape)} and {tuple(y.shape)}"
         )
     flat = y.flatten()
-    kept = flat != ignore_index
+    kept = flat.to(torch.int64) != ignore_index  # as uint8, -100 would be 156
     if not bool(kept.any()):
         raise ValueError(f"expected a label other than {ignore_index}, got none")
     return own_kind(p.movedim(1, -1).flatten(0, -2)[kept]), own_kind(flat[kept])

@@ -123,8 +123,9 @@ class ReliabilityBins(Generic[Array]):
         fields += self.bin_confidence, self.bin_accuracy, self.gaps
         columns = [each.tolist() for each in fields]
         for low, high, n, *figures in zip(*columns, strict=True):
+            shown = str(n) if isinstance(n, int) else f"{n:.10g}"
             rows.append(
-                [f"{low:.3f} to {high:.3f}", str(n), *(decimal(each, 4) for each in figures)]
+                [f"{low:.3f} to {high:.3f}", shown, *(decimal(each, 4) for each in figures)]
             )
         return html([[cell.replace("nan", "") for cell in row] for row in rows])
 
@@ -328,7 +329,8 @@ class ReliabilityBins(Generic[Array]):
         arrays = [_probs.as_tensor("sums", field)[0].cpu().double().numpy() for field in fields]
         if self.squares is not None:
             arrays = [array * float(self.effective_n / self.n) for array in arrays]
-            arrays[::2] = (array.round(9) for array in arrays[::2])  # whole if weights are equal
+            for i in (0, 2):  # whole if weights are equal, and not 0 if they are small
+                arrays[i] = np.where(arrays[i] < 1e-9, arrays[i], arrays[i].round(9))
         return Sums(*(array[chosen] for array in arrays))
 
     def _scalar(self, value: float) -> Tensor:
@@ -339,11 +341,14 @@ class ReliabilityBins(Generic[Array]):
     @property
     def mce(self) -> Array:
         """The maximum calibration error over the bins that are not empty."""
-        return abs(self.gaps)[self.counts > 0].max()
+        gaps = (self.confidences - self.corrects) / (self.counts + (self.counts == 0))
+        return abs(gaps).max() + 0.0 / _nan_where_zero(self.n)  # NaN of an empty table
 
 
 def excess(counts: Any, confidences: Any, corrects: Any) -> Any:
     """Return the mean square calibration error of sums per bin less its bias."""
+    # In float64: the products of counts of billions are beyond int64.
+    counts, corrects = (each + 0 * confidences for each in (counts, corrects))
     degrees = (counts - 1).clip(min=1)
     squares = (confidences - corrects) ** 2 * degrees
     noise = corrects * (counts - corrects)

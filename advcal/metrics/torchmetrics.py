@@ -61,6 +61,7 @@ class Calibration(Metric):
 
     def update(self, probs: Tensor, labels: Tensor) -> None:
         """Add a batch of probabilities, or logits, `(n, classes)`, and labels `(n,)`."""
+        _checks.tensor("probs", probs)
         found = summary(probs, labels, n_bins=self.n_bins, from_logits=self.from_logits)
         self.counts += found.bins.counts
         self.confidences += found.bins.confidences

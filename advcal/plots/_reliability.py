@@ -111,7 +111,7 @@ def _figures(ax: Axes, bins: ReliabilityBins[Any], ends: Any) -> None:
     ax.text(
         x,
         y,
-        f"{ece}\nMCS {float(bins.mcs):+.3f}\nn {int(bins.n):,}",
+        f"{ece}\nMCS {float(bins.mcs):+.3f}\nn {float(bins.n):,.10g}",
         transform=ax.transAxes,
         horizontalalignment=side,
         verticalalignment="top" if side == "left" else "bottom",

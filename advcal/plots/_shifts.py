@@ -48,7 +48,7 @@ def shift_boxes(
     severities = list(next(iter(mapping("curves", curves).values()), {}))
     found = {}
     for name, boxes in curves.items():
-        if list(mapping(f"curves[{name!r}]", boxes)) != severities:
+        if set(mapping(f"curves[{name!r}]", boxes)) != set(severities):
             raise ValueError(f"expected severities {severities} for {name!r}, got {list(boxes)}")
         found[name] = [row(f"{name!r} at {key}", boxes[key]) for key in severities]
     if not severities:

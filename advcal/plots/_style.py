@@ -214,7 +214,7 @@ def entry(record: Any, figure: str) -> float:
         plain = isinstance(record, (int, float, Sequence, np.ndarray, np.number, Tensor))
         hint = f"; to draw numbers say figures={figure!r}" if plain else ""
         raise ValueError(f"expected {figure!r} in each record, got {_checks.kind(record)}{hint}")
-    return _checks.number(figure, value)
+    return _checks.figure(figure, value)
 
 
 def spread(name: str, values: Any, n: int) -> tuple[Any, Any]:

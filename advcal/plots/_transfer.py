@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from advcal import _checks
 from advcal.plots._style import SIGNED, Axes, crowded, entry, finish, mapping, one, word
@@ -52,8 +53,8 @@ def transfer_matrix(
             if (source, target) not in records:
                 raise ValueError(f"expected a record of every pair, got none of {source, target}")
             found = records[source, target]
-            plain = isinstance(found, (int, float, np.integer, np.floating))
-            values[i, j] = _checks.number(figure, found) if plain else entry(found, figure)
+            plain = isinstance(found, (int, float, np.number, np.ndarray, Tensor))
+            values[i, j] = _checks.figure(figure, found) if plain else entry(found, figure)
     signed = figure in SIGNED
     most = max(1e-12, float(np.abs(values).max())) if signed else max(1.0, float(values.max()))
     least = -most if signed else min(0.0, float(values.min()))

@@ -40,6 +40,20 @@ def test_a_temperature_against_the_labels_keeps_predictions_in_float32():
     assert torch.equal(calibrator(logits).argmax(dim=1), logits.argmax(dim=1))
 
 
+@pytest.mark.parametrize(
+    "fit", [calibrators.fit_temperature, calibrators.fit_ensemble, calibrators.fit_irm]
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.filterwarnings(f"ignore:{ONE_SIDED}", "ignore:expected examples of all labels")
+def test_a_difference_that_is_lost_in_rounding_keeps_the_prediction(fit, dtype):
+    logits = torch.tensor([[3.0, 3.0 + 1e-5, 0.0], [1.0, 0.0, 1.0 + 1e-6]], dtype=dtype)
+    labels = torch.tensor([2, 1])
+    for scale in (1.0, 1e-20):
+        calibrator = fit(scale * logits, labels)
+        for call in (calibrator, calibrator.log_probs):
+            assert call(scale * logits).argmax(dim=1).tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("wrong", [True, False])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_one_sided_labels_are_warned_of_and_a_prior_keeps_them_in_reach(wrong, scale):
@@ -127,3 +141,10 @@ def test_metrics_warn_of_them_too():
     for metric in (metrics.ece, metrics.nll, metrics.reliability_bins, metrics.brier):
         with pytest.warns(UserWarning, match="expected logits, got rows that are not negative"):
             metric(logits.softmax(dim=1), labels, from_logits=True)
+
+
+def test_logits_whose_squares_are_no_numbers_are_refused():
+    logits = torch.zeros(4, 3, dtype=torch.float64)
+    logits[:, 2] = torch.finfo(torch.float64).min
+    with pytest.raises(ValueError, match=r"or minus infinity for .*, got -1\.79769e\+308"):
+        calibrators.fit_temperature(logits, torch.arange(4) % 2)

@@ -160,6 +160,14 @@ def test_many_classes_are_fitted_in_parts():
 
 
 @every_fit
+@pytest.mark.parametrize("far", [1e14, 3e38])
+def test_equal_logits_far_apart_are_no_trouble(fit, far):
+    logits = torch.tensor([[0.0, 1.0, -far]] * 5)
+    found = fit(logits, torch.arange(5) % 2)
+    torch.testing.assert_close(found(logits).sum(dim=1), torch.ones(5))
+
+
+@every_fit
 def test_equal_logits_and_one_label_are_no_trouble(fit):
     for labels in (torch.zeros(5, dtype=torch.int64), torch.arange(5) % 2):
         found = fit(torch.zeros(5, 2), labels)

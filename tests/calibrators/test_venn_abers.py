@@ -1,5 +1,7 @@
 """Venn-Abers predictors are those of the definition, and hold what they promise."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +69,14 @@ def test_many_classes_are_each_against_the_rest():
         parts.append(calibrators.fit_venn_abers(one, (labels == k).long())(one)[:, 1])
     wanted = torch.stack(parts, dim=1)
     torch.testing.assert_close(calibrator(logits), wanted / wanted.sum(dim=1, keepdim=True))
+
+
+def test_predictors_of_masked_classes_are_saved_too():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(60, 5, generator=generator)
+    labels = torch.randint(1, 3, (60,), generator=generator)
+    logits[:, [0, 3]] = -torch.inf
+    calibrator, file = calibrators.fit_venn_abers(logits, labels), io.BytesIO()
+    calibrators.save(calibrator, file)
+    file.seek(0)
+    assert torch.equal(calibrators.load(file)(logits), calibrator(logits))

@@ -406,6 +406,11 @@ BAD = {
     "tiny": ({"inputs": torch.rand(1, 3, 8, 7)}, ValueError, "width >= 8"),
     "empty": ({"inputs": torch.rand(0, 3, 8, 8)}, ValueError, "inputs of shape"),
     "range": ({"inputs": torch.rand(1, 3, 8, 8) * 255}, ValueError, r"inputs in \[0, 1\], got"),
+    "rounding": (
+        {"inputs": torch.full((1, 3, 8, 8), 1 + 1e-6)},
+        ValueError,
+        r"to 1\.00000\d+; take the rounding off by inputs\.clamp\(0, 1\)",
+    ),
     "NaN": ({"inputs": torch.full((1, 3, 8, 8), torch.nan)}, ValueError, "inputs in .*nan"),
     "name": ({"corruption": "frost"}, ValueError, "corruption to be one of .* got 'frost'"),
     "severity 0": ({"severity": 0}, ValueError, "severity >= 1, got 0"),

@@ -390,6 +390,11 @@ BAD = {
     "bounds": ({"bounds": (1, 0)}, ValueError, "low < high"),
     "steps": ({"steps": 0}, ValueError, "steps >= 1, got 0"),
     "generator": ({"generator": 0}, TypeError, "generator as"),
+    "name": (
+        {"attacks": {"PGD of 20 steps": pgd}},
+        ValueError,
+        "names of attacks that are not taken, got 'PGD of 20 steps'",
+    ),
     "sources": ({"sources": [plain]}, TypeError, "sources as a mapping .*, got list"),
     "no source": ({"sources": {}}, ValueError, "one or more in sources, got none"),
     "a source": ({"sources": {"a": 3}}, TypeError, r"sources\['a'\] as a callable, got int"),

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from advcal.evaluation import hypervolume, pareto, pareto_search
+from advcal.metrics import reliability_bins
 
 
 def records(values, names):
@@ -96,21 +98,23 @@ def record_of(value):
 
 
 def test_a_killed_search_goes_on(tmp_path):
-    path, seen = tmp_path / "search.json", []
+    path = tmp_path / "search.json"
 
     class Killed:
         """Runs three values and no more."""
 
+        seen: list[float] = []  # noqa: RUF012 - of the class, for what a run refers to tells it
+
         def __call__(self, value):
-            if len(seen) == 3:
+            if len(self.seen) == 3:
                 raise KeyboardInterrupt
-            seen.append(value)
+            self.seen.append(value)
             return record_of(value)
 
     options = {"n": 3, "maximise": ["clean", "robust"], "path": path}
     with pytest.raises(KeyboardInterrupt):
         pareto_search(Killed(), [0.0, 1.0], **options)
-    del seen[:2]  # room for two more, and no more
+    del Killed.seen[:2]  # room for two more, and no more
     found = pareto_search(Killed(), [0.0, 1.0], **options)
     assert found == pareto_search(record_of, [0.0, 1.0], **options | {"path": None})
     assert pareto_search(Killed(), [0.0, 1.0], **options) == found
@@ -122,6 +126,29 @@ def test_a_killed_search_goes_on(tmp_path):
     path.unlink()
     with pytest.raises(TypeError, match="records as mappings"):
         pareto_search(lambda value: 3, [0.0, 1.0], **options)
+
+
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray, np.float32])
+def test_figures_are_numbers_of_any_kind(kind, tmp_path):
+    plain = {value: record_of(value) for value in (0.0, 0.25, 1.0)}
+    given = {v: {name: kind(x) for name, x in each.items()} for v, each in plain.items()}
+    names = {"maximise": ["clean", "robust"]}
+    assert list(pareto(given, **names)) == list(pareto(plain, **names))
+    worst = {"clean": -1.0, "robust": -1.0}
+    wanted = hypervolume(plain, reference=worst, **names)
+    assert hypervolume(given, reference=worst, **names) == pytest.approx(wanted, rel=1e-6)
+    options = {"n": 0, "path": tmp_path / "search.json", **names}
+    pareto_search(given.get, [0.0, 1.0], **options)
+    found = pareto_search(given.get, [0.0, 1.0], **options)
+    assert found[0.0] == pytest.approx(plain[0.0], rel=1e-6)
+
+
+def test_tables_are_records():
+    tables = {
+        accuracy: reliability_bins(np.array([[0.75, 0.25]] * 4), np.arange(4) // accuracy)
+        for accuracy in (2, 3)
+    }
+    assert list(pareto(tables, maximise=["accuracy"], minimise=["ece"])) == [3]
 
 
 def test_bad_arguments_are_named():

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -397,6 +397,85 @@ def test_what_a_function_encloses_is_known_in_its_place():
         return lambda inputs: (low, high)
 
     assert fingerprint(enclosing(None, 3)) != fingerprint(enclosing(3, None))
+
+
+HELPER = """
+def step(inputs): return NUMBER * inputs
+"""
+USER = """
+import dataclasses, torch, helper
+class Helped(torch.nn.Module):
+    def forward(self, inputs): return self.head(inputs)
+    def head(self, inputs): return NUMBER * inputs
+class Derived(Helped):
+    def forward(self, inputs): return super().forward(inputs)
+class Property(torch.nn.Module):
+    def forward(self, inputs): return self.scale * inputs
+    @property
+    def scale(self): return NUMBER
+class Attack:
+    def __call__(self, model, inputs, labels): return self.step(inputs)
+    @staticmethod
+    def step(inputs): return inputs + NUMBER
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    eps: float = 0.1
+    def step(self, inputs): return inputs + NUMBER
+class Made:
+    def __init__(self): self.number = NUMBER
+class Other(torch.nn.Module):
+    def forward(self, inputs): return inputs
+    def training_step(self, batch): return NUMBER
+@torch.no_grad()
+def decorated(model, inputs, labels): return inputs + NUMBER
+def through_module(model, inputs, labels): return helper.step(inputs)
+def through_class(model, inputs, labels): return Made().number * inputs
+helped, derived, scaled, attack, other = Helped(), Derived(), Property(), Attack(), Other()
+step, head = Setting().step, helped.head
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["helped", "derived", "scaled", "attack", "step", "head"],
+        *["decorated", "through_module", "through_class"],
+    ],
+)
+def test_code_of_yours_is_known_wherever_it_stands(name, tmp_path, monkeypatch):
+    """In methods, properties, under decorators of others, in modules and classes."""
+
+    def known(number, name, lines=""):
+        helper = ModuleType("helper")
+        helper.__file__ = str(tmp_path / "helper.py")
+        monkeypatch.setitem(sys.modules, "helper", helper)
+        mine = {"__name__": "mine"}
+        for text, names in ((HELPER, vars(helper)), (USER, mine)):
+            code = lines + text.replace("NUMBER", str(number))
+            exec(compile(code, helper.__file__, "exec"), names)
+        return fingerprint(mine[name])
+
+    assert known(1, name) == known(1, name, "# a line more\n")
+    assert known(1, name) != known(2, name)
+    assert known(1, "other") == known(2, "other")  # a step of training changes no prediction
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_scripts_are_known_by_their_code_and_their_numbers():
+    def made(seed, inner, wrap):
+        torch.manual_seed(seed)
+        return wrap(nn.Sequential(nn.Flatten(), nn.Linear(6, 3), inner).eval())
+
+    frozen = lambda model: torch.jit.freeze(torch.jit.script(model))  # noqa: E731
+    held = lambda model: nn.Sequential(torch.jit.script(model))  # noqa: E731
+    traced = lambda model: torch.jit.trace(model, torch.zeros(1, 6))  # noqa: E731
+    for wrap in (torch.jit.script, frozen, held, traced):
+        known = fingerprint(made(0, nn.Tanh(), wrap))
+        assert known == fingerprint(made(0, nn.Tanh(), wrap))
+        assert known != fingerprint(made(1, nn.Tanh(), wrap))
+        assert known != fingerprint(made(0, nn.ReLU(), wrap))
+    data = {"a": [(torch.rand(4, 6), torch.arange(4) % 3)]}
+    assert len(sweep({"frozen": made(0, nn.Tanh(), frozen)}, data, {"none": None})) == 1
 
 
 def test_modules_and_objects_are_known_by_their_settings():

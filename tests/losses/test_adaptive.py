@@ -66,6 +66,12 @@ def test_algorithm_1(n_classes, step_size, gaps):
         assert float(target.sum()) == pytest.approx(1, abs=1e-6)
 
 
+def test_a_mean_a_rounding_above_one_is_one():
+    state = adaptive_smoothing(10, step_size=0.1)
+    above = state.update(torch.tensor(1 + 1.2e-7), torch.tensor(-1e-8))
+    assert torch.equal(above.label_probs, state.update(1.0, 0.0).label_probs)
+
+
 def test_one_level_is_adals():
     shared = adaptive_smoothing(10, step_size=0.1)
     levels = adaptive_smoothing(10, n_levels=4, step_size=0.1)

@@ -22,7 +22,8 @@ def beside_attacked(loss):
     @wraps(loss)
     def of_one(logits, labels, **options):
         good = isinstance(logits, torch.Tensor) and logits.ndim == 2
-        attacked = 0.7 * logits.roll(1, dims=1) if good and logits.is_floating_point() else logits
+        good = good and logits.is_floating_point() and logits.dtype.itemsize > 1
+        attacked = 0.7 * logits.roll(1, dims=1) if good else logits
         return loss(logits, labels, attacked=attacked, **options)
 
     return of_one
@@ -189,6 +190,25 @@ def test_the_masks_of_one_example_are_not_those_of_another(loss, mask):
         torch.testing.assert_close(alone(z, y, reduction="none"), each[i : i + 1])
 
 
+@every_loss
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_nothing_pulls_at_a_label_that_is_the_only_class_left(loss, n_classes):
+    if loss is losses.dlr or loss is losses.margin:
+        return  # they compare it with another
+    logits = torch.full((2, n_classes), -torch.inf)
+    logits[:, 1] = torch.tensor([3.0, -3.0])
+    logits.requires_grad_()
+    if loss in OF_TWO.values():
+        loss = partial(getattr(losses, loss.__name__), attacked=logits)
+    for option in ({}, {"gamma": 0.0}):
+        if option and loss is not losses.focal:
+            continue
+        value = loss(logits, torch.tensor([1, 1]), reduction="none", **option)
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert value.abs().max() <= 1.1e-4  # of mart, whose logarithm is of 1.0001
+        assert gradient.abs().max() == 0
+
+
 def test_dlr_with_too_few_classes_left_is_the_bare_difference():
     for mask in MASKS:
         logits = torch.tensor([[1.0, 3.0, mask, mask]], requires_grad=True)
@@ -214,6 +234,7 @@ BAD = {
     "list": (GOOD.tolist(), LABELS, TypeError, "logits as a torch.Tensor, got list"),
     "array": (GOOD.numpy(), LABELS, TypeError, "logits as a torch.Tensor, got an array"),
     "integer logits": (GOOD.long(), LABELS, TypeError, "floating dtype, got .*int64"),
+    "8-bit logits": (GOOD.to(torch.float8_e5m2), LABELS, TypeError, r"float8.*; pass value.float"),
     "1-d": (GOOD[0], LABELS, ValueError, r"classes >= 2\), got .*\(3,\)"),
     "3-d": (GOOD[None], LABELS, ValueError, r"got .*\(1, 2, 3\)"),
     "empty": (GOOD[:0], LABELS[:0], ValueError, r"got .*\(0, 3\)"),

@@ -99,6 +99,16 @@ def test_debiased_by_hand():
     assert metrics.debiased_rmsce(*two_class([0.75] * 4, [1, 1, 1, 0])) == 0
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("n", [10**3, 10**10, 10**15])
+def test_debiased_of_any_number(kind, n):
+    counts, corrects = np.array([n, n]), np.array([n * 4 // 5, n // 2])
+    confidences = np.array([0.9 * n, 0.6 * n])
+    table = metrics.ReliabilityBins(*map(kind, (np.arange(3) / 2, counts, confidences, corrects)))
+    wanted = max(0.0, 0.01 - (0.16 + 0.25) / 2 / (n - 1)) ** 0.5
+    assert float(table.debiased_rmsce) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_debiased_is_less_biased_where_the_truth_is_known():
     # Confidence .8 and accuracy .7 in each of five bins: the truth is a gap of .1.
     rng = np.random.default_rng(0)

@@ -157,6 +157,12 @@ def test_members_that_agree_are_not_unsure_of_themselves():
     np.testing.assert_allclose(found.aleatoric, 0)
 
 
+@kinds
+def test_disagreement_is_not_infinite_however_small(kind):
+    logits = np.array([[0.0, -744.4]]), np.array([[0.0, -np.inf]])  # 5e-324 and half of it, 0
+    assert float(metrics.uncertainty(list(map(kind, logits)), from_logits=True).epistemic[0]) == 0
+
+
 # --- what has no label -----------------------------------------------------------------------
 
 
@@ -175,6 +181,17 @@ def test_rows_that_have_a_label(kind, shape):
     assert 0 <= float(metrics.ece(rows, kept)) <= 1
 
 
+@kinds
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int64"])
+def test_no_class_is_taken_for_what_has_no_label(kind, dtype):
+    """-100 as an 8-bit number is 156, of which a class may be."""
+    labels = kind(np.array([156, 3, 199], dtype=dtype))
+    probs = kind(np.full((3, 200), 1 / 200))
+    np.testing.assert_array_equal(metrics.labelled(probs, labels)[1], labels)
+    rows, kept = metrics.labelled(probs, labels, ignore_index=156)
+    assert (len(rows), kept.tolist()) == (2, [3, 199])
+
+
 def test_labels_that_do_not_fit():
     probs = torch.full((2, 3, 4), 1 / 3)
     for bad in (torch.zeros(2, 5), torch.zeros(2), torch.zeros(2, 3, 4)):
@@ -182,5 +199,7 @@ def test_labels_that_do_not_fit():
             metrics.labelled(probs, bad.long())
     with pytest.raises(ValueError, match="a label other than -100, got none"):
         metrics.labelled(probs, torch.full((2, 4), -100))
+    with pytest.raises(TypeError, match="labels of an integer dtype, got a tensor"):
+        metrics.labelled(probs, torch.zeros(2, 4))
     with pytest.raises(TypeError, match="labels of the kind of probs, got an array"):
         metrics.labelled(probs, np.zeros((2, 4), dtype=np.int64))

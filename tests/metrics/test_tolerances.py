@@ -165,6 +165,14 @@ def test_means_are_resampled_by_their_values(metric, kind):
     assert_close(fast, slow, 1e-13)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_of_infinite_draws_an_end_is_infinite(kind):
+    probs = kind(np.array([[1.0, 0.0], [0.5, 0.5], [0.6, 0.4]]))
+    found = metrics.bootstrap(metrics.nll, probs, kind(np.array([1, 0, 1])), resamples=200)
+    assert (found.value, found.high) == (np.inf, np.inf)
+    assert np.log(2) <= found.low < np.log(2.51)
+
+
 @pytest.mark.parametrize("right", [0, 1, 50, 99, 100])
 @pytest.mark.parametrize("level", [0.5, 0.95])
 def test_a_share_has_the_exact_interval(right, level):

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,8 +74,16 @@ def test_processes_are_summed():
     assert int(metric.counts.sum()) == 120
 
 
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_before_the_first_batch_there_is_no_number(figure):
+    assert Calibration(figure).compute().isnan()
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"figure to be one of 'accuracy', .*, got 'aurc'"):
         Calibration("aurc")
     with pytest.raises(ValueError, match="n_bins >= 1, got 0"):
         Calibration(n_bins=0)
+    with pytest.raises(TypeError, match=r"probs as a torch\.Tensor, got an array"):
+        Calibration().update(np.array([[0.9, 0.1]]), np.array([0]))

@@ -102,6 +102,38 @@ def test_an_infinite_value_of_no_weight_is_nothing():
     )
 
 
+@kinds
+def test_a_bin_of_next_to_no_weight_is_no_trouble(kind):
+    probs, labels = np.array([[0.9, 0.1]] * 3 + [[0.6, 0.4]]), np.array([0, 0, 1, 1])
+    table, without = (
+        metrics.reliability_bins(kind(probs), kind(labels), weights=kind(np.array([1, 1, 1, w])))
+        for w in (1e-12, 0.0)
+    )
+    for figure in ("accuracy", "ece", "mcs"):
+        found, wanted = (list(map(float, each.interval(figure))) for each in (table, without))
+        assert found[0] == pytest.approx(wanted[0], abs=1e-9)
+        assert found == pytest.approx(wanted, abs=0.1)  # which is exact, of whole examples
+    assert table.interval("mce").high > without.interval("mce").high  # of one bin more
+    for statistic in ("ece", "rmsce", "chi2", "mcs", "ks", "kuiper"):
+        found, wanted = (
+            each.calibration_test(statistic=statistic, generator=torch.Generator().manual_seed(0))
+            for each in (table, without)
+        )
+        assert float(found.value) == pytest.approx(float(wanted.value), rel=1e-6)
+        assert float(found.p_value) == pytest.approx(float(wanted.p_value), abs=0.05)
+
+
+@kinds
+@pytest.mark.parametrize("unit", [1e-170, 1e170])
+def test_weights_whose_squares_are_no_numbers_are_refused(kind, unit):
+    probs, labels, weights = data()
+    weights = kind(unit * weights)
+    assert metrics.nll(kind(probs), kind(labels), weights=weights) < 10
+    for name in ("ece", "reliability_bins", "summary"):
+        with pytest.raises(ValueError, match=r"weights up to 3e.*; divide them by their mean"):
+            getattr(metrics, name)(kind(probs), kind(labels), weights=weights)
+
+
 def test_weighted_intervals_cover():
     rng, inside = np.random.default_rng(0), {"accuracy": 0, "brier": 0}
     truth = {"accuracy": 0.9, "brier": 2 * (0.9 * 0.05**2 + 0.1 * 0.95**2)}
