@@ -9,7 +9,7 @@ from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._sums import widest
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import free, norm, per_example
+from advcal.attacks._balls import free, free_to_read, norm, per_example
 from advcal.attacks._gradient import select
 from advcal.attacks._nearest import Box, behind, dot, unit
 
@@ -86,7 +86,7 @@ def _to_plane(
         moving = torch.where(normal > 0, straight < high, straight > low)
         gain = dot(normal * moving, normal)
         going = ~reached & goal.isfinite() & (gain > 0)
-        if not bool(going.any()):
+        if free_to_read(going) and not bool(going.any()):
             break
         multiple = torch.where(going, multiple + short / gain, multiple)
     return move, reached & goal.isfinite()
