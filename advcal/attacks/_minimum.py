@@ -117,17 +117,17 @@ def minimum_norm(
 
 
 def from_the_input(
-    model: Model, inputs: Tensor, labels: Tensor, *, rank: int, steps: int, bounds: Bounds
+    model: Model, inputs: Tensor, labels: Tensor, *, towards: Tensor, steps: int, bounds: Bounds
 ) -> Tensor:
-    """Make one search in L2, which starts towards the other class that `rank` others are above.
+    """Make one search in L2, which starts towards a class for each example, `towards`.
 
     After a success, or three steps, it goes towards whatever class leads. So it may end at any
-    class, and what the rank decides is by which way. Makes `steps + 1` forward and `steps` backward
-    passes.
+    class, and what that class decides is by which way. Makes `steps + 1` forward and `steps`
+    backward passes.
     """
     nearest = Nearest(inputs, labels)
-    search = _Search(model, nearest, bounds, steps, rank + 1)
-    search.rank, search.share = search.rank + rank, steps
+    search = _Search(model, nearest, bounds, steps, 1)
+    search.begun, search.ranked, search.share = True, towards[:, None], steps
     search.run(steps)
     nearest.see(search.points, logits_at(model, search.points))
     return nearest.points
