@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from advcal import _batches, _checks, losses, trainers
 from advcal.attacks import (
+    adversarial_distance,
     apgd,
     autoattack,
     cw_l2,
@@ -108,6 +109,19 @@ def test_a_whole_call_waits_little_besides_looking_who_is_done(name):
     looks = sum(n for (kind, _), n in waits.items() if kind == "nonzero")
     assert 0 < looks <= (4 * 8 if name == "autoattack" else 8)
     assert waits.total() - looks <= 6
+
+
+DISTANCES = {"linear": 3, "quick": 6, "fast": 4, "precise": 6}
+EACH_SEARCH = 3  # to read its examples, to look for NaN, and whether its logits have a softmax
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_distance_waits_little_besides_looking_who_is_in_doubt(name):
+    waits = waits_of(lambda model, inputs, _: adversarial_distance(model, inputs, attack=name))
+    looks = sum(n for (kind, _), n in waits.items() if kind == "nonzero")
+    # Once for each of the four other classes, whichever of the examples are left.
+    assert looks == (4 if name in ("fast", "precise") else 0)
+    assert waits.total() - looks <= DISTANCES[name] + EACH_SEARCH * looks
 
 
 def test_what_was_read_of_a_tensor_is_read_again_once_somebody_wrote_to_it():

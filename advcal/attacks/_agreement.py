@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcal import _answers
 from advcal._frozen import attacked
-from advcal._logits import lift, masked
+from advcal._logits import lift, masked, rivals
 from advcal._sums import wide
 from advcal._typing import Attack, Model
 from advcal.attacks._balls import free, norm, of_rows
@@ -29,8 +29,11 @@ class Agreement:
     Attributes:
         slack: By which share a distance may be too long, as far as it shows, and still be believed.
         within: How far apart distances that agree may be, relative to the least.
-        needed: How many have to agree with the least, itself among them; one more for those in
-            doubt by `doubted`.
+        needed: How many have to agree with the least, itself among them, if the attacks that all
+            have differ; one more for those in doubt by `doubted`.
+        estimated: Of how many other classes a linear estimate tells which to search for first.
+        margin: By which share the estimate of another class than the one that was reached may be
+            longer than the distance to that, so that a search for it is worthwhile; -1 if never.
         searches: How many searches an example has at most, beside the attacks that all have.
         steps: The steps of each.
     """
@@ -38,6 +41,8 @@ class Agreement:
     slack: float
     within: float
     needed: int
+    estimated: int
+    margin: float
     searches: int
     steps: int
 
@@ -45,36 +50,73 @@ class Agreement:
         self,
         model: Model,
         inputs: Tensor,
-        logits: Tensor,
+        predicted: Tensor,
         box: Box,
         found: Tensor,
-        rough: Tensor,
+        plan: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
         """Search towards one other class after another; return all distances, `(n, attacks)`.
 
         Args:
             model: The model.
             inputs: The inputs.
-            logits: What it says of them.
+            predicted: Their classes.
             box: Their bounds.
-            found: The distances that there are, shape `(n, attacks)`; in doubt if they differ.
-            rough: For which examples they are in doubt anyway, shape `(n,)`.
+            found: The distances that there are, shape `(n, attacks)`.
+            plan: What `plan` returns.
         """
-        predicted, n_others = logits.argmax(dim=1), (~masked(logits)).sum(dim=1) - 1
-        doubtful = rough | (found.amax(dim=1) > (1 + self.slack) * found.amin(dim=1))
-        for rank in range(self.searches):
-            rows = (doubtful & (rank < n_others)).nonzero()[:, 0]
+        others, needed, near = plan
+        doubtful = needed > 0
+        for rank, towards in enumerate(others.unbind(dim=1)):
+            rows = (doubtful & (towards >= 0)).nonzero()[:, 0]
             if not len(rows):
                 break
-            part, labels, bounds = of_rows((inputs, predicted, box), rows)
-            attack = partial(_search, rank=rank, steps=self.steps, bounds=bounds)
+            part, labels, bounds, aims = of_rows((inputs, predicted, box, towards), rows)
+            attack = partial(_search, towards=aims, steps=self.steps, bounds=bounds)
             column = torch.full_like(found[:, 0], torch.inf)
             column[rows] = reached(attack, _answers.rows_of(model, rows), part, labels)
             found = torch.cat([found, column[:, None]], dim=1)
             agreeing = found <= (1 + self.within) * found.amin(dim=1, keepdim=True)
             agreeing = (agreeing & found.isfinite()).sum(dim=1)
-            doubtful = doubtful & (agreeing < self.needed + rough.int())
+            doubtful = doubtful & ((agreeing < needed) | (rank + 1 < near))
         return found
+
+    def plan(
+        self, logits: Tensor, found: Tensor, rough: Tensor, estimates: Tensor, there: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tell which classes to search for, until how many distances agree, how often at least.
+
+        If the distances differ, the class that seems nearest comes first; if they are in doubt
+        anyway, gradients may say little, and that of the highest logit does. If neither is so, all
+        that is in doubt is whether another class than the one that was reached is nearer: each that
+        seems to be about as near is searched for, and no more distances have to agree than there
+        are.
+
+        Args:
+            logits: What the model says of the inputs.
+            found: The distances, shape `(n, attacks)`; in doubt if they differ.
+            rough: For which examples they are in doubt anyway, shape `(n,)`.
+            estimates: How far the classes of the highest other logits seem, shape `(n, classes)`.
+            there: The classes that were reached, shape `(n,)`.
+
+        Returns:
+            The classes in their order, below 0 if masked, shape `(n, classes)`; how many distances
+            have to agree, 0 if there is no doubt, and how many searches to make at least, `(n,)`.
+        """
+        others = rivals(logits, logits.argmax(dim=1), self.searches)
+        seems = torch.full_like(others, torch.inf, dtype=estimates.dtype)
+        seems[:, : estimates.shape[1]] = estimates
+        besides = seems.masked_fill(others == there[:, None], torch.inf)
+        least = found.amin(dim=1)
+        differing = found.amax(dim=1) > (1 + self.slack) * least
+        near = (besides < (1 + self.margin) * least[:, None]).sum(dim=1)
+        near = near.masked_fill(differing | rough, 0)
+        needed = torch.where(near > 0, found.shape[1], 0)
+        needed = torch.where(differing | rough, self.needed + rough.int(), needed)
+        seems = torch.where(differing[:, None], seems, besides)
+        order = seems.masked_fill(rough[:, None], torch.inf).argsort(dim=1, stable=True)
+        others = others.masked_fill(masked(logits).gather(1, others), -1)
+        return others.gather(1, order), needed, near
 
 
 def reached(attack: Attack, model: Model, inputs: Tensor, predicted: Tensor) -> Tensor:
@@ -86,14 +128,15 @@ def reached(attack: Attack, model: Model, inputs: Tensor, predicted: Tensor) -> 
 
 def attempt(
     attack: Attack, model: Model, inputs: Tensor, predicted: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how far an attack goes, its points and the normals there, of any length."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return how far an attack goes, its points, their classes and the normals, of any length."""
     points = attacked(attack, model, inputs, predicted)
     output, back = linearised(partial(_answers.logits_of, model), points, "the inputs")
-    slope = torch.zeros_like(output).scatter_(1, output.argmax(dim=1, keepdim=True), 1)
+    there = output.argmax(dim=1)
+    slope = torch.zeros_like(output).scatter_(1, there[:, None], 1)
     gradient = back(slope.scatter_(1, predicted[:, None], -1)).nan_to_num()
     distances = _lengths(points, lift(output.detach()), inputs, predicted)
-    return distances, points, lift(steady(gradient))
+    return distances, points, there, lift(steady(gradient))
 
 
 def _lengths(points: Tensor, output: Tensor, inputs: Tensor, predicted: Tensor) -> Tensor:

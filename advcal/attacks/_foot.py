@@ -11,6 +11,7 @@ from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import free, norm, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select, slope_of
 from advcal.attacks._nearest import Box, Nearest, corner, dot, steady, unit
+from advcal.attacks._norms import ways
 from advcal.attacks._shown import shown
 
 _OVERSHOOT = (1e-4, 0.1)  # the least and the most, relative to the distance
@@ -103,7 +104,7 @@ class _Search:
     rivals: Tensor  # the classes whose boundary is sought; -1 for that of the rank
     rank: Tensor  # among the other classes, 0 the highest; less than the width
     width: int
-    ways: tuple[Tensor, Tensor]  # 0 where a bound leaves no way down, or up
+    ways: tuple[Tensor, Tensor]  # between what directions are clamped
     overshoot: Tensor  # relative to the distance
     relaxation: Tensor
     residual: Tensor  # the last normal less the last direction; NaN if there is none yet
@@ -116,9 +117,7 @@ class _Search:
         self.nearest = Nearest(inputs, labels, targeted=targeted)
         self.origin = lift(inputs)
         self.furthest = norm(corner(self.origin, bounds)).to(self.origin.dtype)
-        (low, high), most = bounds, torch.finfo(self.origin.dtype).max
-        down, up = (self.origin > low).to(self.origin), (self.origin < high).to(self.origin)
-        self.ways = down * -most, up * most
+        self.ways = ways(self.origin, bounds, self.origin.dtype)
         self.best_direction = torch.zeros_like(self.origin)
         self.best_rivals = torch.full_like(labels, -1)
         self.most_others = sys.maxsize

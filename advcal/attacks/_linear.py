@@ -1,5 +1,7 @@
 """How far the boundary of the linearised model is: a few passes, and no attack."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,8 @@ from advcal import _batches, _checks
 from advcal._answers import logits_of
 from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
-from advcal._sums import widest
 from advcal._typing import Bounds, Model
-from advcal.attacks._balls import free, norm, per_example
+from advcal.attacks._balls import free, free_to_read, norm, per_example
 from advcal.attacks._gradient import select
 from advcal.attacks._nearest import Box, behind, dot, unit
 
@@ -33,16 +34,12 @@ def linear_distance(
     with frozen(model, grad=True):
         points, logits, output = _forward(model, inputs)
         predicted = logits.argmax(dim=1)
-        ranked = rivals(logits, predicted, candidates)
-        off = masked(logits).gather(1, ranked)
-        ahead, move = ranked[:, 0], torch.zeros_like(origin)
-        distance = torch.full_like(predicted, torch.inf, dtype=widest(inputs.device))
-        for rank, rival in enumerate(ranked.unbind(dim=1)):
-            last = rank == ranked.shape[1] - 1
-            gap, gradient = behind(points, output, rival, predicted, retain=not last)
-            found, reached = _to_plane(origin, gradient, gap, move * 0, box)
-            length = torch.where(reached & ~off[:, rank], norm(found), torch.inf)
-            nearer = (length < distance) | (rank == 0)
+        for rank, (rival, found, length) in enumerate(
+            _to_each(origin, points, logits, output, candidates, box)
+        ):
+            if rank == 0:
+                ahead, move, distance = rival, found, length
+            nearer = length < distance
             distance = torch.where(nearer, length, distance)
             move, ahead = select(nearer, found, move), torch.where(nearer, rival, ahead)
         for _ in range(steps):
@@ -54,6 +51,33 @@ def linear_distance(
             move = select(gradient.flatten(1).any(dim=1), (move + found) / 2, move)
             distance = torch.where(reached | distance.isfinite(), norm(move), distance)
     return distance
+
+
+def linear_distances(model: Model, inputs: Tensor, *, candidates: int, bounds: Bounds) -> Tensor:
+    """Estimate how far each of the classes of the highest other logits is, `(n, candidates)`.
+
+    One forward pass, and a backward pass for each class; the highest logit comes first. Infinite
+    for a class that is masked, or whose linearised boundary is not within bounds.
+    """
+    inputs, _, box = _batches.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
+    with frozen(model, grad=True):
+        points, logits, output = _forward(model, inputs)
+        each = _to_each(lift(inputs), points, logits, output, candidates, box)
+        return torch.stack([length for _, _, length in each], dim=1)
+
+
+def _to_each(
+    origin: Tensor, points: Tensor, logits: Tensor, output: Tensor, candidates: int, box: Box
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Go through other classes: which, the shortest move to its linearised boundary, its length."""
+    predicted = logits.argmax(dim=1)
+    ranked = rivals(logits, predicted, candidates)
+    off = masked(logits).gather(1, ranked)
+    for rank, rival in enumerate(ranked.unbind(dim=1)):
+        last = rank == ranked.shape[1] - 1
+        gap, gradient = behind(points, output, rival, predicted, retain=not last)
+        move, reached = _to_plane(origin, gradient, gap, torch.zeros_like(origin), box)
+        yield rival, move, torch.where(reached & ~off[:, rank], norm(move), torch.inf)
 
 
 def _forward(model: Model, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +110,7 @@ def _to_plane(
         moving = torch.where(normal > 0, straight < high, straight > low)
         gain = dot(normal * moving, normal)
         going = ~reached & goal.isfinite() & (gain > 0)
-        if not bool(going.any()):
+        if free_to_read(going) and not bool(going.any()):
             break
         multiple = torch.where(going, multiple + short / gain, multiple)
     return move, reached & goal.isfinite()

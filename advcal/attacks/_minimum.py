@@ -14,7 +14,7 @@ from advcal._typing import Bounds, Model, Progress
 from advcal.attacks._balls import Ball, free, per_example
 from advcal.attacks._gradient import gradient_at, logits_at, select
 from advcal.attacks._nearest import Box, Nearest, corner, lengths, steady, unit
-from advcal.attacks._norms import DUAL_ORDERS
+from advcal.attacks._norms import DUAL_ORDERS, ways
 from advcal.attacks._shown import shown
 from advcal.attacks._sparse import sparsest
 
@@ -117,17 +117,17 @@ def minimum_norm(
 
 
 def from_the_input(
-    model: Model, inputs: Tensor, labels: Tensor, *, rank: int, steps: int, bounds: Bounds
+    model: Model, inputs: Tensor, labels: Tensor, *, towards: Tensor, steps: int, bounds: Bounds
 ) -> Tensor:
-    """Make one search in L2, which starts towards the other class that `rank` others are above.
+    """Make one search in L2, which starts towards a class for each example, `towards`.
 
     After a success, or three steps, it goes towards whatever class leads. So it may end at any
-    class, and what the rank decides is by which way. Makes `steps + 1` forward and `steps` backward
-    passes.
+    class, and what that class decides is by which way. Makes `steps + 1` forward and `steps`
+    backward passes.
     """
     nearest = Nearest(inputs, labels)
-    search = _Search(model, nearest, bounds, steps, rank + 1)
-    search.rank, search.share = search.rank + rank, steps
+    search = _Search(model, nearest, bounds, steps, 1)
+    search.begun, search.ranked, search.share = True, towards[:, None], steps
     search.run(steps)
     nearest.see(search.points, logits_at(model, search.points))
     return nearest.points
@@ -181,12 +181,8 @@ def _in_a_cube(
 def _towards(origin: Tensor, offset: Tensor, gradient: Tensor, length: Tensor, box: Box) -> Tensor:
     """Move along the gradient, leaving out what would lead out of the box at once."""
     step = per_example(length, offset).to(offset.dtype)
-    points, near = origin + offset, _ROUNDING * step  # a projection may end just short of a bound
-    # Clamping is faster than masking, whose branches a processor cannot predict.
-    most = torch.finfo(gradient.dtype).max
-    down = (points - near).gt_(box[0]).mul_(-most)
-    up = (points + near).lt_(box[1]).mul_(most)
-    return offset + step * unit(gradient.clamp(down, up))
+    sides = ways(origin + offset, box, gradient.dtype, _ROUNDING * step)
+    return offset + step * unit(gradient.clamp(*sides))
 
 
 def _in_a_sphere(

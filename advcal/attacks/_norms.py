@@ -279,11 +279,21 @@ def inward(ball: Ball, gradient: Tensor, points: Tensor | None) -> Tensor:
     """Leave out the entries that point out of the box."""
     if points is None:
         return gradient
-    # Clamping is faster than masking, whose branches a processor cannot predict.
-    (low, high), most = ball.bounds, torch.finfo(gradient.dtype).max
-    down, up = (low - points).clamp_(-1, 0).floor_(), (high - points).clamp_(0, 1).ceil_()
-    down, up = (each.to(gradient.dtype).mul_(most) for each in (down, up))
-    return gradient.clamp(down, up)
+    return gradient.clamp(*ways(points, ball.bounds, gradient.dtype))
+
+
+def ways(
+    points: Tensor, box: tuple[Any, Any], dtype: torch.dtype, near: float | Tensor = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return between what to clamp gradients so that none leads out of the box at once.
+
+    Clamping is faster than masking, whose branches a processor cannot predict. `near` is how near
+    to a bound a point is at it, since a projection may end just short of one; `dtype` that of the
+    gradients.
+    """
+    points, most = points.detach(), torch.finfo(dtype).max
+    down, up = (points - near).gt_(box[0]), (points + near).lt_(box[1])
+    return down.to(dtype).mul_(-most), up.to(dtype).mul_(most)
 
 
 def _share(ball: Ball, generator: torch.Generator | None) -> Tensor:

@@ -638,6 +638,22 @@ def test_failures_are_no_agreement(setting):
     torch.testing.assert_close(distance, torch.full((2,), 0.2).double(), rtol=1e-3, atol=0)
 
 
+def test_a_class_that_seems_near_is_looked_at_however_low_its_logit():
+    """The attacks start towards the three highest logits, and agree on a boundary that is flat."""
+
+    def model(inputs):
+        first, second = inputs[:, 0] - 0.5, inputs[:, 1] - 0.5
+        flat = 1.0 + 1.5 * (first - 0.2)
+        bent = 1.0 + 0.8 * (-1 + second / 0.21 + (1 - 0.18 / 0.21) * (second / 0.18) ** 2)
+        decoys = torch.full_like(flat, 0.6)
+        return torch.stack([torch.ones_like(flat), decoys, decoys, flat, bent], dim=1)
+
+    inputs = torch.full((2, 4), 0.5)
+    inputs[1, 1] = 0.3  # so far from the bent boundary that it seems far too
+    distance = adversarial_distance(model, inputs)
+    torch.testing.assert_close(distance, torch.tensor([0.18, 0.2]).double(), rtol=5e-3, atol=0)
+
+
 @pytest.mark.parametrize("at", [0.0, 0.001, 0.999, 1.0])
 def test_a_length_that_no_boundary_asks_for_is_in_doubt(at):
     inputs, normal = torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])

@@ -28,6 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advcal._logits import rivals
 from advcal.attacks import adversarial_distance, foot, minimum_norm
 from advcal.attacks._minimum import from_the_input
 from advcal.attacks._public import public
@@ -96,7 +97,9 @@ def ways() -> dict[str, Distances]:
 
 def best(model: nn.Module, inputs: Tensor) -> Tensor:
     """Look for the nearest mistakes in as many ways as are affordable."""
-    towards = [partial(public(from_the_input), rank=rank, steps=100) for rank in range(9)]
+    logits = model(inputs)
+    others = rivals(logits, logits.argmax(dim=1), 9).unbind(dim=1)
+    towards = [partial(public(from_the_input), towards=other, steps=100) for other in others]
     long = [partial(minimum_norm, norm="l2", steps=300), partial(foot, steps=75)]
     box = (0.0, 1.0)
     attacks = [*long, *(partial(attack, bounds=box) for attack in towards)]
