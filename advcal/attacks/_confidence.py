@@ -324,7 +324,8 @@ def _steer(
     clean = logits_at(model, inputs)
     _checks.label_range(labels, clean.shape[1])
     kept, wanted = predicted(clean), wanted_of(clean, labels, generator)
-    aim = _Towards(wanted, how.tol, kept)
+    falls = how.tol is None and wanted_of is not _highest
+    aim = _Towards(wanted, how.tol, kept, falls=falls)
     start = region.random_point(generator) if how.random_start else inputs
     if how.method == "random_search":
         points = search_keeping(model, start, kept, aim.score, region, steps, generator)
@@ -345,11 +346,13 @@ def _steer(
 class _Towards:
     """Aim at a confidence of the label per example.
 
-    If `tol` is None they are 0 and 1, as low and as high as it goes.
+    If `tol` is None they are 0 and 1, as low and as high as it goes; `falls` if there are any 0.
     """
 
-    def __init__(self, confidence: Tensor, tol: float | None, labels: Tensor) -> None:
-        self.confidence, self.tol, self.labels = confidence, tol, labels
+    def __init__(
+        self, confidence: Tensor, tol: float | None, labels: Tensor, *, falls: bool
+    ) -> None:
+        self.confidence, self.tol, self.labels, self.falls = confidence, tol, labels, falls
         self.wanted = confidence.logit()
         self.sign = self.wanted.sign()
 
@@ -368,7 +371,8 @@ class _Towards:
         flat = slope_of_renyi(apart, orders)
         odds = -odds
         above = odds > self.wanted
-        return Look(self._score(odds), torch.where(above[:, None], -flat, lower), above)
+        rising = torch.where(above, orders, 0.0) if self.falls else None
+        return Look(self._score(odds), torch.where(above[:, None], -flat, lower), above, rising)
 
     def score(self, logits: Tensor) -> Tensor:
         """Return how good logits are."""
