@@ -49,7 +49,10 @@ def uca(
     crossing. Each step keeps a share of the direction of those before, since gradients alternate
     where classes tie. After 10 steps, and then 20, 40, … more, all of this begins again from the
     best point, in turn with $\beta$ from 1/2, to 2 after a crossing, and from 1/10; so a longer
-    attack never finds less, from 10 steps on. Returns, per example, the least confident point seen.
+    attack never finds less, from 10 steps on. After the first 10 each step turns four times on its
+    way, by a linear model of the label and the nine highest other classes that all steps so far
+    have taught. This takes ten times the memory of the inputs and no more passes. Returns, per
+    example, the least confident point seen.
 
     Steps are cut to where, by the gradient, the classes that they move are level, down to a
     sixteenth, so that in a large ball they are much like those in a smaller one. Still a larger
@@ -67,9 +70,10 @@ def uca(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The length of a step in `norm`, at most, until the first crossing; if None
-            `8 * eps / n`, with `n` the 10, 20, 40, … steps until the attack begins again, or
-            `eps / steps` below 10 steps. Random search has no use for it.
+        step_size: The length of a step in `norm` until the first crossing, at most, but for twice
+            as much along a way that turns; if None `8 * eps / n`, with `n` the 10, 20, 40, … steps
+            until the attack begins again, or `eps / steps` below 10 steps. Random search has no use
+            for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from advcal._logits import finite, lift
+from advcal._logits import finite, lift, rivals
 from advcal.attacks._balls import laid_out
 
 _CLASSES = 10  # that have a row of the Jacobian: the label and the highest others
@@ -22,15 +22,15 @@ class Tangent:
     _leads: Tensor
 
     def __init__(self, points: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Know nothing yet, but for which classes will have a row, the label's being zero."""
+        """Know nothing yet, but for which classes have a row; that of the label stays 0."""
         self._label = labels[:, None]
-        n = min(_CLASSES, logits.shape[1]) - 1
-        others = logits.scatter(1, self._label, -torch.inf).topk(n, dim=1).indices
+        others = rivals(logits, labels, _CLASSES - 1)
         self._classes = torch.cat([self._label, others], dim=1)
         flat = lift(points).flatten(1)
-        self._rows = flat.new_zeros(len(flat), n + 1, flat.shape[1])
+        self._rows = flat.new_zeros(*self._classes.shape, flat.shape[1])
         self._one = flat.new_ones(len(flat), 1, 1)
-        self._others = torch.cat([0 * self._one, self._one.expand(-1, n, -1)], dim=1)
+        self._others = torch.ones_like(self._classes, dtype=flat.dtype).unsqueeze(2)
+        self._others[:, 0] = 0
         self._follows = False
 
     def jump(self) -> None:
