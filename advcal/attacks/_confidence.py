@@ -57,7 +57,7 @@ def uca(
     Steps are cut to where, by the gradient, the classes that they move are level, down to a
     sixteenth, so that in a large ball they are much like those in a smaller one. Still a larger
     radius can find less: from a radius to the next the mean confidence of small networks rose by up
-    to .06 at 10 steps, .04 at 20 and .001 at 40 or more. The least of what is found at smaller
+    to .06 at 10 steps, .05 at 20 and .001 at 40 or more. The least of what is found at smaller
     radii too, as `confidence_envelope` takes it, cannot rise.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
