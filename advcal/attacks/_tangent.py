@@ -65,7 +65,8 @@ class Tangent:
         known = (self._slope * falls).mT
         self._rest = torch.baddbmm(self._gradient, known, self._rows, alpha=-1)
         self._order, self._bend = order, (1 - order).sign() * falls
-        self._from = self._leads - margin[:, None, None] * (1 - self._others)
+        margin = margin[:, None, None].to(order.dtype)
+        self._from = self._leads - margin * (1 - self._others)
 
     def descent_at(self, points: Tensor) -> Tensor:
         """Return the way up in entropy, or back to a label that is lost, at points `(n, ...)`."""
