@@ -49,12 +49,15 @@ def uca(
     crossing. Each step keeps a share of the direction of those before, since gradients alternate
     where classes tie. After 10 steps, and then 20, 40, … more, all of this begins again from the
     best point, in turn with $\beta$ from 1/2, to 2 after a crossing, and from 1/10; so a longer
-    attack never finds less, from 10 steps on. Returns, per example, the least confident point seen.
+    attack never finds less, from 10 steps on. After the first 10 each step turns four times on its
+    way, by a linear model of the label and the nine highest other classes that all steps so far
+    have taught. This takes ten times the memory of the inputs and no more passes. Returns, per
+    example, the least confident point seen.
 
     Steps are cut to where, by the gradient, the classes that they move are level, down to a
     sixteenth, so that in a large ball they are much like those in a smaller one. Still a larger
     radius can find less: from a radius to the next the mean confidence of small networks rose by up
-    to .06 at 10 steps, .04 at 20 and .001 at 40 or more. The least of what is found at smaller
+    to .06 at 10 steps, .05 at 20 and .001 at 40 or more. The least of what is found at smaller
     radii too, as `confidence_envelope` takes it, cannot rise.
 
     Uses the predicted labels only; `labels` are checked. No prediction changes, which a last
@@ -67,9 +70,10 @@ def uca(
         eps: The radius, in units of `inputs`: a number, or one for each example, shape `(n,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         steps: The number of steps; with random search the number of queries.
-        step_size: The length of a step in `norm`, at most, until the first crossing; if None
-            `8 * eps / n`, with `n` the 10, 20, 40, … steps until the attack begins again, or
-            `eps / steps` below 10 steps. Random search has no use for it.
+        step_size: The length of a step in `norm` until the first crossing, at most, but for twice
+            as much along a way that turns; if None `8 * eps / n`, with `n` the 10, 20, 40, … steps
+            until the attack begins again, or `eps / steps` below 10 steps. Random search has no use
+            for it.
         random_start: Whether to start at a random point of the ball instead of at the input.
         method: `"gradient"`, or `"random_search"`, which uses the logits only and no `step_size`.
         bounds: The lowest and highest valid value: numbers, tensors that broadcast, or None.
@@ -324,7 +328,8 @@ def _steer(
     clean = logits_at(model, inputs)
     _checks.label_range(labels, clean.shape[1])
     kept, wanted = predicted(clean), wanted_of(clean, labels, generator)
-    aim = _Towards(wanted, how.tol, kept)
+    falls = how.tol is None and wanted_of is not _highest
+    aim = _Towards(wanted, how.tol, kept, falls=falls)
     start = region.random_point(generator) if how.random_start else inputs
     if how.method == "random_search":
         points = search_keeping(model, start, kept, aim.score, region, steps, generator)
@@ -345,11 +350,13 @@ def _steer(
 class _Towards:
     """Aim at a confidence of the label per example.
 
-    If `tol` is None they are 0 and 1, as low and as high as it goes.
+    If `tol` is None they are 0 and 1, as low and as high as it goes; `falls` if there are any 0.
     """
 
-    def __init__(self, confidence: Tensor, tol: float | None, labels: Tensor) -> None:
-        self.confidence, self.tol, self.labels = confidence, tol, labels
+    def __init__(
+        self, confidence: Tensor, tol: float | None, labels: Tensor, *, falls: bool
+    ) -> None:
+        self.confidence, self.tol, self.labels, self.falls = confidence, tol, labels, falls
         self.wanted = confidence.logit()
         self.sign = self.wanted.sign()
 
@@ -368,7 +375,8 @@ class _Towards:
         flat = slope_of_renyi(apart, orders)
         odds = -odds
         above = odds > self.wanted
-        return Look(self._score(odds), torch.where(above[:, None], -flat, lower), above)
+        rising = torch.where(above, orders, 0.0) if self.falls else None
+        return Look(self._score(odds), torch.where(above[:, None], -flat, lower), above, rising)
 
     def score(self, logits: Tensor) -> Tensor:
         """Return how good logits are."""

@@ -15,6 +15,7 @@ from advcal.attacks._balls import Ball, each_of, per_example
 from advcal.attacks._gradient import Best, linearised, logits_at, look_at, scaled, select
 from advcal.attacks._nearest import steady
 from advcal.attacks._norms import inward
+from advcal.attacks._tangent import Tangent
 
 _MARGIN_KEPT = 1e-3  # of the first margin, so that rounding elsewhere cannot flip the answer
 FIRST = 10  # steps before a descent begins again
@@ -22,6 +23,7 @@ _LEAST = 0.1  # of the first step, the least one after that, until …
 _CLOSE_IN = 0.75  # … so much of the steps are done
 _SHORTEST = 1 / 16  # of a step, to which a gap may shorten it
 _MOMENTUM = {"first": 0.3, "later": 0.6}  # share of the direction before, in first rounds, later
+_PARTS = (0.72, 0.5, 0.35, 0.25, 0.17)  # lengths of the parts of a step by a linear model
 
 
 class Stage(NamedTuple):
@@ -45,11 +47,13 @@ class Look(NamedTuple):
         score: What the best point has most of.
         gradient: The gradient of what is lowered, with respect to the logits.
         side: False or True; when it changes, a step went too far. None if there is one side.
+        order: The order of the entropy that is raised, 0 if it is none; None if it never is.
     """
 
     score: Tensor
     gradient: Tensor
     side: Tensor | None = None
+    order: Tensor | None = None
 
 
 class Aim(Protocol):
@@ -98,7 +102,9 @@ def descend_keeping(
     that has crossed lies along the boundary. There gradients alternate, so that each step keeps a
     share of the direction of those before. And a step is cut to where, by the gradient, the logits
     that it moves are level, down to a sixteenth: in a large ball steps are much like those in a
-    smaller one.
+    smaller one. If the aim is an entropy, steps after the first beginning turn on their way, by a
+    linear model of the logits that all looks have taught: one slope is true at one point only,
+    and where many classes tie the way out is between theirs.
 
     Args:
         model: The model, frozen.
@@ -114,12 +120,15 @@ def descend_keeping(
     """
     best, here = Best(start) if best is None else best, start
     least_lead: Tensor | None = None
+    near: Tangent | None = None
     ever_kept = torch.zeros_like(labels, dtype=torch.bool)
     for turn, (length, taken) in enumerate(_cycles(steps) if anew else [(steps, steps)]):
         first = step_size(length) if callable(step_size) else step_size
         first = each_of(first, start, torch.float32)
         size, least = _Halved(first), _LEAST if length > FIRST and anew else 0.0
         rolling = _Rolling(region, _MOMENTUM["later" if turn else "first"])
+        if near is not None:
+            near.jump()
         for step in range(taken + 1):
             if step == taken:
                 logits = logits_at(model, here)
@@ -148,7 +157,12 @@ def descend_keeping(
                 )
                 gap = (slope * finite(logits - apart.label)).sum(dim=1)
                 gap = torch.where(keeps, gap, gap + 2 * least_lead)
-                here = rolling.step(here, back(slope), gap, size.now)
+                gradient = lift(steady(back(slope)))
+                if seen.order is not None and steps > FIRST:
+                    near = near or Tangent(here, logits, labels)
+                    near.learn(here, logits, slope, gradient)
+                    near.raise_entropy(seen.order, 2 * least_lead)
+                here = rolling.step(here, gradient, gap, size.now, near if turn else None)
             else:
                 slope = scaled(torch.where(keeps[:, None], seen.gradient, regain))
                 here = region.project(region.ascend(here, -back(slope), size.now))
@@ -193,26 +207,45 @@ class _Halved:
 class _Rolling:
     """Steps that keep a share of the direction of those before."""
 
+    _direction: Tensor
+
     def __init__(self, region: Ball, share: float) -> None:
         self._region, self._share = region, share
-        self._direction: Tensor | None = None
+        self._moves = False
 
-    def step(self, here: Tensor, slope: Tensor, gap: Tensor, size: Tensor) -> Tensor:
-        """Step against a slope, about as far as this takes to close a gap, if that is above 0."""
-        region = self._region
-        down = inward(region, -lift(steady(slope)), here)
-        steepness = torch.linalg.vector_norm(
-            down.flatten(1), region.dual, dim=1, dtype=widest(down.device)
-        )
-        least = torch.finfo(steepness.dtype).tiny  # where there is no slope
-        down = (down / per_example(steepness.clamp_min(least), down)).to(down.dtype)
-        if self._direction is not None:
-            down = down.add_(self._direction, alpha=self._share)
-        self._direction = down
+    def step(
+        self, here: Tensor, slope: Tensor, gap: Tensor, size: Tensor, near: Tangent | None
+    ) -> Tensor:
+        """Step against a slope, about as far as this takes to close a gap, if that is above 0.
+
+        With a linear model it is a step in parts, of which the later ones follow the model.
+        """
+        steepness = self._turn(inward(self._region, -slope, here))
         # A slope that is steep for the moment, as that of a root near 0, says little of the way.
         reach = torch.maximum((gap / steepness).to(size.dtype), _SHORTEST * size)
         reach = torch.where(gap > 0, torch.minimum(size, reach), size)
-        return region.project(region.ascend(here, down, reach))
+        if near is None:
+            return self._go(here, reach)
+        here = self._go(here, _PARTS[0] * reach)
+        for part in _PARTS[1:]:
+            self._turn(near.descent_at(here))
+            here = self._go(here, part * reach)
+        return here
+
+    def _turn(self, down: Tensor) -> Tensor:
+        """Turn towards a direction; return how steep it is."""
+        steepness: Tensor = torch.linalg.vector_norm(
+            down.flatten(1), self._region.dual, dim=1, dtype=widest(down.device)
+        )
+        least = torch.finfo(steepness.dtype).tiny  # where there is no slope
+        steepness = steepness.clamp_min(least)
+        down = (down / per_example(steepness, down)).to(down.dtype)
+        self._direction = down.add_(self._direction, alpha=self._share) if self._moves else down
+        self._moves = True
+        return steepness
+
+    def _go(self, here: Tensor, length: Tensor) -> Tensor:
+        return self._region.project(self._region.ascend(here, self._direction, length))
 
 
 def _lead(apart: Apart) -> tuple[Tensor, Tensor]:
