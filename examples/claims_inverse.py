@@ -12,6 +12,7 @@ Studies = dict[str, dict[str, Any]]  # of each network
 
 CNN = "small CNN, 1 seed, 500 images"
 PHOTOGRAPHS = "EfficientNet-Lite0, 20 photographs"
+NETWORKS = {"small_cnn": "small CNN", "fastnet_quarter": "quarter of fastnet"}
 TABLE_3 = {"ResNet-18": -0.689, "MobileNet": -0.719, "VGG-19": -0.240}  # MCS at a radius of .03
 
 
@@ -87,8 +88,9 @@ CLAIMS = (
 def rows(read: Read) -> list[Row]:
     """Judge the claims on the attack, then those on the defenses, then those on transfer."""
     networks = read("networks.json")
-    names = ("inverse_digits.json", "defenses.json", "defenses-fastnet.json")
-    studies = [read(names[0]), _two_networks(read("cifar10.json")), *(read(n) for n in names[1:])]
+    names = ("defenses.json", "defenses-quarter.json", "defenses-fastnet.json")
+    digits, cifar10 = read("inverse_digits.json"), _two_networks(read("cifar10.json"))
+    studies = [digits, cifar10, *(read(name) for name in names)]
     return [
         *_photographs(read("imagenet.json")["images"]),
         *_signs(studies),
@@ -158,8 +160,8 @@ def _compare(
         return None
     figure_name, distance = name.strip("|"), name.startswith("|")
     settings = next(s["settings"] for s in studies.values() if s["defense"] == one[0])
-    network = settings.get("model", "small_cnn").replace("small_cnn", "small CNN")
-    inputs = "digits" if network == "perceptron" else "images"
+    network = NETWORKS.get(model := settings.get("model", "small_cnn"), model)
+    inputs = "digits" if model == "perceptron" else "images"
     network += f" on {settings['n_train']:,} {inputs}"
     if len(seeds) == 1:
         records = of_one[seeds[0]], of_other[seeds[0]]

@@ -258,7 +258,7 @@ def operations(work):
     return counted.n
 
 
-@pytest.mark.parametrize(("attack", "most"), [(pgd, 45), (apgd, 60), (iaa, 60), (uca, 122)])
+@pytest.mark.parametrize(("attack", "most"), [(pgd, 45), (apgd, 60), (iaa, 60), (uca, 290)])
 def test_a_step_sends_few_operations_besides_the_passes(attack, most):
     model, (inputs, labels) = network().eval().requires_grad_(False), examples()
 

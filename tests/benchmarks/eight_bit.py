@@ -105,47 +105,45 @@ def naive(case: Case, points: Tensor, norm: str | None = None, radius: float = 0
 # --- the attacks ---
 
 
-def within(radii: dict[str, Any]) -> dict[str, tuple[str, float, int | None, Any]]:
-    """List attacks within a radius: norm, radius in levels, how many images at most, attack."""
-    rows: dict[str, tuple[str, float, int | None, Any]] = {}
+def within(radii: dict[str, Any]) -> dict[str, tuple[str, float, Any]]:
+    """List attacks within a radius: norm, radius in levels, attack."""
+    rows: dict[str, tuple[str, float, Any]] = {}
     quick: dict[str, Any] = {
         "fgsm": attacks.fgsm,
         "pgd": partial(attacks.pgd, steps=10),
         "apgd": partial(attacks.apgd, steps=10),
         "pgd_conf": partial(attacks.pgd_conf, steps=10),
         "square": partial(attacks.square, steps=100),
+        "autoattack": partial(attacks.autoattack, steps=10, queries=50),
     }
     for norm, given in radii.items():
         for radius in given if isinstance(given, tuple) else (given,):
             for name, attack in quick.items():
-                few = 32 if name == "square" else None
-                rows[f"{name}, {norm}, {radius:g}"] = norm, radius, few, attack
-            strong = partial(attacks.autoattack, steps=10, queries=50)
-            rows[f"autoattack, {norm}, {radius:g}"] = norm, radius, 16, strong
+                rows[f"{name}, {norm}, {radius:g}"] = norm, radius, attack
     sparse = partial(attacks.apgd, steps=10, variant="sparse")
-    rows[f"apgd, sparse, l1, {radii['l1']:g}"] = "l1", radii["l1"], None, sparse
+    rows[f"apgd, sparse, l1, {radii['l1']:g}"] = "l1", radii["l1"], sparse
     for radius in radii["linf"]:
         free = partial(attacks.n_fgsm, noise=1.0)
-        rows[f"n_fgsm, linf, {radius:g}"] = "", radius, None, free
-        rows[f"uniform_noise, linf, {radius:g}"] = "linf", radius, None, attacks.uniform_noise
+        rows[f"n_fgsm, linf, {radius:g}"] = "", radius, free
+        rows[f"uniform_noise, linf, {radius:g}"] = "linf", radius, attacks.uniform_noise
     return rows
 
 
-NEAREST: dict[str, tuple[str, int | None, Any]] = {
-    "minimum_norm, l0": ("l0", None, partial(attacks.minimum_norm, norm="l0", steps=30)),
-    "minimum_norm, l1": ("l1", None, partial(attacks.minimum_norm, norm="l1", steps=30)),
-    "minimum_norm, l2": ("l2", None, partial(attacks.minimum_norm, norm="l2", steps=30)),
-    "foot, l2": ("l2", None, partial(attacks.foot, steps=30)),
-    "ddn, l2": ("l2", None, partial(attacks.ddn, steps=50)),
-    "fmn, l2": ("l2", None, partial(attacks.fmn, norm="l2", steps=50)),
-    "deepfool, l2": ("l2", None, partial(attacks.deepfool, norm="l2")),
-    "cw_l2, l2": ("l2", 32, partial(attacks.cw_l2, search_steps=3, steps=50, initial_c=0.1)),
-    "hopskipjump, l2": ("l2", 32, partial(attacks.hopskipjump, norm="l2", steps=300)),
-    "minimum_norm, linf": ("linf", None, partial(attacks.minimum_norm, steps=30)),
-    "fmn, linf": ("linf", None, partial(attacks.fmn, steps=50)),
-    "deepfool, linf": ("linf", None, attacks.deepfool),
-    "hopskipjump, linf": ("linf", 32, partial(attacks.hopskipjump, steps=300)),
-    "adv-lib ddn, l2": ("l2", None, "ddn"),
+NEAREST: dict[str, tuple[str, Any]] = {
+    "minimum_norm, l0": ("l0", partial(attacks.minimum_norm, norm="l0", steps=30)),
+    "minimum_norm, l1": ("l1", partial(attacks.minimum_norm, norm="l1", steps=30)),
+    "minimum_norm, l2": ("l2", partial(attacks.minimum_norm, norm="l2", steps=30)),
+    "foot, l2": ("l2", partial(attacks.foot, steps=30)),
+    "ddn, l2": ("l2", partial(attacks.ddn, steps=50)),
+    "fmn, l2": ("l2", partial(attacks.fmn, norm="l2", steps=50)),
+    "deepfool, l2": ("l2", partial(attacks.deepfool, norm="l2")),
+    "cw_l2, l2": ("l2", partial(attacks.cw_l2, search_steps=3, steps=50, initial_c=0.1)),
+    "hopskipjump, l2": ("l2", partial(attacks.hopskipjump, norm="l2", steps=300)),
+    "minimum_norm, linf": ("linf", partial(attacks.minimum_norm, steps=30)),
+    "fmn, linf": ("linf", partial(attacks.fmn, steps=50)),
+    "deepfool, linf": ("linf", attacks.deepfool),
+    "hopskipjump, linf": ("linf", partial(attacks.hopskipjump, steps=300)),
+    "adv-lib ddn, l2": ("l2", "ddn"),
 }
 
 
@@ -334,19 +332,19 @@ def main() -> None:
     peers.stub_missing()
     record = json.loads(args.json.read_text()) if args.json.exists() else {}
     for network in args.networks:
-        most = IMAGES[network]
-        case = right_at_first(network, most, args)
+        case = right_at_first(network, IMAGES[network], args)
+        half = case.first(IMAGES[network] // 2)
         kinds: dict[str, dict[str, Callable[[], Record]]] = {
             "nearest": {
-                name: partial(of_nearest, case.first(n or most), norm, attack)
-                for name, (norm, n, attack) in NEAREST.items()
+                name: partial(of_nearest, case, norm, attack)
+                for name, (norm, attack) in NEAREST.items()
             },
             "within": {
-                name: partial(of_radius, case.first(n or most), norm, radius, attack)
-                for name, (norm, radius, n, attack) in within(case.radii).items()
+                name: partial(of_radius, case, norm, radius, attack)
+                for name, (norm, radius, attack) in within(case.radii).items()
             },
             "confidence": {
-                name: partial(of_confidence, case.first(most // 2), norm, radius, attack)
+                name: partial(of_confidence, half, norm, radius, attack)
                 for name, (norm, radius, attack) in moving(case.radii).items()
             },
         }
@@ -397,24 +395,20 @@ def of_all_nearest(record: Record) -> list[str]:
 
 def of_all_within(record: Record) -> list[str]:
     """Tabulate successes within a radius, those of all radii of a norm together."""
-    rows: dict[str, list[str]] = {}
+    keys = ("n", "unrounded, whole levels", "stay", "lost, but there is one", "stay, naive")
+    sums: dict[str, list[int]] = {}
     for network in RADII:
-        sums: dict[str, list[int]] = {}
         for name, found in record[network]["within"].items():
-            keys = ("n", "unrounded, whole levels", "stay", "lost, but there is one", "stay, naive")
-            cells = sums.setdefault(name.rpartition(", ")[0], [0] * len(keys))
+            cells = sums.setdefault(f"{name.rpartition(', ')[0]} ({network})", [0] * len(keys))
             for i, key in enumerate(keys):
                 cells[i] += found[key]
-        for name, cells in sums.items():
-            rows.setdefault(name, []).extend(map(str, cells))
-    columns = ("images", "successes", "stay", "missed", "naive")
-    headings = [f"{network}: {column}" for network in RADII for column in columns]
-    return markdown(["attack", *headings], [[name, *cells] for name, cells in rows.items()])
+    headings = ["attack", "images", "successes", "stay", "missed", "naive"]
+    return markdown(headings, [[name, *map(str, cells)] for name, cells in sums.items()])
 
 
 def of_all_confidence(record: Record) -> list[str]:
     """Tabulate mean confidences, at the first radius of each norm."""
-    rows: dict[str, list[str]] = {}
+    rows = []
     for network, radii in RADII.items():
         for name, found in record[network]["confidence"].items():
             name, _, radius = name.rpartition(", ")
@@ -422,10 +416,8 @@ def of_all_confidence(record: Record) -> list[str]:
                 continue
             cells = [f"{found[key]:.3f}" for key in ("clean", "unrounded", "levels=256", "naive")]
             lost = [found["n"] - found[f"kept, {key}"] for key in ("levels=256", "naive")]
-            rows.setdefault(name, []).extend([*cells, f"{lost[0]}, {lost[1]}"])
-    columns = ("clean", "unrounded", "levels=256", "naive", "lost")
-    headings = [f"{network}: {column}" for network in RADII for column in columns]
-    return markdown(["attack", *headings], [[name, *cells] for name, cells in rows.items()])
+            rows.append([f"{name} ({network})", *cells, f"{lost[0]}, {lost[1]}"])
+    return markdown(["attack", "clean", "unrounded", "levels=256", "naive", "lost"], rows)
 
 
 def of_all_images(record: Record) -> list[str]:
