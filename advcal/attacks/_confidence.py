@@ -7,18 +7,16 @@ import torch
 from torch import Tensor
 
 from advcal import _checks
-from advcal._logits import Apart, log_odds, masked, off_one, slope_of_log_odds, slope_of_renyi
+from advcal._logits import masked
 from advcal._random import draw
 from advcal._sums import wide, widest
 from advcal._typing import Bounds, Model, Norm
 from advcal.attacks._balls import Ball, ball, each_of
 from advcal.attacks._gradient import logits_at, predicted
-from advcal.attacks._keeping import FIRST, Look, Stage, descend_keeping, unchanged_or
+from advcal.attacks._keeping import FIRST, descend_keeping, unchanged_or
 from advcal.attacks._search import Method, search_keeping
+from advcal.attacks._towards import Towards
 
-# The order of the entropy at the first step, of two in turn at each new beginning, or to a target,
-# and at the last.
-_FIRST_ORDERS, _TARGET_ORDER, _LAST_ORDER = (0.1, 0.5), 0.25, 8.0
 _SPANS_UP = 2.5  # radii that the steps together are long, until all begins again
 # The same when confidence falls: of fewer than 10 steps, to a target, as low as it goes.
 _SPANS_DOWN = {"short": 1.0, "target": 4.0, "lowest": 8.0}
@@ -329,7 +327,7 @@ def _steer(
     _checks.label_range(labels, clean.shape[1])
     kept, wanted = predicted(clean), wanted_of(clean, labels, generator)
     falls = how.tol is None and wanted_of is not _highest
-    aim = _Towards(wanted, how.tol, kept, falls=falls)
+    aim = Towards(wanted, how.tol, kept, falls=falls)
     start = region.random_point(generator) if how.random_start else inputs
     if how.method == "random_search":
         points = search_keeping(model, start, kept, aim.score, region, steps, generator)
@@ -345,51 +343,3 @@ def _steer(
         size = how.step_size or first
         points = descend_keeping(model, start, kept, aim, region, steps, size, anew=anew)
     return unchanged_or(model, points, kept, inputs)
-
-
-class _Towards:
-    """Aim at a confidence of the label per example.
-
-    If `tol` is None they are 0 and 1, as low and as high as it goes; `falls` if there are any 0.
-    """
-
-    def __init__(
-        self, confidence: Tensor, tol: float | None, labels: Tensor, *, falls: bool
-    ) -> None:
-        self.confidence, self.tol, self.labels, self.falls = confidence, tol, labels, falls
-        self.wanted = confidence.logit()
-        self.sign = self.wanted.sign()
-
-    def look(self, logits: Tensor, apart: Apart, stage: Stage) -> Look:
-        """Lower the log-odds of the other classes, or raise the entropy if they are too low.
-
-        The order of what has crossed rises half as far, as on the boundary all classes count.
-        """
-        odds, lower = slope_of_log_odds(apart)
-        crossed = stage.crossed
-        low = _TARGET_ORDER if crossed is None else _FIRST_ORDERS[stage.turn % 2]
-        order = _order(low, stage.progress)
-        orders: float | Tensor = order
-        if crossed is not None:
-            orders = torch.where(crossed, _order(low, stage.progress / 2), order)
-        flat = slope_of_renyi(apart, orders)
-        odds = -odds
-        above = odds > self.wanted
-        rising = torch.where(above, orders, 0.0) if self.falls else None
-        return Look(self._score(odds), torch.where(above[:, None], -flat, lower), above, rising)
-
-    def score(self, logits: Tensor) -> Tensor:
-        """Return how good logits are."""
-        return self._score(-log_odds(logits, self.labels))
-
-    def _score(self, odds: Tensor) -> Tensor:
-        odds = wide(odds)
-        if self.tol is None:
-            return odds * self.sign
-        miss = (odds - self.wanted).abs()
-        near = (odds.sigmoid() - self.confidence).abs() <= self.tol
-        return -miss.masked_fill(near, 0)
-
-
-def _order(low: float, progress: float) -> float:
-    return off_one(low * (_LAST_ORDER / low) ** progress)

@@ -13,9 +13,9 @@ from torch import nn
 from advcal import _digest
 from advcal._values import Value, compared, shown
 
+_Found = Iterator[tuple[str, str]]  # "code" or "values", and what is digested
+
 _OWN = vars(nn.Module()).keys()  # what every module has: parameters, hooks, the mode
-
-
 VALUES = " values"  # ends the name of what may differ between processes, such as a rank
 
 
@@ -30,9 +30,6 @@ def told(name: str, value: Any) -> dict[str, str]:
     code, values = ([word for each, word in held if each == kind] for kind in ("code", "values"))
     found = {name: shown(value) + (f" (code {_digest.of([repr(code).encode()])})" if code else "")}
     return found | ({name + VALUES: _digest.of([repr(values).encode()])} if values else {})
-
-
-_Found = Iterator[tuple[str, str]]
 
 
 def _held(value: Any, seen: list[Any]) -> _Found:

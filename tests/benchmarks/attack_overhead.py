@@ -17,12 +17,15 @@ nothing; what the attack takes more is set against the network's passes, timed o
 and quiet on a busy machine, but leaves out that a network's passes push an attack's values out of
 the cache.
 
+A network that the JSON does not have yet gets columns beside the others.
+
     python tests/benchmarks/attack_overhead.py --data PATH \\
         --json docs/benchmarks/attack_overhead.json
 """
 
 import argparse
 import itertools
+import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -198,8 +201,22 @@ def main() -> None:
         rows.append(row)
         print("  ".join(map(str, row.values())), flush=True)
     peers.print_table(rows)
-    record = {"estimate": args.estimate, "rounds": args.rounds, "rows": rows}
-    peers.write_json(args.json, record | {"versions": peers.versions([])})
+    kept = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    record = {
+        "estimate": args.estimate,
+        "rounds": kept.get("rounds", {}) | dict.fromkeys(args.networks, args.rounds),
+        "rows": joined(kept.get("rows", []), rows),
+        "versions": peers.versions([]),
+    }
+    peers.write_json(args.json, record)
+
+
+def joined(kept: list[dict[str, object]], new: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Put new columns and rows beside those that a file has."""
+    rows = {row["attack"]: row for row in kept}
+    for row in new:
+        rows[row["attack"]] = rows.get(row["attack"], {}) | row
+    return list(rows.values())
 
 
 if __name__ == "__main__":

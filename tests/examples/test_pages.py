@@ -308,6 +308,20 @@ def test_table_of_autoattack_on_the_network_of_the_speed_runs():
     assert rows("benchmarks.md", *header) == expected
 
 
+def test_sentence_of_autoattack_with_all_queries():
+    study = json.loads((DOCS / "benchmarks" / "autoattack_5000.json").read_text())
+    ours, quick, package, torchattacks = study["robust, linf"]
+    assert (study["n"], study["queries"]) == (128, 5000)
+    (told,) = re.findall(
+        r"With 5,000 queries.*?autoattack_5000", (DOCS / "benchmarks.md").read_text(), re.DOTALL
+    )
+    rates = [f"{each['robust accuracy']:.3f}".lstrip("0") for each in (ours, quick, torchattacks)]
+    times = [f"{each['time / advcal']:.2f}".lstrip("0") for each in (package, quick, torchattacks)]
+    assert package["robust accuracy"] == ours["robust accuracy"]
+    assert re.findall(r"\.\d{3}\b", told) == rates
+    assert re.findall(r"\b1\.\d\d\b|\.\d\d\b", told.replace(rates[2], "")) == times
+
+
 def test_table_of_what_attacks_cost():
     study = json.loads((DOCS / "benchmarks" / "attack_overhead.json").read_text())
     sizes = ("small_cnn 16", "small_cnn 128", "fastnet 16", "fastnet 128")
