@@ -118,7 +118,7 @@ def _ends(bounds: Any, points: Tensor) -> tuple[Any, Any]:
     return low, high
 
 
-def narrow(eps: float, norm: str, bounds: tuple[float, float]) -> None:
+def below_width(eps: float, norm: str, bounds: tuple[float, float]) -> None:
     """Check that a cube does not hold the whole box: what is said of it would be of any inputs."""
     low, high = bounds
     if norm == "linf" and eps >= high - low:

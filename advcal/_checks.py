@@ -253,6 +253,18 @@ def tensor(
     raise TypeError(f"expected {name} {wanted}, got {found}{hint}")
 
 
+def like_inputs(inputs: Tensor, **given: Any) -> None:
+    """Check floating tensors of the shape of inputs on their device, but for their values.
+
+    A device would be waited for to read these.
+    """
+    for name, value in given.items():
+        at = tensor(name, value).device
+        if value.shape != inputs.shape or at != inputs.device:
+            wanted = f"{tuple(inputs.shape)} on {inputs.device} like the inputs"
+            raise ValueError(f"expected {name} of shape {wanted}, got {kind(value)} on {at}")
+
+
 def labels(
     value: Any, n: int, n_classes: int | None = None, device: Any = None, name: str = "labels"
 ) -> Tensor:

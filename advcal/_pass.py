@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -161,11 +161,11 @@ class Bound(Around):
             )
         return self._forward(self.model, (inputs, *(part for _, part in self._picked(rows))))
 
-    def of_rows(self, rows: Tensor | slice) -> "Bound":
+    def of_rows(self, rows: Tensor | slice) -> Self:
         """Bind the model to these rows of the batch, or to those of a mask."""
         rows = torch.arange(self._n)[rows if isinstance(rows, slice) else rows.cpu()]
         model = rows_of(self.model, rows)
-        return Bound(model, self._forward, len(rows), self._picked(rows))
+        return type(self)(model, self._forward, len(rows), self._picked(rows))
 
     def _picked(self, rows: Tensor) -> list[tuple[bool, Any]]:
         """Copy the rows, so that a model may write into them."""

@@ -80,9 +80,7 @@ def vector(name: str, value: Array, *, finite: bool = True) -> tuple[Tensor, Any
 
 def example_weights(probs: Array, weights: Array, y: Tensor) -> Tensor:
     """Check weights `(n,)`, one per label and of the kind of `probs`; return them in float64."""
-    if not isinstance(weights, Tensor if isinstance(probs, Tensor) else np.ndarray):
-        wanted = "a torch.Tensor" if isinstance(probs, Tensor) else "a numpy.ndarray"
-        raise TypeError(f"expected weights as {wanted} like probs, got {_checks.kind(weights)}")
+    _same_kind("weights", weights, "probs", probs)
     w = vector("weights", weights)[0]
     if w.shape != y.shape or w.device != y.device:
         wanted, found = f"of shape ({len(y)},) on {y.device}", _checks.kind(weights)
@@ -122,11 +120,16 @@ def _to_numpy(result: Tensor) -> Any:
 
 def labels_like(name: str, value: Any, labels: Any, n_classes: int) -> Tensor:
     """Check that labels are of the kind of a value; True is the second of two classes."""
-    if not isinstance(labels, Tensor if isinstance(value, Tensor) else np.ndarray):
-        wanted = "a torch.Tensor" if isinstance(value, Tensor) else "a numpy.ndarray"
-        raise TypeError(f"expected labels as {wanted} like {name}, got {_checks.kind(labels)}")
+    _same_kind("labels", labels, name, value)
     y = as_tensor("labels", labels)[0]
     return y.to(torch.int64) if y.dtype == torch.bool and n_classes == 2 else y
+
+
+def _same_kind(name: str, value: Any, other: str, like: Any) -> None:
+    """Check that a value is a tensor or a NumPy array as another one is."""
+    if not isinstance(value, Tensor if isinstance(like, Tensor) else np.ndarray):
+        wanted = "a torch.Tensor" if isinstance(like, Tensor) else "a numpy.ndarray"
+        raise TypeError(f"expected {name} as {wanted} like {other}, got {_checks.kind(value)}")
 
 
 # --- runs of rows ----------------------------------------------------------------------------
@@ -176,22 +179,18 @@ def sound(rows: Any, first: int = 0) -> Any:
     """
     if _checks.recording():
         return rows.clip(0, None)
+    if isinstance(rows, np.ndarray):  # a sum of squares is one look, and no less than the largest
+        least, off = np.minimum.reduce(rows, axis=None), rows @ _ones(rows.shape[1], rows.dtype) - 1
+        if least >= 0 and off.dot(off) <= _SLACK**2:
+            return rows
+        return sound(torch.from_numpy(rows), first).numpy()
     half = _checks.SUM_TOLERANCE.get(rows.dtype)
     wide, slack = (rows, _SLACK) if half is None else (rows.float(), half)
-    if isinstance(wide, np.ndarray):  # a sum of squares is one look, and no less than the largest
-        least, off = np.minimum.reduce(wide, axis=None), wide @ _ones(*wide.shape[1:], wide.dtype)
-        off -= 1
-        if least >= 0 and off.dot(off) <= slack**2:
-            return rows
-        low, high = 1 + float(off.min()), 1 + float(off.max())
-    else:
-        smallest = wide.min()  # the first to read the rows, which are in the cache from then on
-        sums = wide.sum(1)
-        least, low, high = _checks.read(smallest, sums.min(), sums.max())
+    smallest = wide.min()  # the first to read the rows, which are in the cache from then on
+    sums = wide.sum(dim=1)
+    least, low, high = _checks.read(smallest, sums.min(), sums.max())
     if least >= -_BELOW and 1 - slack <= low <= high <= 1 + slack:
         return rows if least >= 0 else rows.clip(0, 1)
-    wide = torch.as_tensor(wide)
-    sums = wide.sum(dim=1)
     bad = ~(((sums - 1).abs() <= slack) & (wide >= -_BELOW).all(dim=1))
     row = int(bad.nonzero()[0])
     low, high = (float(end) for end in wide[row].aminmax())
@@ -231,16 +230,13 @@ def top_label(p: Tensor, y: Tensor, positive: int | None = None) -> tuple[Tensor
     """
     if positive is not None:
         return _sums.exact(p[:, positive]), y == positive
-    if p.shape[1] > _NARROW or small(p) or not _sums.eager(p):
-        fast = in_numpy(p)
+    fast = in_numpy(p)
+    if p.shape[1] > _NARROW or small(p) or not fast:
         predicted = torch.from_numpy(p.numpy().argmax(axis=1)) if fast else p.argmax(dim=1)
         return p.gather(1, predicted[:, None])[:, 0].double(), predicted == y
     # Over many rows of few classes argmax is slow; the label's probability against others' is not.
     own = p.gather(1, y[:, None])[:, 0]
-    if in_numpy(p):
-        classes_first = torch.from_numpy(p.numpy().T.copy())
-    else:
-        classes_first = p.t().clone(memory_format=torch.contiguous_format)
+    classes_first = torch.from_numpy(p.numpy().T.copy())
     others = classes_first.scatter_(0, y[None], -1).amax(dim=0)
     correct = own > others
     tied = (own == others).nonzero()[:, 0]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from advcal import _checks
 from advcal._pass import Bound
 from advcal._typing import Batch, Model
+from advcal._values import shown
 
 
 def alongside(model: Model, *others: Tensor) -> nn.Module:
@@ -51,7 +52,13 @@ def alongside(model: Model, *others: Tensor) -> nn.Module:
     lengths = [len(other) for other in others]
     if len(set(lengths)) != 1:
         raise ValueError(f"expected one or more others of one length, got {lengths or 'none'}")
-    return Bound(model, _called, lengths[0], [(True, other) for other in others])
+    return _Alongside(model, _called, lengths[0], [(True, other) for other in others])
+
+
+class _Alongside(Bound):
+    def __repr__(self) -> str:
+        held = [self.model, *(rows for _, rows in self._others)]
+        return f"alongside({', '.join(map(shown, held))})"
 
 
 def _called(model: Model, batch: Batch) -> Tensor:

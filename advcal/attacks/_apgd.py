@@ -139,7 +139,7 @@ def apgd(
 
 def _given(start: Tensor, region: Ball) -> Tensor:
     """Check points to start at and copy them."""
-    region._check(start=start)
+    _checks.like_inputs(region.centre, start=start)
     if not _checks.recording() and not bool(start.isfinite().all()):
         raise ValueError("expected start without NaN and infinities, got some")
     return _batches.copied(start).to(region.centre.dtype)

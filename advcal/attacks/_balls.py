@@ -64,7 +64,7 @@ class Ball:
         Returns:
             Lengths in the norm, float64, shape `(n,)`.
         """
-        self._check(points=points)
+        _checks.like_inputs(self.centre, points=points)
         return self._length(points)
 
     def project(self, points: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Ball:
         Returns:
             Points inside; one that is inside stays as it is.
         """
-        self._check(points=points)
+        _checks.like_inputs(self.centre, points=points)
         return self._project(points)
 
     def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
@@ -90,7 +90,9 @@ class Ball:
         Returns:
             Directions, shape `(n, ...)`.
         """
-        self._check(gradient=gradient, **({} if points is None else {"points": points}))
+        _checks.like_inputs(self.centre, gradient=gradient)
+        if points is not None:
+            _checks.like_inputs(self.centre, points=points)
         return self._steepest(gradient, points)
 
     def random_point(self, generator: torch.Generator | None) -> Tensor:
@@ -116,22 +118,13 @@ class Ball:
         Returns:
             Where the step leads, not yet projected.
         """
-        self._check(points=points, gradient=gradient)
+        _checks.like_inputs(self.centre, points=points, gradient=gradient)
         if not isinstance(size, Tensor):
             _checks.number("size", size, least=0)
         elif _checks.tensor("size", size).shape != self.centre.shape[:1]:
             wanted = tuple(self.centre.shape[:1])
             raise ValueError(f"expected size of shape {wanted}, got {_checks.kind(size)}")
         return self._ascend(points, gradient, size)
-
-    def _check(self, **given: Any) -> None:
-        """Check points and gradients, but for their values: a device would be waited for."""
-        for name, value in given.items():
-            at = _checks.tensor(name, value).device
-            if value.shape != self.centre.shape or at != self.centre.device:
-                wanted = f"{tuple(self.centre.shape)} on {self.centre.device} like the inputs"
-                found = f"{_checks.kind(value)} on {at}"
-                raise ValueError(f"expected {name} of shape {wanted}, got {found}")
 
     def _length(self, points: Tensor) -> Tensor:
         offset = (wide(points) - wide(self.centre)).flatten(1)

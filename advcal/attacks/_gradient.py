@@ -114,7 +114,7 @@ def slope_of(objective: Callable[[Tensor], Tensor]) -> Slope:
 
     def slope(logits: Tensor) -> tuple[Tensor, Tensor]:
         values, back = linearised(objective, logits)
-        return values.detach(), scaled(back(torch.ones_like(_checks.losses(values, len(logits)))))
+        return values.detach(), scaled(back(torch.ones_like(values)))
 
     return slope
 
@@ -135,8 +135,7 @@ def linearised(
     with torch.enable_grad():
         point = at.detach().requires_grad_()
         value = function(point)
-    if isinstance(value, Tensor):
-        _checks.differentiable(value, of)
+    _checks.differentiable(value, of)
     return value, partial(pulled, value, point, of=of)
 
 
@@ -196,16 +195,17 @@ class Best:
         if self.n == 0:
             self.n, self.first, self.second, self.points = len(points), first, second, points
             return
-        all_held = held = self.first, self.second, self.points
-        if rows is not None and len(rows) < self.n:
-            held = of_rows(held, rows)
+        if rows is not None and len(rows) == self.n:
+            rows = None
+        every = self.first, self.second, self.points
+        held = every if rows is None else of_rows(every, rows)
         better = torch.where(first == held[0], second > held[1], first.bool())
         if self.stop:
             better = better & ~held[0]
-        offered = zip((first, second, points), held, strict=True)
-        found = [select(better, new, old) for new, old in offered]
-        if rows is not None and len(rows) < self.n:
-            pairs = zip(all_held, found, strict=True)
+        pairs = zip((first, second, points), held, strict=True)
+        found = [select(better, new, old) for new, old in pairs]
+        if rows is not None:
+            pairs = zip(every, found, strict=True)
             # A clone keeps the memory format, which index_copy alone would not.
             found = [old.clone().index_copy_(0, rows, new.to(old.dtype)) for old, new in pairs]
         self.first, self.second, self.points = found
@@ -235,7 +235,9 @@ def climb(
         rows = torch.arange(len(points), device=points.device)
         rows = best.left(rows) if best.n else rows
         model, points, goal, rule = of_rows((model, points, goal, rule), rows)
-    for step in range(1, steps + 1 if len(points) else 1):
+    for step in range(1, steps + 1):
+        if not len(points):
+            return points
         seen = gradient_at(model, points, goal.slope)
         reached, rule = rule.step(points, seen)
         if best is not None:
@@ -244,10 +246,7 @@ def climb(
         if best is not None and rows is not None and to_be_sorted_out(step, points):
             left = best.left(rows)
             if len(left) < len(rows):
-                held = (rows, model, points, goal, rule)
-                rows, model, points, goal, rule = of_rows(held, left)
-            if not len(left):
-                return points
+                rows, model, points, goal, rule = of_rows((rows, model, points, goal, rule), left)
     if best is not None and len(points):
         logits = logits_at(model, points)
         best.offer(points, goal.reached(logits), goal(logits), rows)
@@ -269,8 +268,6 @@ def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
     The result may be one of the two tensors itself: do not write to it.
     """
-    if yes.ndim == 1:
-        return torch.where(condition, yes, no)
     alike = yes.stride() == no.stride() and yes.dtype == no.dtype
     if not alike or yes.numel() < _LARGE or not free_to_read(yes):
         return torch.where(per_example(condition, yes), yes, no)

@@ -97,14 +97,8 @@ def descend_keeping(
 
     With `anew` it begins again from the best point after 10 steps, then after 20, 40, … more, and
     closes in only in the last quarter of these: halved for good, the steps of a long descent would
-    end where it first met the boundary. What more steps see comes on top of what fewer see. It then
-    follows the aim on the other side too, beside winning the label back: the optimum of an example
-    that has crossed lies along the boundary. There gradients alternate, so that each step keeps a
-    share of the direction of those before. And a step is cut to where, by the gradient, the logits
-    that it moves are level, down to a sixteenth: in a large ball steps are much like those in a
-    smaller one. If the aim is an entropy, steps after the first beginning turn on their way, by a
-    linear model of the logits that all looks have taught: one slope is true at one point only,
-    and where many classes tie the way out is between theirs.
+    end where it first met the boundary. What more steps see comes on top of what fewer see. Its
+    steps are those of `_Rolling`.
 
     Args:
         model: The model, frozen.
@@ -120,15 +114,15 @@ def descend_keeping(
     """
     best, here = Best(start) if best is None else best, start
     least_lead: Tensor | None = None
-    near: Tangent | None = None
     ever_kept = torch.zeros_like(labels, dtype=torch.bool)
+    rule: _Rolling | _Straight = _Straight(region)
+    if anew:
+        rule = _Rolling(region, labels, learns=steps > FIRST)
     for turn, (length, taken) in enumerate(_cycles(steps) if anew else [(steps, steps)]):
         first = step_size(length) if callable(step_size) else step_size
         first = each_of(first, start, torch.float32)
         size, least = _Halved(first), _LEAST if length > FIRST and anew else 0.0
-        rolling = _Rolling(region, _MOMENTUM["later" if turn else "first"])
-        if near is not None:
-            near.jump()
+        rule.begin(turn)
         for step in range(taken + 1):
             if step == taken:
                 logits = logits_at(model, here)
@@ -150,22 +144,8 @@ def descend_keeping(
             side = keeps if seen.side is None else (seen.side + 1) * keeps
             size.cross(side, ever_kept, least if step < _CLOSE_IN * length else 0.0)
             ever_kept = ever_kept | keeps
-            if anew:  # not while it leads by too little: two classes would cancel out
-                follow = scaled(seen.gradient)
-                slope = torch.where(
-                    keeps[:, None], follow, regain + follow * (lead < 0).unsqueeze(1)
-                )
-                gap = (slope * finite(logits - apart.label)).sum(dim=1)
-                gap = torch.where(keeps, gap, gap + 2 * least_lead)
-                gradient = lift(steady(back(slope)))
-                if seen.order is not None and steps > FIRST:
-                    near = near or Tangent(here, logits, labels)
-                    near.learn(here, logits, slope, gradient)
-                    near.raise_entropy(seen.order, 2 * least_lead)
-                here = rolling.step(here, gradient, gap, size.now, near if turn else None)
-            else:
-                slope = scaled(torch.where(keeps[:, None], seen.gradient, regain))
-                here = region.project(region.ascend(here, -back(slope), size.now))
+            place = _Place(here, logits, apart, lead, least_lead, keeps, regain, seen, back)
+            here = rule.step(place, size.now)
         here = best.points
     return best.points
 
@@ -204,31 +184,85 @@ class _Halved:
         self._side = side
 
 
+class _Place(NamedTuple):
+    """What is known where a descent stands, each with one row per example."""
+
+    points: Tensor
+    logits: Tensor
+    apart: Apart
+    lead: Tensor  # of the label over the others
+    least_lead: Tensor  # at which it counts as kept
+    keeps: Tensor
+    regain: Tensor  # the gradient, with respect to the logits, of by how much the label is behind
+    look: Look
+    back: Callable[[Tensor], Tensor]  # from a gradient with respect to the logits to the inputs
+
+
+class _Straight:
+    """Steps down the slope of the aim while the label is kept, else of what is to regain."""
+
+    def __init__(self, region: Ball) -> None:
+        self._region = region
+
+    def begin(self, turn: int) -> None:
+        """Begin, which is once."""
+
+    def step(self, at: _Place, size: Tensor) -> Tensor:
+        """Take a step of the size and project."""
+        slope = scaled(torch.where(at.keeps[:, None], at.look.gradient, at.regain))
+        return self._region.project(self._region.ascend(at.points, -at.back(slope), size))
+
+
 class _Rolling:
-    """Steps that keep a share of the direction of those before."""
+    """Steps that follow the aim on the other side too, beside winning the label back.
+
+    The optimum of an example that has crossed lies along the boundary. There gradients alternate,
+    so that each step keeps a share of the direction of those before. And a step is cut to where, by
+    the gradient, the logits that it moves are level, down to a sixteenth: in a large ball steps are
+    much like those in a smaller one. If the aim is an entropy, steps after the first beginning turn
+    on their way, by a linear model of the logits that all looks have taught: one slope is true at
+    one point only, and where many classes tie the way out is between theirs.
+    """
 
     _direction: Tensor
 
-    def __init__(self, region: Ball, share: float) -> None:
-        self._region, self._share = region, share
-        self._moves = False
+    def __init__(self, region: Ball, labels: Tensor, *, learns: bool) -> None:
+        self._region, self._labels, self._learns = region, labels, learns
+        self._near: Tangent | None = None
 
-    def step(
-        self, here: Tensor, slope: Tensor, gap: Tensor, size: Tensor, near: Tangent | None
-    ) -> Tensor:
-        """Step against a slope, about as far as this takes to close a gap, if that is above 0.
+    def begin(self, turn: int) -> None:
+        """Begin from another point, for the first time at turn 0."""
+        self._first, self._moves = turn == 0, False
+        self._share = _MOMENTUM["first" if self._first else "later"]
+        if self._near is not None:
+            self._near.jump()
+
+    def step(self, at: _Place, size: Tensor) -> Tensor:
+        """Step down about as far as it takes to close the gap to level logits, if that is above 0.
 
         With a linear model it is a step in parts, of which the later ones follow the model.
         """
-        steepness = self._turn(inward(self._region, -slope, here))
+        here, follow = at.points, scaled(at.look.gradient)
+        # Not while the label leads by too little: two classes would cancel out.
+        slope = torch.where(
+            at.keeps[:, None], follow, at.regain + follow * (at.lead < 0).unsqueeze(1)
+        )
+        gap = (slope * finite(at.logits - at.apart.label)).sum(dim=1)
+        gap = torch.where(at.keeps, gap, gap + 2 * at.least_lead)
+        gradient = lift(steady(at.back(slope)))
+        if at.look.order is not None and self._learns:
+            self._near = self._near or Tangent(here, at.logits, self._labels)
+            self._near.learn(here, at.logits, slope, gradient)
+            self._near.raise_entropy(at.look.order, 2 * at.least_lead)
+        steepness = self._turn(inward(self._region, -gradient, here))
         # A slope that is steep for the moment, as that of a root near 0, says little of the way.
         reach = torch.maximum((gap / steepness).to(size.dtype), _SHORTEST * size)
         reach = torch.where(gap > 0, torch.minimum(size, reach), size)
-        if near is None:
+        if self._near is None or self._first:
             return self._go(here, reach)
         here = self._go(here, _PARTS[0] * reach)
         for part in _PARTS[1:]:
-            self._turn(near.descent_at(here))
+            self._turn(self._near.descent_at(here))
             here = self._go(here, part * reach)
         return here
 

@@ -5,10 +5,11 @@ from advcal.evaluation._compare import compare
 from advcal.evaluation._corrupt import corrupt, corruptions
 from advcal.evaluation._costs import Cost, Latency, costs
 from advcal.evaluation._detect import Detection, detection
-from advcal.evaluation._diagnose import Diagnosis, Finding, diagnose
+from advcal.evaluation._diagnose import Diagnosis, diagnose
 from advcal.evaluation._envelope import Envelope, confidence_envelope
 from advcal.evaluation._evaluate import Evaluation, TargetedEvaluation, evaluate
 from advcal.evaluation._files import read_corruptions
+from advcal.evaluation._findings import Finding
 from advcal.evaluation._pareto import hypervolume, pareto
 from advcal.evaluation._rows import rows
 from advcal.evaluation._search import pareto_search

@@ -156,7 +156,7 @@ def audit(
     _checks.choice("norm", norm, ("linf", "l2"))
     _checks.arguments(steps=steps, n_bins=n_bins, generator=generator, progress=progress)
     eps = _checks.number("eps", eps, above=0)
-    _batches.narrow(eps, norm, _batches.bounds_pair(bounds, finite=True))
+    _batches.below_width(eps, norm, _batches.bounds_pair(bounds, finite=True))
     if path is not None:
         _checks.path("path", path)
     if certified is not None:

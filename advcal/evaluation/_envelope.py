@@ -127,7 +127,7 @@ def confidence_envelope(
         raise ValueError("expected one eps or more, got none")
     way = Way(autocast, channels_last, device, forward, progress)
     _checks.arguments(steps=steps, norm=norm, generator=generator)
-    _batches.narrow(radii[-1], norm, _batches.bounds_pair(bounds))
+    _batches.below_width(radii[-1], norm, _batches.bounds_pair(bounds))
     _checks.sequence("attacks", attacks)
     for attack in attacks:
         _checks.arguments(attack=attack)

@@ -2,7 +2,7 @@
 
 Each takes images `(n, channels, height, width)` in float32, the setting of its severity and a
 source of random numbers. Lengths are in pixels of an image whose shorter side is 32, and grow with
-the side; those of `_scale(images, least=1)` do not shrink with it, lest a blur do nothing. What
+the side; those of `scale(images, least=1)` do not shrink with it, lest a blur do nothing. What
 leaves [0, 1] is clamped by the caller.
 """
 
@@ -15,9 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from advcal._random import steady
+from advcal.evaluation._filters import (
+    SIDE,
+    coordinates,
+    filtered,
+    moved,
+    moving,
+    scale,
+    smoothed,
+    transformed,
+)
 
-_SIDE = 32  # the side of an image that lengths are given for
-_REACH = 4  # standard deviations after which a Gaussian is cut off
 _LIQUIDS = {  # colour in RGB, opacity, and how far the light on it goes
     "water": ((0.85, 0.85, 0.85), 0.5, 0.5),
     "mud": ((0.26, 0.18, 0.10), 0.9, 0.1),
@@ -73,11 +81,11 @@ def speckle_noise(images: Tensor, deviation: float, source: Source) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, deviation: float, source: Source) -> Tensor:
-    return _smoothed(images, deviation * _scale(images, least=1))
+    return smoothed(images, deviation * scale(images, least=1))
 
 
 def defocus_blur(images: Tensor, radius: float, source: Source) -> Tensor:
-    radius = radius * _scale(images, least=1)
+    radius = radius * scale(images, least=1)
     reach, fine = math.ceil(radius), 9  # a pixel weighs what the disc covers of its 9 x 9 parts
     parts = (
         torch.arange(
@@ -91,26 +99,26 @@ def defocus_blur(images: Tensor, radius: float, source: Source) -> Tensor:
     disc = (parts[:, None] ** 2 + parts[None, :] ** 2 <= radius**2).float()
     kernel = functional.avg_pool2d(disc[None, None], fine)[0, 0].to(images.device)
     kernel = kernel / kernel.sum()
-    return _filtered(images, kernel) if reach < 5 else _transformed(images, kernel[None])
+    return filtered(images, kernel) if reach < 5 else transformed(images, kernel[None])
 
 
 def glass_blur(images: Tensor, distance: float, source: Source) -> Tensor:
     n, _, height, width = images.shape
-    moves = distance * _scale(images, least=1) * (2 * source.uniform(2, n, height, width) - 1)
-    return gaussian_blur(_moved(images, *moves.round()), 0.4, source)
+    moves = distance * scale(images, least=1) * (2 * source.uniform(2, n, height, width) - 1)
+    return gaussian_blur(moved(images, *moves.round()), 0.4, source)
 
 
 def motion_blur(images: Tensor, deviation: float, source: Source) -> Tensor:
-    return _moving(images, deviation, math.pi * source.uniform(len(images), 1, 1))
+    return moving(images, deviation, math.pi * source.uniform(len(images), 1, 1))
 
 
 def zoom_blur(images: Tensor, largest: float, source: Source) -> Tensor:
     _, _, height, width = images.shape
-    rows, columns = _coordinates(images)
+    rows, columns = coordinates(images)
     rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
     zooms = torch.linspace(1, largest, 12, dtype=torch.float32, device="cpu").tolist()
-    moved = (_moved(images, rows / zoom - rows, columns / zoom - columns) for zoom in zooms)
-    return sum(moved, start=torch.zeros_like(images)) / len(zooms)
+    zoomed = (moved(images, rows / zoom - rows, columns / zoom - columns) for zoom in zooms)
+    return sum(zoomed, start=torch.zeros_like(images)) / len(zooms)
 
 
 # --- weather ---------------------------------------------------------------------------------
@@ -127,24 +135,24 @@ def snow(images: Tensor, setting: tuple[float, float], source: Source) -> Tensor
     share, paleness = setting
     n, _, height, width = images.shape
     pale = torch.maximum(images, images.mean(dim=1, keepdim=True) * 0.7 + 0.3)
-    flakes = _smoothed(source.normal(n, 1, height, width), 0.6 * _scale(images))
+    flakes = smoothed(source.normal(n, 1, height, width), 0.6 * scale(images))
     least = flakes.flatten(1).quantile(1 - share, dim=1)[:, None, None, None]
     most = flakes.flatten(1).amax(dim=1)[:, None, None, None]
     bright = ((flakes - least) / (most - least)).clamp(0, 1).sqrt()
     angle = math.pi * (0.25 + 0.5 * source.uniform(n, 1, 1))
-    return torch.lerp(images, pale, paleness) + 1.3 * _moving(bright, 0.8, angle)
+    return torch.lerp(images, pale, paleness) + 1.3 * moving(bright, 0.8, angle)
 
 
 def spatter(images: Tensor, setting: tuple[str, float, float], source: Source) -> Tensor:
     liquid, length, share = setting
     colour, opacity, gloss = _LIQUIDS[liquid]
     n, channels, height, width = images.shape
-    layer = _smoothed(source.normal(n, 1, height, width), length * _scale(images)).flatten(1)
+    layer = smoothed(source.normal(n, 1, height, width), length * scale(images)).flatten(1)
     least = layer.sort(dim=1).values[:, math.floor((1 - share) * height * width) - 1, None]
     depth = (layer - least) / layer.std(dim=1, keepdim=True)
     drops = (3 * depth).clamp(0, 1).view(n, 1, height, width)
-    aside = images.new_full((), 0.5 * length * _scale(images))
-    relief = _moved(drops, aside, aside) - _moved(drops, -aside, -aside)  # lit from the upper left
+    aside = images.new_full((), 0.5 * length * scale(images))
+    relief = moved(drops, aside, aside) - moved(drops, -aside, -aside)  # lit from the upper left
     tint = images.new_tensor(colour)[:, None, None]
     tint = tint if channels == 3 else tint.mean()
     return torch.lerp(images, tint + gloss * relief, opacity * drops)
@@ -176,15 +184,15 @@ def saturate(images: Tensor, factor: float, source: Source) -> Tensor:
 
 def elastic_transform(images: Tensor, distance: float, source: Source) -> Tensor:
     n, _, height, width = images.shape
-    moves = _smoothed(source.normal(n, 2, height, width), 2.5 * _scale(images))
+    moves = smoothed(source.normal(n, 2, height, width), 2.5 * scale(images))
     moves = moves / moves.flatten(1).std(dim=1)[:, None, None, None]
-    return _moved(images, *(distance * _scale(images) * moves).unbind(dim=1))
+    return moved(images, *(distance * scale(images) * moves).unbind(dim=1))
 
 
 def pixelate(images: Tensor, factor: float, source: Source) -> Tensor:
     height, width = images.shape[2:]
     for side, dim in ((height, 2), (width, 3)):
-        fewer = 0.265 if side <= _SIDE / 2 else 0.0  # so that no two severities are the same
+        fewer = 0.265 if side <= SIDE / 2 else 0.0  # so that no two severities are the same
         shares = _shares(side, round(side * factor - fewer)).to(images.device)
         means = shares / shares.sum(dim=1, keepdim=True)
         images = (images.transpose(dim, 3) @ means.T @ shares).transpose(dim, 3)
@@ -194,93 +202,12 @@ def pixelate(images: Tensor, factor: float, source: Source) -> Tensor:
 # --- helpers ---------------------------------------------------------------------------------
 
 
-def _scale(images: Tensor, *, least: float = 0.0) -> float:
-    return max(min(images.shape[2:]) / _SIDE, least)
-
-
-def _smoothed(images: Tensor, deviation: float) -> Tensor:
-    line = _gaussian(deviation, images.device)
-    return _filtered(_filtered(images, line[:, None]), line[None, :])
-
-
-def _gaussian(deviation: float, device: torch.device) -> Tensor:
-    reach = math.ceil(_REACH * deviation)
-    places = torch.arange(-reach, reach + 1, dtype=torch.float32, device=device)
-    weights = torch.exp(-(places**2) / (2 * deviation**2))
-    return weights / weights.sum()
-
-
 def _shares(n: int, parts: int) -> Tensor:
     """Return how much of each of `n` pixels in a row lies in each of equal parts, `(parts, n)`."""
     ends = torch.arange(parts + 1, dtype=torch.float64, device="cpu") * n / parts
     pixels = torch.arange(n, dtype=torch.float64, device="cpu")
     upper = torch.minimum(ends[1:, None], pixels + 1)
     return (upper - torch.maximum(ends[:-1, None], pixels)).clamp_min(0).float()
-
-
-def _filtered(images: Tensor, kernel: Tensor) -> Tensor:
-    """Filter every channel of every image, mirrored at the borders."""
-    n, channels, height, width = images.shape
-    down, across = kernel.shape[0] // 2, kernel.shape[1] // 2
-    flat = images.reshape(n * channels, 1, height, width)
-    padded = functional.pad(flat, (across, across, down, down), mode="reflect")
-    return functional.conv2d(padded, kernel[None, None]).view_as(images)
-
-
-def _transformed(images: Tensor, kernels: Tensor) -> Tensor:
-    """Filter images by wide kernels `(n or 1, odd, odd)` of their own, as `_filtered` does.
-
-    By Fourier transforms, whose time does not grow with the kernel.
-    """
-    height, width = images.shape[2:]
-    down, across = kernels.shape[1] // 2, kernels.shape[2] // 2
-    padded = functional.pad(images, (across, across, down, down), mode="reflect")
-    size = [_smooth(side) for side in padded.shape[2:]]
-    # Correlation is the product with the conjugate; what wraps around is beyond the part kept.
-    waves = torch.fft.rfft2(padded, size) * torch.fft.rfft2(kernels, size).conj_physical()[:, None]
-    whole: Tensor = torch.fft.irfft2(waves, size)
-    return whole[..., :height, :width]
-
-
-def _smooth(n: int) -> int:
-    """Return the least number from `n` on of factors 2, 3 and 5 alone, which transforms fast."""
-    rest = n
-    for factor in (2, 3, 5):
-        while rest % factor == 0:
-            rest //= factor
-    return n if rest == 1 else _smooth(n + 1)
-
-
-def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row of each pixel, `(height, 1)`, and its column, `(1, width)`."""
-    _, _, height, width = images.shape
-    rows = torch.arange(height, device=images.device, dtype=images.dtype)
-    columns = torch.arange(width, device=images.device, dtype=images.dtype)
-    return rows[:, None], columns[None, :]
-
-
-def _moved(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Take each pixel from so far away, between pixels by interpolation, mirrored at the border."""
-    n, _, height, width = images.shape
-    rows, columns = _coordinates(images)
-    y = (rows + down) * 2 / (height - 1) - 1
-    x = (columns + across) * 2 / (width - 1) - 1
-    grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1).expand(n, height, width, 2)
-    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
-
-
-def _moving(images: Tensor, deviation: float, angle: Tensor) -> Tensor:
-    """Blur along a line of its own angle, `(n, 1, 1)`, in each image, with Gaussian weights."""
-    deviation = max(deviation * _scale(images), 0.2)  # less than a fifth of a pixel does nothing
-    weights = _gaussian(2 * deviation, images.device)  # at half pixels
-    steps = (torch.arange(len(weights), device=images.device) - len(weights) // 2).float() / 2
-    reach = math.ceil(len(weights) // 2 / 2)
-    pixels = torch.arange(-reach, reach + 1, device=images.device).float()[:, None]
-    # A point between pixels has its weight on the four around it, by how near they are.
-    down, across = (
-        (1 - (pixels - steps * part).abs()).clamp_min(0) for part in (angle.sin(), angle.cos())
-    )
-    return _transformed(images, (weights * down) @ across.transpose(1, 2))
 
 
 def _plasma(images: Tensor, decay: float, source: Source) -> Tensor:

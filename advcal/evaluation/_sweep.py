@@ -1,16 +1,14 @@
 """Models x data sets x attacks x radii, in a file that a killed run goes on with."""
 
-import copy
 import dataclasses
 import functools
 import itertools
 import os
-import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import distributed
@@ -18,33 +16,13 @@ from torch import distributed
 from advcal import _checks, _digest, _files, _processes, _targets
 from advcal._pass import Way, again
 from advcal._targets import Targets
-from advcal._typing import Attack, Batch, Forward, Model, Progress
+from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _lines
+from advcal.evaluation._cell import Cell, Item, Run, made, steps_of
 from advcal.evaluation._corrupt import listed
-from advcal.evaluation._evaluate import evaluating
 from advcal.evaluation._fingerprint import fingerprint
-from advcal.evaluation._lines import NAMES, Key, Record
+from advcal.evaluation._lines import Key, Record
 from advcal.evaluation._transfer import named
-
-
-class _Cell(NamedTuple):
-    """One evaluation that is wanted, by itself: another process can make it."""
-
-    key: Key
-    settings: dict[str, str]  # that its record must be made with
-    model: Model
-    batches: Iterable[Batch]
-    attack: Attack | None
-    targets: Targets | None
-
-
-class _Run(NamedTuple):
-    """What all evaluations have in common."""
-
-    way: Way
-    n_bins: int
-    all_reduce: bool
-    random: torch.Tensor  # the state of the global generator that each begins with
 
 
 def sweep(
@@ -141,7 +119,7 @@ def sweep(
     if forward is not None:
         settings["forward"] = fingerprint(forward)
     cells = _cells(models, batches, attacks, radii, targets, settings, all_reduce)
-    run = _Run(dataclasses.replace(way, progress=None), n_bins, all_reduce, torch.get_rng_state())
+    run = Run(dataclasses.replace(way, progress=None), n_bins, all_reduce, torch.get_rng_state())
     file, group = None if path is None else Path(path), _group(all_reduce)
     writes = file is not None and (group is None or distributed.get_rank(group) == 0)
     with ExitStack() as stack:
@@ -182,7 +160,7 @@ def _cells(
     targets: Targets | None,
     common: Mapping[str, str],
     all_reduce: bool,
-) -> list[_Cell]:
+) -> list[Cell]:
     weights = {name: fingerprint(model) for name, model in models.items()}
     known = {name: fingerprint(attack) for name, attack in attacks.items()}
     data = _digests(batches, all_reduce)
@@ -197,7 +175,7 @@ def _cells(
             if attack is not None and radius is not None:
                 attack = functools.partial(attack, eps=radius)
             key = model, source, name, radius
-            cells.append(_Cell(key, settings, models[model], batches[source], attack, aims))
+            cells.append(Cell(key, settings, models[model], batches[source], attack, aims))
     return cells
 
 
@@ -212,73 +190,23 @@ def _digests(batches: Mapping[str, Iterable[Batch]], all_reduce: bool) -> dict[s
 # --- the work --------------------------------------------------------------------------------
 
 
-def _steps(cell: _Cell, run: _Run) -> Generator[None, None, Record]:
-    """Make a record, with a stop before each batch."""
-    attack, toward = _own(cell.attack), None
-    if cell.targets is not None:
-        toward = _targets.of_batches(cell.targets)
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(run.random)
-        work = evaluating(
-            cell.model, cell.batches, attack, toward, run.way, run.n_bins, run.all_reduce
-        )
-        found = yield from work
-    names = dict(zip(NAMES, cell.key, strict=True))
-    return _lines.sealed({**names, **found.as_dict(), "settings": cell.settings})
-
-
-def _own(attack: Attack | None) -> Attack | None:
-    """Copy an attack that draws from generators of its own, which stay as they are."""
-    parts = _targets.within(attack)
-    drawing = [each for each in parts if isinstance(each, torch.Generator)]
-    if not drawing:
-        return attack
-    memo: dict[int, Any] = {id(each): each for each in parts if not _targets.inside(each)}
-    for each in drawing:
-        memo[id(each)] = torch.Generator(each.device).set_state(each.get_state())
-    return copy.deepcopy(attack, memo)
-
-
 def _in_turn(
-    cells: Sequence[_Cell], run: _Run, keep: Callable[[Record], None]
+    cells: Sequence[Cell], run: Run, keep: Callable[[Record], None]
 ) -> Generator[None, None, None]:
     """Make one record after the other, with a stop before each batch."""
     for cell in cells:
-        keep((yield from _steps(cell, run)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Item:
-    """What `map` sends."""
-
-    cell: _Cell
-    run: _Run
-
-    def __dask_tokenize__(self) -> str:
-        """Return another name each time, lest Dask reads all that is in here to find one."""
-        return secrets.token_hex(16)
-
-
-def _made(item: _Item) -> Record:
-    """Make a record; what `map` calls."""
-    steps = _steps(item.cell, item.run)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            record: Record = end.value
-            return record
+        keep((yield from steps_of(cell, run)))
 
 
 def _over(
     map: Callable[..., Iterable[Any]],
-    cells: Sequence[_Cell],
-    run: _Run,
+    cells: Sequence[Cell],
+    run: Run,
     keep: Callable[[Record], None],
 ) -> Generator[None, None, None]:
     """Let another one make the records, with a stop after each."""
     left = {cell.key for cell in cells}
-    for record in _results(map(_made, [_Item(cell, run) for cell in cells]) if cells else []):
+    for record in _results(map(made, [Item(cell, run) for cell in cells]) if cells else []):
         try:
             key = _lines.key_of(record)
         except (KeyError, TypeError):
@@ -329,7 +257,7 @@ class _Sized:
         return self._steps
 
 
-def _batches(cells: Sequence[_Cell]) -> int | None:
+def _batches(cells: Sequence[Cell]) -> int | None:
     """Count the batches of all evaluations; None if the data do not say."""
     try:
         return sum(map(len, (cast(Any, cell.batches) for cell in cells)))
@@ -340,7 +268,7 @@ def _batches(cells: Sequence[_Cell]) -> int | None:
 # --- processes -------------------------------------------------------------------------------
 
 
-def _opened(file: Path | None, cells: Sequence[_Cell], stack: ExitStack) -> dict[Key, Record]:
+def _opened(file: Path | None, cells: Sequence[Cell], stack: ExitStack) -> dict[Key, Record]:
     """Be the only one to write a file, and return what it holds."""
     if file is None:
         return {}

@@ -91,36 +91,20 @@ def binned(
     rows = _probs.checked_rows(p, y, from_logits)
     chunks: Iterable[Any] = (_probs.top_label(*each, positive) for each in rows)
     edges: Tensor = uniform_edges(n_bins, p.device)
-    fields = [edges, *summed(chunks, edges, binning, w)]
-    if w is not None:
-        squares = w.square().sum()
-        if not _checks.recording() and not 0 < float(squares) < math.inf:
-            raise ValueError(
-                "expected weights whose squares have a sum in float64, got weights up to "
-                f"{float(w.max()):g}; divide them by their mean"
-            )
-        fields.append(squares)
-    return tuple([own_kind(each) for each in fields])
+    sums: tuple[Tensor, ...]
+    sums = summed(chunks, edges, binning) if w is None else _weighted(chunks, edges, binning, w)
+    return tuple([own_kind(each) for each in (edges, *sums)])
 
 
 def summed(
-    chunks: Iterable[tuple[Tensor, Tensor]],
-    edges: Tensor,
-    binning: Binning,
-    weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    chunks: Iterable[tuple[Tensor, Tensor]], edges: Tensor, binning: Binning
+) -> tuple[Tensor, ...]:
     """Return counts, summed confidence and the right per bin; set the edges of equal mass."""
     n_bins = len(edges) - 1
-    if binning == "quantile" or weights is not None:
+    if binning == "quantile":
         confidence, correct = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        if binning == "quantile":
-            edges[1:-1] = quantile_edges(*confidence.sort(), n_bins, weights)
-        if weights is not None:
-            index = torch.bucketize(confidence, edges[1:-1])
-            each = (weights, weights * confidence, weights * correct)
-            counts, confidences, corrects = (_sums.per_cell(index, n_bins, part) for part in each)
-            return counts, confidences, corrects
-        chunks = (each for each in [(confidence, correct)])
+        edges[1:-1] = quantile_edges(*confidence.sort(), n_bins)
+        chunks = [(confidence, correct)]
     cells = torch.zeros(2 * n_bins, dtype=torch.int64, device=edges.device)  # the wrong, the right
     confidences = torch.zeros(n_bins, dtype=torch.float64, device=edges.device)
     for confidence, correct in chunks:
@@ -133,20 +117,34 @@ def summed(
     return cells[::2] + cells[1::2], confidences, cells[1::2].clone()
 
 
+def _weighted(
+    chunks: Iterable[tuple[Tensor, Tensor]], edges: Tensor, binning: Binning, weights: Tensor
+) -> tuple[Tensor, ...]:
+    """Return sums of weights in the place of numbers, and the sum of their squares; set edges."""
+    n_bins = len(edges) - 1
+    confidence, correct = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    if binning == "quantile":
+        edges[1:-1] = quantile_edges(*confidence.sort(), n_bins, weights)
+    index = torch.bucketize(confidence, edges[1:-1])
+    terms = (weights, weights * confidence, weights * correct)
+    squares = weights.square().sum()
+    if not _checks.recording() and not 0 < float(squares) < math.inf:
+        raise ValueError(
+            "expected weights whose squares have a sum in float64, got weights up to "
+            f"{float(weights.max()):g}; divide them by their mean"
+        )
+    return *(_sums.per_cell(index, n_bins, each) for each in terms), squares
+
+
 def _in_numpy(p: Any, y: Any, n_bins: int, positive: int | None) -> tuple[Any, ...]:
     """Return edges and sums of arrays, which for a small batch is the faster."""
     rows, edges = _probs.sound(p), _edges(n_bins).copy()
     top = rows.argmax(axis=1) if positive is None else positive
-    confidence = rows[_numbers(len(rows)), top].astype(np.float64)
+    confidence = rows[np.arange(len(rows)), top].astype(np.float64)
     index = edges[1:-1].searchsorted(confidence)
     counts = np.bincount(index, minlength=n_bins)
     corrects = np.bincount(index[top == y], minlength=n_bins)
     return edges, counts, np.bincount(index, confidence, minlength=n_bins), corrects
-
-
-@functools.lru_cache(8)
-def _numbers(n: int) -> Any:
-    return np.arange(n)
 
 
 def uniform_edges(n_bins: int, device: torch.device) -> Tensor:

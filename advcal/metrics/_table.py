@@ -191,6 +191,12 @@ class ReliabilityBins(Generic[Array]):
         return (self.ece - self.mcs) / 2
 
     @property
+    def mce(self) -> Array:
+        """The maximum calibration error over the bins that are not empty."""
+        gaps = (self.confidences - self.corrects) / (self.counts + (self.counts == 0))
+        return abs(gaps).max() + 0.0 / _nan_where_zero(self.n)  # NaN of an empty table
+
+    @property
     def rmsce(self) -> Array:
         """The root mean square calibration error."""
         squares = (self.confidences - self.corrects) ** 2 / (self.counts + (self.counts == 0))
@@ -337,12 +343,6 @@ class ReliabilityBins(Generic[Array]):
         """Return a number in float64 on the device of the table."""
         device = _probs.as_tensor("edges", self.edges)[0].device
         return torch.full((), value, dtype=torch.float64, device=device)
-
-    @property
-    def mce(self) -> Array:
-        """The maximum calibration error over the bins that are not empty."""
-        gaps = (self.confidences - self.corrects) / (self.counts + (self.counts == 0))
-        return abs(gaps).max() + 0.0 / _nan_where_zero(self.n)  # NaN of an empty table
 
 
 def excess(counts: Any, confidences: Any, corrects: Any) -> Any:

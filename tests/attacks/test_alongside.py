@@ -153,6 +153,13 @@ def test_what_goes_around_such_a_model_takes_the_rows_along(around):
     assert len(model.sizes) > 1
 
 
+def test_it_prints_as_the_call_that_made_it():
+    shift = torch.tensor([0.5, 1.0, 2.0])
+    assert repr(alongside(Marked(), shift[:2])) == "alongside(Marked(), tensor([0.5000, 1.0000]))"
+    some = alongside(inputs, shift, torch.arange(3)).of_rows(torch.tensor([0, 2]))
+    assert repr(some) == "alongside(inputs, tensor([0.5000, 2.0000]), tensor([0, 2]))"
+
+
 def test_the_model_is_guarded_and_others_are_left_alone():
     class Writes(nn.Module):
         def forward(self, images, shift):

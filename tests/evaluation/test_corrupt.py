@@ -17,8 +17,8 @@ from torch.nn import functional
 from advcal import evaluation
 from advcal.evaluation import corrupt, corruptions
 from advcal.evaluation._corrupt import CORRUPTIONS
+from advcal.evaluation._filters import filtered, moved, transformed
 from advcal.evaluation._jpeg import compressed
-from advcal.evaluation._shifts import _filtered, _moved, _transformed
 
 RANDOM = {
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur",
@@ -197,8 +197,8 @@ def test_motion_is_the_weighted_sum_of_moved_images(shape, severity):
     reach = math.ceil(8 * deviation)
     steps = [i / 2 for i in range(-reach, reach + 1)]
     weights = [math.exp(-(step**2) / (2 * deviation**2)) for step in steps]
-    moved = [_moved(inputs, step * angle.sin(), step * angle.cos()) for step in steps]
-    wanted = sum(map(torch.mul, map(torch.tensor, weights), moved)) / sum(weights)
+    images = [moved(inputs, step * angle.sin(), step * angle.cos()) for step in steps]
+    wanted = sum(map(torch.mul, map(torch.tensor, weights), images)) / sum(weights)
     torch.testing.assert_close(got, wanted, atol=5e-6, rtol=0)
 
 
@@ -206,8 +206,8 @@ def test_motion_is_the_weighted_sum_of_moved_images(shape, severity):
 def test_a_wide_disc_is_the_same_by_fourier_transforms(side):
     inputs = torch.rand(2, 3, side, side + 7)
     kernel = torch.rand(2 * (side // 8) + 1, 2 * (side // 8) + 1)
-    got = _transformed(inputs, kernel[None] / kernel.sum())
-    torch.testing.assert_close(got, _filtered(inputs, kernel / kernel.sum()), atol=2e-6, rtol=0)
+    got = transformed(inputs, kernel[None] / kernel.sum())
+    torch.testing.assert_close(got, filtered(inputs, kernel / kernel.sum()), atol=2e-6, rtol=0)
     blurred = corrupt(inputs, "defocus_blur", severity=5)
     turned = corrupt(inputs.rot90(1, (2, 3)), "defocus_blur", severity=5)
     torch.testing.assert_close(turned, blurred.rot90(1, (2, 3)), atol=5e-6, rtol=0)

@@ -1,5 +1,6 @@
 """What rounding makes of probabilities is taken; what is refused, is refused with good advice."""
 
+import contextlib
 import functools
 import math
 
@@ -60,6 +61,13 @@ def test_a_softmax_in_bfloat16_is_taken_in_any_dtype(metric, n_classes):
     assert float((half.float().sum(dim=1) - 1).abs().max()) > 1e-3 or n_classes == 2
     for dtype in (torch.float32, torch.float64):
         assert metric(half.to(dtype), labels) is not None
+
+
+def test_a_sum_at_the_end_of_what_is_taken_is_taken_or_refused():
+    rows = torch.rand(500, 1, 10, generator=torch.Generator().manual_seed(0))
+    for row in 1.005 * rows / rows.sum(dim=2, keepdim=True):
+        with contextlib.suppress(ValueError):  # and no other error
+            metrics.ece(row, torch.tensor([0]))
 
 
 @every
