@@ -268,7 +268,7 @@ def _aims(
     logits = logits_at(model, inputs)
     _checks.label_range(labels, logits.shape[1])
     n_classes = int((~masked(logits)).sum(dim=1).max())
-    others = rivals(logits, labels, min(n_targets, n_classes - 1)).unbind(dim=1)
+    others = rivals(logits, labels, min(n_targets, max(n_classes - 1, 0))).unbind(dim=1)
     targets = [_checks.note(each, ends=(0, logits.shape[1] - 1)) for each in others]
     towards = {"cross_entropy": _to_class, "dlr": _to_class_by_dlr, "margin": _to_class_by_margin}
     return [Goal(towards[loss], labels, (labels, target)) for target in targets]
