@@ -73,9 +73,9 @@ def attack_inputs(
     return points, targets, (low, high)
 
 
-def outside(low: Any, high: Any, least: float, most: float) -> ValueError:
-    """Say of inputs from `least` to `most` that they are not within bounds."""
-    told, hint = " within bounds of tensors", "; attack images before they are normalised, or pass "
+def outside(low: Any, high: Any, least: float, most: float, *, do: str = "attack") -> ValueError:
+    """Say of inputs from `least` to `most` that they are not within bounds, and when to `do` it."""
+    told, hint = " within bounds of tensors", f"; {do} images before they are normalised, or pass "
     values, hint = f"{least:g} to {most:g}", f"{hint}bounds="
     if not isinstance(low, Tensor):
         told = f" within bounds ({low:g}, {high:g})"
