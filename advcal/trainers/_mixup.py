@@ -33,7 +33,7 @@ class mixup(Crafting):
         An objective.
 
     Raises:
-        TypeError: If an argument is of the wrong kind; when called, if inputs are of int32 or int64.
+        TypeError: If an argument is of the wrong kind, or inputs when called are int32 or int64.
         ValueError: If `alpha` is out of range.
 
     Example:
