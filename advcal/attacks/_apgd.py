@@ -81,8 +81,8 @@ def apgd(
         restarts: How many times to start; more than one needs `random_start`.
         random_start: Whether to start at a random point of the ball instead of at the input.
         start: Where to start instead, such as what another attack found: the shape and device of
-            `inputs`. It is projected on the ball, in the sparse variant on that of three radii.
-            Further restarts do without it.
+            `inputs`. It is projected on the ball, in the sparse variant on that of three radii, and
+            on the ball for one more look, which counts. Further restarts do without it.
         rho: The share of the steps that must raise the loss, from 0 to 1.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`; with `n_targets` one of the first three.
@@ -128,6 +128,10 @@ def apgd(
     size = each_of(_FIRST_STEP[norm] * region.radius, inputs, inputs.dtype)
     rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
     best = Best(inputs, stop=stop_early)
+    if start is not None and variant == "sparse" and goals:
+        within = region.project(start)  # which phases in larger balls may leave for good
+        logits = logits_at(model, within)
+        best.offer(within, goals[0].reached(logits), goals[0](logits))
     for goal in goals:
         for points in _starts(region, start, restarts, variant, source):
             if variant == "sparse":
