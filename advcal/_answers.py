@@ -59,6 +59,11 @@ def _run(model: Model, inputs: Tensor) -> Any:
     try:
         output = model(inputs)
     except RuntimeError as error:
+        if "Inference tensors cannot be saved" in str(error):
+            raise ValueError(
+                "expected a model whose weights take part in gradients, got one that was made or "
+                "loaded in torch.inference_mode; outside of it, pass copy.deepcopy(model)"
+            ) from error
         if not (asking and "in-place operation" in str(error)):
             raise
         output = model(inputs.clone())
@@ -81,7 +86,7 @@ def answer(value: Any) -> Tensor:
             hint = f"; pass lambda x: model(x){said}"
         found = _checks.kind(value)
         raise TypeError(f"expected the model to return a tensor of logits, got {found}{hint}")
-    return _checks.tensor("logits", value)
+    return _checks.plain(_checks.tensor("logits", value))
 
 
 def logits_in(value: Any, n: int) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from advcal import _checks, _sums
 
+_LARGEST = 1e18  # of radii, whose squares float32 holds
+
 
 def inputs(value: Any) -> Tensor:
     """Check floating inputs `(n, ...)`."""
@@ -71,9 +73,9 @@ def attack_inputs(
     return points, targets, (low, high)
 
 
-def outside(low: Any, high: Any, least: float, most: float) -> ValueError:
-    """Say of inputs from `least` to `most` that they are not within bounds."""
-    told, hint = " within bounds of tensors", "; attack images before they are normalised, or pass "
+def outside(low: Any, high: Any, least: float, most: float, *, do: str = "attack") -> ValueError:
+    """Say of inputs from `least` to `most` that they are not within bounds, and when to `do` it."""
+    told, hint = " within bounds of tensors", f"; {do} images before they are normalised, or pass "
     values, hint = f"{least:g} to {most:g}", f"{hint}bounds="
     if not isinstance(low, Tensor):
         told = f" within bounds ({low:g}, {high:g})"
@@ -167,14 +169,23 @@ def _reals(name: str, value: Tensor, points: Tensor) -> Tensor:
         raise TypeError(f"expected {name} of real numbers, got {_checks.kind(value)}")
     if value.device != points.device:
         raise ValueError(f"expected {name} on {points.device} like the inputs, got {value.device}")
+    _checks.dense(name, value)
     with torch.inference_mode(False):
-        return value.detach().to(_sums.widest(value.device), copy=True)
+        return _checks.plain(value.detach()).to(_sums.widest(value.device), copy=True)
 
 
 def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
-    """Check a finite number >= 0, or one for each of the points, which come back in float64."""
+    """Check a finite number >= 0, or one for each of the points, which come back in float64.
+
+    A radius may not be so large that steps of its length leave the numbers of the points.
+    """
+    most = min(torch.finfo(points.dtype).max / 4, _LARGEST)
+    beyond = f"expected {name} up to {most:.4g} for {points.dtype}, got {{:g}}"
     if not isinstance(value, Tensor):
-        return _checks.number(name, value, least=0)
+        found = _checks.number(name, value, least=0)
+        if found > most:
+            raise ValueError(beyond.format(found))
+        return found
     radii = _reals(name, value, points)
     if radii.shape != (len(points),):
         raise ValueError(f"expected {name} of shape ({len(points)},), got {_checks.kind(value)}")
@@ -182,4 +193,6 @@ def radius(value: Any, points: Tensor, name: str = "eps") -> float | Tensor:
         for bad in _checks.read(*radii.aminmax()):
             if not 0 <= bad < inf:
                 raise ValueError(f"expected {name} >= 0, got {bad}")
+            if bad > most:
+                raise ValueError(beyond.format(bad))
     return radii

@@ -239,6 +239,7 @@ def tensor(
         hint: The end of the message for another dtype.
     """
     if isinstance(value, Tensor):
+        dense(name, value)
         if value.is_meta and not integer:
             raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
         floating = value.is_floating_point()
@@ -265,6 +266,20 @@ def like_inputs(inputs: Tensor, **given: Any) -> None:
             raise ValueError(f"expected {name} of shape {wanted}, got {kind(value)} on {at}")
 
 
+def dense(name: str, value: Tensor) -> None:
+    """Check that a tensor has an entry for each place, in memory."""
+    if value.layout != torch.strided or value.is_nested:
+        found = "a nested one" if value.is_nested else f"one of {value.layout}"
+        raise TypeError(f"expected {name} as a dense torch.Tensor, got {found}")
+
+
+def plain(value: Tensor) -> Tensor:
+    """Take off a subclass that marks a tensor and computes as any other, lest results are of it."""
+    if type(value) is Tensor or type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return value
+    return value.as_subclass(Tensor)
+
+
 def labels(
     value: Any, n: int, n_classes: int | None = None, device: Any = None, name: str = "labels"
 ) -> Tensor:
@@ -276,7 +291,7 @@ def labels(
         raise ValueError(f"expected {name} on {device} like the rest, got {value.device}")
     if value.is_meta:
         raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
-    whole: Tensor = value if value.dtype == torch.int64 else value.to(torch.int64)
+    whole: Tensor = plain(value if value.dtype == torch.int64 else value.to(torch.int64))
     if n_classes is not None:
         label_range(whole, n_classes, name)
     return whole

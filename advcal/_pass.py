@@ -151,7 +151,7 @@ class Bound(Around):
         self._around = (model,)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        rows = torch.arange(len(inputs))
+        rows = torch.arange(len(inputs), device="cpu")
         if self._n == 1:
             rows.zero_()
         elif self._n != len(inputs):
@@ -163,7 +163,7 @@ class Bound(Around):
 
     def of_rows(self, rows: Tensor | slice) -> Self:
         """Bind the model to these rows of the batch, or to those of a mask."""
-        rows = torch.arange(self._n)[rows if isinstance(rows, slice) else rows.cpu()]
+        rows = torch.arange(self._n, device="cpu")[rows if isinstance(rows, slice) else rows.cpu()]
         model = rows_of(self.model, rows)
         return type(self)(model, self._forward, len(rows), self._picked(rows))
 

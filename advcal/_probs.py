@@ -95,7 +95,8 @@ def as_tensor(name: str, value: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     if isinstance(value, Tensor):
         if value.is_meta:
             raise ValueError(f"expected {name} with data, got a tensor on the device 'meta'")
-        return _sums.home(value.detach()), lambda result: result
+        _checks.dense(name, value)
+        return _sums.home(_checks.plain(value.detach())), lambda result: result
     found = _checks.kind(value)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"expected {name} as a torch.Tensor or a numpy.ndarray, got {found}")

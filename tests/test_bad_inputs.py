@@ -26,6 +26,7 @@ SLOW = (
     "evaluation.diagnose",
     "attacks.cw_l2",
 )
+MODELS_OF_MODELS = ("attacks.expectation", "attacks.through", "attacks.two_columns")
 
 
 def test_every_public_function_is_tried():
@@ -59,6 +60,19 @@ def test_a_part_of_the_standard_set():
             wrong.append((how, name, argument, bad.kind, words[:80]))
     assert found.total() > 150
     assert bad_inputs.share(found) >= 0.97, wrong
+
+
+def test_sparse_tensors_are_refused_by_name():
+    wrong = []
+    for name, tried in CALLABLES.items():
+        if name.startswith(SLOW + bad_inputs.LEFT_OUT) or name in MODELS_OF_MODELS:
+            continue
+        for argument, value in bad_inputs.good(name, tried).items():
+            if isinstance(value, torch.Tensor) and value.ndim:
+                found, words = bad_inputs.outcome(name, tried, argument, value.to_sparse())
+                if found != bad_inputs.REFUSED:
+                    wrong.append((name, argument, words))
+    assert not wrong
 
 
 def test_the_table_is_of_these_callables_and_holds_what_it_promises():

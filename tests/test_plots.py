@@ -40,6 +40,7 @@ def envelope(**options):
 
 
 LINES = {"PGD": [record(0), record(1), record(2)], "IAA": [record(i) for i in (3, 2, 1)]}
+RUNS_OF_EPS = [[0.1, 0.2], [0.3, 0.5], [0.2, 0.9]]
 IMAGES = {"clean": RNG.random((2, 3, 8, 8)), "PGD": RNG.random((2, 3, 8, 8))}
 SAID = {"clean": PROBS[:2], "PGD": PROBS[2:4]}
 PAIRS = {("a", "a"): 0.1, ("a", "b"): 0.6, ("b", "a"): 0.5, ("b", "b"): 0.0}
@@ -253,6 +254,39 @@ def test_curves_and_the_spread_of_runs():
     (levels,) = plots.curves([10, 1], {"AdaLS": [0.1, 0.2]}, figures="ECE", against="n_levels")
     assert list(levels.get_xticks()) == [1, 10]
     assert levels.get_xlabel() == "number of robustness levels $R$"
+
+
+def drawn(axes):
+    return [line.get_xydata().tolist() for ax in axes for line in ax.lines]
+
+
+def test_settings_may_come_in_any_order():
+    mixed, records = [2, 0, 1], LINES["PGD"]
+    eps, numbers, runs = ([each[i] for i in mixed] for each in (EPS, [1, 2, 3], RUNS_OF_EPS))
+    for line, turned in ((numbers, [1, 2, 3]), (runs, RUNS_OF_EPS)):
+        any_order = plots.curves(eps, {"a": line}, figures="MCS")
+        assert drawn(any_order) == drawn(plots.curves(EPS, {"a": turned}, figures="MCS"))
+    any_order = plots.curves(eps, {"a": [records[i] for i in mixed]})
+    assert drawn(any_order) == drawn(plots.curves(EPS, {"a": records}))
+    found = envelope(certified_lowest=(0.1, 0.0), certified_highest=(0.98, 1.0))
+    ends = {k: v[::-1] for k, v in vars(found).items() if isinstance(v, tuple)}
+    any_order = plots.confidence_envelope({"a": SimpleNamespace(**vars(found) | ends)})
+    assert drawn([any_order])[:4] == drawn([plots.confidence_envelope({"a": found})])[:4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_tensors_may_ask_for_a_gradient_and_have_any_precision(dtype):
+    values = torch.tensor([0.25, 0.5], dtype=dtype, requires_grad=True)
+    for line in (values, [*values]):
+        (ax,) = plots.curves(line, {"a": line}, figures="ECE")
+        assert ax.lines[1].get_xydata().tolist() == [[0.25, 0.25], [0.5, 0.5]]
+        plots.shift_boxes({"a": {1: line}})
+    plots.pareto_front({"a": [*values, values[0]]})
+
+
+def test_a_front_may_be_of_numbers():
+    ax = plots.pareto_front({0.5: (0.9, 0.1, 0.2), 1: (0.8, 0.5, 0.1)})
+    assert [text.get_text() for text in ax.texts] == ["0.5", "1"]
 
 
 def test_panels_of_figures():
@@ -630,6 +664,21 @@ BAD = {
     "title": ("curves", [EPS, LINES], {"title": 3}, TypeError, "title as a str, got int"),
     "figures": (
         "curves", [EPS, LINES], {"figures": []}, ValueError, "one figure or more",
+    ),
+    "a number of figures": (
+        "curves", [EPS, LINES], {"figures": 3}, TypeError, "figures as a list or tuple, got int",
+    ),
+    "figures of a set": (
+        "curves", [EPS, LINES], {"figures": {"ece"}}, TypeError, "figures as a list or tuple, got",
+    ),
+    "one label": (
+        "image_grid", [IMAGES, SAID, np.array(1)], {}, ValueError, r"labels of shape \(n >= 1,\)",
+    ),
+    "a number of names": (
+        "image_grid", [IMAGES, SAID, LABELS[:2]], {"names": 4}, TypeError, "names as a list or",
+    ),
+    "a number of runs": (
+        "robustness_levels", [PROBS, LABELS, LEVELS], {"runs": 2}, TypeError, "runs as several",
     ),
     "lam": ("curves", [EPS, {"five": LINES["PGD"]}], {"by": "lam"}, TypeError, "lam as a number"),
     "envelope": (

@@ -81,8 +81,8 @@ def apgd(
         restarts: How many times to start; more than one needs `random_start`.
         random_start: Whether to start at a random point of the ball instead of at the input.
         start: Where to start instead, such as what another attack found: the shape and device of
-            `inputs`. It is projected on the ball, in the sparse variant on that of three radii.
-            Further restarts do without it.
+            `inputs`. It is projected on the ball, in the sparse variant on that of three radii, and
+            on the ball for one more look, which counts. Further restarts do without it.
         rho: The share of the steps that must raise the loss, from 0 to 1.
         loss: What `pgd` takes: `"cross_entropy"`, `"margin"`, `"dlr"`, `"kl"`, or a callable
             `(logits, labels) -> (n,)`; with `n_targets` one of the first three.
@@ -128,6 +128,10 @@ def apgd(
     size = each_of(_FIRST_STEP[norm] * region.radius, inputs, inputs.dtype)
     rule = Halving(region, size, {step: rho * since for step, since in _checkpoints(steps)})
     best = Best(inputs, stop=stop_early)
+    if start is not None and variant == "sparse" and goals:
+        within = region.project(start)  # which phases in larger balls may leave for good
+        logits = logits_at(model, within)
+        best.offer(within, goals[0].reached(logits), goals[0](logits))
     for goal in goals:
         for points in _starts(region, start, restarts, variant, source):
             if variant == "sparse":
@@ -268,7 +272,7 @@ def _aims(
     logits = logits_at(model, inputs)
     _checks.label_range(labels, logits.shape[1])
     n_classes = int((~masked(logits)).sum(dim=1).max())
-    others = rivals(logits, labels, min(n_targets, n_classes - 1)).unbind(dim=1)
+    others = rivals(logits, labels, min(n_targets, max(n_classes - 1, 0))).unbind(dim=1)
     targets = [_checks.note(each, ends=(0, logits.shape[1] - 1)) for each in others]
     towards = {"cross_entropy": _to_class, "dlr": _to_class_by_dlr, "margin": _to_class_by_margin}
     return [Goal(towards[loss], labels, (labels, target)) for target in targets]

@@ -11,6 +11,7 @@ from advcal import _batches, _checks
 from advcal._answers import answering, rows_of
 from advcal._frozen import attacked, frozen
 from advcal._logits import log_odds
+from advcal._targets import away
 from advcal._typing import Attack, Model
 from advcal._values import Value
 from advcal.attacks._balls import of_rows
@@ -28,6 +29,12 @@ class _Several(Value):
             _checks.function("attack", each)
         object.__setattr__(self, "attacks", attacks)
 
+    def _away(self) -> tuple[Attack, ...]:
+        """Return the attacks, none of which may lead to the labels, as the outcome must not."""
+        for each in self.attacks:
+            away(each, f"{type(self).__name__} keeps what is furthest from the labels")
+        return self.attacks
+
 
 class worst_case(_Several):
     """Run several attacks and keep, per example, the outcome that is worst for the model.
@@ -43,7 +50,7 @@ class worst_case(_Several):
 
     Raises:
         TypeError: If an attack is not a callable.
-        ValueError: If there is none.
+        ValueError: If there is none, or when called one is targeted.
 
     Example:
         >>> from functools import partial
@@ -53,7 +60,7 @@ class worst_case(_Several):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        return one_by_one(model, inputs, labels, self.attacks, drop=False)
+        return one_by_one(model, inputs, labels, self._away(), drop=False)
 
 
 class cascade(_Several):
@@ -72,7 +79,7 @@ class cascade(_Several):
 
     Raises:
         TypeError: If an attack is not a callable.
-        ValueError: If there is none.
+        ValueError: If there is none, or when called one is targeted.
 
     Example:
         >>> from functools import partial
@@ -82,7 +89,7 @@ class cascade(_Several):
 
     def __call__(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch."""
-        return one_by_one(model, inputs, labels, self.attacks)
+        return one_by_one(model, inputs, labels, self._away())
 
 
 def one_by_one(

@@ -76,7 +76,9 @@ def ddn(
             logits, _, gradient = gradient_at(model, points, goal.slope)
             fooled, _ = nearest.see(points, logits)
             move = cosine(1.0, 0.01, step / steps) * unit(free(steady(gradient), box))
-            eps = torch.minimum(eps * torch.where(fooled, 1 - gamma, 1 + gamma), furthest)
+            share = torch.full_like(eps, 1 + gamma, dtype=torch.float32)
+            share.masked_fill_(fooled, 1 - gamma)
+            eps = torch.minimum(eps * share, furthest)
             offset = unit(lift(points) - origin + move)
             offset = per_example(eps, offset).to(offset.dtype) * offset
             points = (origin + offset).clamp(*box).to(inputs.dtype)

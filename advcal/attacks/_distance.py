@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advcal import _answers, _batches, _checks
 from advcal._frozen import frozen
+from advcal._targets import away
 from advcal._typing import Attack, Bounds, Model
 from advcal.attacks._agreement import Agreement, attempt, doubted, reached
 from advcal.attacks._foot import foot
@@ -88,7 +89,7 @@ def adversarial_distance(
 
     Raises:
         TypeError: If an argument is of the wrong kind or dtype.
-        ValueError: If a shape or value is wrong, or the model returns NaN.
+        ValueError: If a shape or value is wrong, the attack is targeted, or the model returns NaN.
 
     Example:
         >>> model = lambda inputs: (inputs - 0.25) @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])
@@ -106,6 +107,7 @@ def adversarial_distance(
             return ESTIMATES[attack](model, _batches.inputs(inputs), bounds=bounds)
     else:
         _checks.function("attack", attack)
+        away(attack, "adversarial_distance gives it the predictions")
     _batches.inputs(inputs)
     with frozen(model, grad=False):
         inputs = inputs.detach().clone()

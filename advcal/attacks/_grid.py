@@ -38,7 +38,10 @@ class Grid:
     def of(cls, region: Ball, levels: int, *, within: bool, order: float) -> "Grid":
         """Lay the grid from the lowest to the highest bound."""
         x, top = lift(region.centre), levels - 1
-        low, high = (torch.as_tensor(end).to(x).expand(x.shape) for end in region.bounds)
+        low, high = (
+            torch.as_tensor(end, dtype=x.dtype, device=x.device).expand(x.shape)
+            for end in region.bounds
+        )
         width, precision = high - low, torch.finfo(region.centre.dtype).eps / 2
         if not bool(width.isfinite().all()):
             raise ValueError("expected finite bounds for levels, got none or infinite ones")

@@ -78,7 +78,7 @@ def hopskipjump(
         S&P 2020, algorithms 1 and 2.
     """
     box: Box = bounds
-    low, high = (torch.as_tensor(end).to(inputs) for end in box)
+    low, high = (torch.as_tensor(end, dtype=inputs.dtype, device=inputs.device) for end in box)
     if not bool((low.isfinite() & high.isfinite()).all()):
         raise ValueError("expected finite bounds, to start at noise, got none or infinite ones")
     with shown(model, progress, len(inputs), steps) as model:

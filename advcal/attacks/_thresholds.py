@@ -70,7 +70,7 @@ def taken_off(
     """
     if size.requires_grad or not free_to_read(size) or size.shape[1] < _NARROW:
         return _by_sort(size, room, eps)
-    eps = torch.as_tensor(eps, dtype=size.dtype).expand(len(size), 1)
+    eps = torch.as_tensor(eps, dtype=size.dtype, device=size.device).expand(len(size), 1)
     amount, done = _by_newton(size, room, eps, least)
     left = (~done[:, 0]).nonzero()[:, 0]
     if len(left):
@@ -183,8 +183,8 @@ def gathered(chosen: Tensor) -> tuple[Tensor, Tensor]:
     columns = found - rows * chosen.shape[1]
     counts = torch.bincount(rows, minlength=len(chosen))
     width = -(-max(int(counts.max()), 1) // 64) * 64
-    filled = torch.arange(width) < counts[:, None]
-    table = torch.zeros(filled.shape, dtype=torch.int64).masked_scatter_(filled, columns)
+    filled = torch.arange(width, device="cpu") < counts[:, None]
+    table = torch.zeros_like(filled, dtype=torch.int64).masked_scatter_(filled, columns)
     return torch.where(filled, table, table[:, :1]), filled
 
 

@@ -92,7 +92,7 @@ def fit_platt(logits: Array, labels: Array) -> Affine:
     ones = int(y.sum())
     # What Bayes' rule says of a label that was seen, under a uniform prior (Platt, section 2.2).
     high, low = (ones + 1) / (ones + 2), 1 / (len(y) - ones + 2)
-    targets = torch.where(y == 1, high, low).double()
+    targets = torch.full_like(f, low).masked_fill_(y == 1, high)
 
     def objective(theta: Tensor) -> tuple[float, Tensor]:
         s = f / spread * theta[0] + theta[1]

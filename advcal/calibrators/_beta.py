@@ -174,11 +174,12 @@ def _among(found: LogOdds, stay: Tensor, n_classes: int) -> LogOdds:
         bias = torch.cat([-bias, bias])
         knots = None if knots is None else torch.cat([-knots.flip(1), knots])
     stay = stay.cpu()
-    all_slopes = torch.ones(n_classes, slopes.shape[1], dtype=torch.float64)
-    all_bias = torch.zeros(n_classes, dtype=torch.float64)
+    all_slopes = slopes.new_ones(n_classes, slopes.shape[1])
+    all_bias = bias.new_zeros(n_classes)
     all_slopes[stay], all_bias[stay] = slopes, bias
     if knots is not None:
-        places = torch.arange(slopes.shape[1], dtype=torch.float64).expand(n_classes, -1).clone()
+        places = torch.arange(slopes.shape[1], dtype=slopes.dtype, device=slopes.device)
+        places = places.expand(n_classes, -1).clone()
         places[stay] = knots
         knots = parameter(places)
     values = parameter(all_slopes), parameter(all_bias)

@@ -58,7 +58,9 @@ def _is(hint: Any, value: Any) -> bool:
 def _works(calibrator: Calibrator) -> bool:
     """Try a calibrator on a few logits."""
     k = calibrator.n_classes
-    logits = torch.linspace(-3.0, 3.0, 5 * k, dtype=torch.float64).view(5, k).sin() * 3
+    logits = (
+        torch.linspace(-3.0, 3.0, 5 * k, dtype=torch.float64, device="cpu").view(5, k).sin() * 3
+    )
     try:
         probs = calibrator(logits)
     except Exception:  # whatever torch makes of fields that do not go together

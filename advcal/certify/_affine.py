@@ -63,7 +63,14 @@ def _blocks(model: Any, affine: tuple[type, ...]) -> list[nn.Sequential]:
                 f"expected a Sequential of {known}, got {_checks.kind(layer)}; name further affine "
                 "layers by affine=(...)"
             )
-    return [nn.Sequential(*(copy.deepcopy(each) for each in b)).eval() for b in blocks]
+    return [nn.Sequential(*map(_copied, block)).eval() for block in blocks]
+
+
+def _copied(layer: nn.Module) -> nn.Module:
+    """Copy a layer, also what older norms of weights leave in it, which has a graph."""
+    held = [each for module in layer.modules() for each in vars(module).values()]
+    made = [each for each in held if isinstance(each, Tensor) and not each.is_leaf]
+    return copy.deepcopy(layer, {id(each): each.detach().clone() for each in made})
 
 
 def _layers(module: Any) -> list[Any]:

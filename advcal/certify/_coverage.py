@@ -61,6 +61,7 @@ def set_figures(sets: Tensor, labels: Tensor) -> SetFigures:
     """
     if not isinstance(sets, Tensor) or sets.dtype != torch.bool:
         raise TypeError(f"expected sets as a torch.Tensor of bool, got {_checks.kind(sets)}")
+    _checks.dense("sets", sets)
     if sets.ndim != 2 or sets.numel() == 0:
         raise ValueError(f"expected sets of shape (n >= 1, classes), got {_checks.kind(sets)}")
     y = _checks.labels(labels, len(sets), sets.shape[1], sets.device)

@@ -128,16 +128,14 @@ def _reach(
     eps = _checks.number("eps", eps, least=0)
     if not isinstance(affine, tuple) or not all(isinstance(each, type) for each in affine):
         raise TypeError(f"expected affine as a tuple of types, got {affine!r}")
+    box = _batches.box(bounds, points)
     low, high = (
         torch.as_tensor(end, dtype=points.dtype, device=points.device).expand_as(points)
-        for end in _batches.box(bounds, points)
+        for end in box
     )
     if not bool(((low <= points) & (points <= high)).all()):
         least, most = (float(end) for end in points.aminmax())
-        raise ValueError(
-            f"expected inputs within bounds, got values from {least:g} to {most:g}; certify images "
-            "before they are normalised, or pass bounds="
-        )
+        raise _batches.outside(*box, least, most, do="certify")
     with frozen(model, grad=True, late=False):
         maps = affine_maps(model, points, affine)
     points, low, high = exact(points), exact(low), exact(high)

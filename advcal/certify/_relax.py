@@ -52,8 +52,8 @@ def _closer(last: Box, maps: list[Affine], known: list[Box], box: Box) -> Box:
     """Bound by lines what intervals leave on both sides of zero; of the rest the sign is enough."""
     undecided = (last.low < 0) & (last.high > 0)
     some = undecided.any(dim=0).nonzero()[:, 0]
-    rows = torch.zeros(len(some), last.low.shape[1]).to(last.low)
-    rows[torch.arange(len(some)), some] = 1
+    rows = last.low.new_zeros(len(some), last.low.shape[1])
+    rows[torch.arange(len(some), device=some.device), some] = 1
     low, minus_high = _backward(torch.cat([rows, -rows]), maps, known, box).chunk(2, dim=1)
     lower = last.low.index_copy(1, some, torch.maximum(last.low[:, some], low))
     upper = last.high.index_copy(1, some, torch.minimum(last.high[:, some], -minus_high))

@@ -12,6 +12,7 @@ from advcal._answers import logits_of
 from advcal._frozen import Around, attacked
 from advcal._pass import Part, Way, check_source, one_pass
 from advcal._sums import exact, wide
+from advcal._targets import away
 from advcal._typing import Attack, Batch, Forward, Model, Progress
 from advcal.metrics import detection_interval, entropy
 
@@ -117,7 +118,7 @@ def detection(
 
     Raises:
         TypeError: If an argument or a batch is of the wrong kind.
-        ValueError: If there are no batches, or a shape or value is wrong.
+        ValueError: If there are no batches, a shape or value is wrong, or the attack is targeted.
 
     Example:
         >>> within, outside = 5 * torch.eye(3), torch.tensor([[1.0, 0.0, 0.0]])
@@ -133,6 +134,7 @@ def detection(
     _checks.choice("side", side, ("in", "out", "both"))
     if attack is not None:
         _checks.arguments(attack=attack)
+        away(attack, "detection tells it which side each example is of")
     shown = _SHOWN.get(score) if isinstance(score, str) else None
     _checks.sequence("others", others)
     function, steep = _score("score", score)
@@ -235,5 +237,6 @@ class _Detector(Around):
 def _attacked(attack: Attack, detector: _Detector, part: Part, outside: int) -> Tensor:
     """Attack the detector from the inputs of a batch, all of which are within or outside."""
     labels = torch.full((len(part.inputs),), outside, device=part.inputs.device)
+    labels = _checks.note(labels, true=True)
     with part.casting():
         return attacked(attack, detector.of(part), part.floats, labels)

@@ -12,6 +12,7 @@ from advcal._answers import watching
 from advcal._markup import aligned, html
 from advcal._pass import Way, one_pass
 from advcal._random import resolve
+from advcal._targets import away
 from advcal._typing import Batch, Forward, Model, Progress
 from advcal.evaluation import _probe
 from advcal.evaluation._findings import PGD, SEVERITY, Finding, Verdict, findings, train_mode
@@ -122,7 +123,7 @@ def diagnose(
     Raises:
         TypeError: If an argument or a batch is of the wrong kind, or inputs are in half precision,
             which rounds away the small steps that gradients are checked with.
-        ValueError: If there are no batches, or a shape or value is wrong.
+        ValueError: If there are no batches, a shape or value is wrong, or an attack is targeted.
 
     Example:
         >>> batches = [(torch.rand(8, 2), torch.arange(8) % 2)]
@@ -144,6 +145,8 @@ def diagnose(
     bounds = _batches.bounds_pair(bounds, finite=True)
     sources = {} if sources is None else named("sources", sources)
     attacks = {} if attacks is None else named("attacks", attacks, "attacks")
+    for attack in attacks.values():
+        away(attack, "give diagnose attacks away from the labels")
     if PGD in attacks:
         raise ValueError(f"expected names of attacks that are not taken, got {PGD!r}")
     modes = train_mode(model)

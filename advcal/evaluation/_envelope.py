@@ -206,7 +206,7 @@ def _to_uniform(model: Model, inputs: Tensor, predicted: Tensor, **options: Any)
     """Take the ACE attack towards the uniform distribution."""
     with torch.no_grad():
         n_classes = model(inputs.clone()).shape[1]
-    omega = torch.full((n_classes,), 1 / n_classes, device=inputs.device)
+    omega = torch.full((n_classes,), 1 / n_classes, dtype=torch.float32, device=inputs.device)
     return generalised_ace(model, inputs, predicted, eta=-1.0, omega=omega, **options)
 
 

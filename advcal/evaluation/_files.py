@@ -260,7 +260,8 @@ class _Classes(_digest.Known):
                     wanted = f"images of {sides(*first)} pixels in {self.folder}"
                     raise ValueError(f"expected {wanted}, got {sides(*found.shape)} in {file}")
                 row[...] = found
-            yield torch.from_numpy(inputs), torch.tensor([label for _, label in part])
+            labels = torch.tensor([label for _, label in part], device="cpu")
+            yield torch.from_numpy(inputs), labels
 
     def digest(self, of: _digest.Digest) -> int:
         """Digest names and sizes, and the content of one image of each class."""

@@ -182,7 +182,10 @@ def _ends(draws: list[Array], level: float, array: bool) -> tuple[Array, Array]:
         # Between two infinite draws there is no number.
         low, high = np.where(np.isnan(ends), np.quantile(each, tails, 0, method="nearest"), ends)
         return low[()], high[()]
-    drawn = torch.stack([torch.as_tensor(draw, dtype=torch.float64) for draw in draws])
+    kept = (
+        draw if isinstance(draw, Tensor) else torch.tensor(draw, device="cpu") for draw in draws
+    )
+    drawn = torch.stack([draw.double() for draw in kept])
     at = drawn.new_tensor(tails)
     nearest = drawn.quantile(at, dim=0, interpolation="nearest")
     found = drawn.quantile(at, dim=0)

@@ -27,7 +27,8 @@ def curves(
     records make a panel for each figure.
 
     Args:
-        settings: The radii of an attack, in units of the inputs, or values of what `against` says.
+        settings: The radii of an attack, in units of the inputs, or values of what `against` says,
+            in any order.
         curves: From the name of a line to one record per setting (what `evaluation.evaluate`
             returns, a dict of `evaluation.sweep`, or anything with these figures), or to one number
             or one list of runs per setting.
@@ -69,6 +70,7 @@ def curves(
         if against == "n_levels":
             ax.set_xticks(np.unique(places))
         return [_style.finish(ax, title, legend=True, own=axes is None)]
+    figures = _style.listed("figures", figures)
     grid = _panels(places, curves, looks, figures, axes)
     shown = list(grid.flat[: len(figures)])
     for i, ax in enumerate(shown):
@@ -100,11 +102,12 @@ def _one_panel(places: Any, curves: Any, looks: Any, figure: str, axes: Any) -> 
     found = {key: _style.spread(key, curves[key], len(places)) for key in looks}
     ax = _style.one(None) if axes is None else _style.several(axes, 1, 1, (0, 0))[0, 0]
     ax.axhline(0, color="0.5", linewidth=1, linestyle="--")
+    order = np.argsort(places, kind="stable")
     for key, (means, deviations) in found.items():
-        ax.plot(places, means, markersize=4, **looks[key])
+        ax.plot(places[order], means[order], markersize=4, **looks[key])
         if np.isfinite(_style.array(deviations)).any():
-            ends = (means - deviations, means + deviations)
-            ax.fill_between(places, *ends, color=looks[key]["color"], alpha=0.2, linewidth=0)
+            ends = ((means - deviations)[order], (means + deviations)[order])
+            ax.fill_between(places[order], *ends, color=looks[key]["color"], alpha=0.2, linewidth=0)
     ax.autoscale(axis="y")
     shown = [_style.array(value) for values in curves.values() for value in values]
     if figure not in _style.SIGNED and all(np.min(value) >= 0 for value in shown):
@@ -127,7 +130,7 @@ def _panels(places: Any, curves: Any, looks: Any, figures: Sequence[str], axes: 
         figure: {key: [_style.entry(record, figure) for record in curves[key]] for key in looks}
         for figure in figures
     }
-    n = len(figures)
+    n, order = len(figures), np.argsort(places, kind="stable")
     rows, columns = (n, 1) if n < 4 else (-(-n // 2), 2)
     size = (_style.WIDTH, (1.5 if columns == 1 else 1.75) * rows + 0.4)
     shape = (rows, columns) if axes is None else (1, n)
@@ -138,7 +141,8 @@ def _panels(places: Any, curves: Any, looks: Any, figures: Sequence[str], axes: 
         if figure in _style.SIGNED:
             ax.axhline(0, color="0.5", linewidth=1, linestyle="--")
         for key, line in lines[figure].items():
-            ax.plot(places, line, markersize=3, linewidth=1.2, **looks[key])
+            values = np.array(line)[order]
+            ax.plot(places[order], values, markersize=3, linewidth=1.2, **looks[key])
         ax.set_ylabel(_style.word(figure))
         ax.grid(alpha=0.3)
     for ax, figure in zip(grid.flat, figures, strict=False):  # all drawn: axes may be shared

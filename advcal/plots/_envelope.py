@@ -45,13 +45,14 @@ def confidence_envelope(
         if not all(hasattr(found, part) for part in ("eps", *_ENDS)):
             raise TypeError(f"expected curves with eps, lowest and highest, got {found!r}")
         eps = row(f"eps of {name!r}", found.eps)
-        ends = [row(f"{part} of {name!r}", getattr(found, part), len(eps)) for part in _ENDS]
-        clean = _checks.number("confidence", entry(found, "confidence"))
+        order = eps.argsort(kind="stable")
+        ends = _ends_of(name, found, _ENDS, order)
+        clean, eps = _checks.number("confidence", entry(found, "confidence")), eps[order]
         lines = [[clean, *end] if eps[0] > 0 else end for end in ends]
         places = [0, *eps] if eps[0] > 0 else eps
         outer = []
         if getattr(found, _CERTIFIED[0], ()):
-            ends = [row(f"{p} of {name!r}", getattr(found, p), len(eps)) for p in _CERTIFIED]
+            ends = _ends_of(name, found, _CERTIFIED, order)
             outer = [[clean, *end] if eps[0] > 0 else end for end in ends]
         checked.append((name, places, *lines, entry(found, "accuracy"), outer))
     own = ax is None
@@ -80,3 +81,9 @@ def confidence_envelope(
 
 _ENDS = ("lowest", "highest")
 _CERTIFIED = ("certified_lowest", "certified_highest")
+
+
+def _ends_of(name: str, found: Any, parts: tuple[str, str], order: Any) -> list[Any]:
+    """Check both ends of a band, in the order of the radii."""
+    ends = ((f"{part} of {name!r}", getattr(found, part)) for part in parts)
+    return [row(words, values, len(order))[order] for words, values in ends]

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from advcal import _checks, _probs
-from advcal.plots._style import COLOURS, WIDTH, Axes, array, crowded, finish, mapping, several
+from advcal.plots._style import (
+    COLOURS,
+    WIDTH,
+    Axes,
+    array,
+    crowded,
+    finish,
+    listed,
+    mapping,
+    several,
+)
 
 
 def image_grid(
@@ -56,12 +66,12 @@ def image_grid(
     if set(mapping("probs", probs)) != set(columns):
         raise ValueError(f"expected probs of {columns}, got {list(probs)}")
     truth = _probs.as_tensor("labels", labels)[0]
-    y = array(_checks.labels(truth, len(truth)))
+    y = array(_checks.labels(truth, len(truth) if truth.ndim else 0))
     images = {name: _images(name, inputs[name], len(y)) for name in columns}
     rows = {name: _rows(name, probs[name], len(y)) for name in columns}
     n_classes = next(iter(rows.values())).shape[1]
-    words = [str(i) for i in range(n_classes)] if names is None else list(names)
-    if len(words) != n_classes or not all(isinstance(word, str) for word in words):
+    words = [str(i) for i in range(n_classes)] if names is None else listed("names", names)
+    if len(words) != n_classes:
         raise ValueError(f"expected {n_classes} names, got {words}")
     _checks.label_range(_checks.labels(truth, len(truth)), n_classes)
     side = WIDTH / max(3, len(columns))

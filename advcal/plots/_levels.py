@@ -61,6 +61,7 @@ def robustness_levels(
     errors = [float(ece(p[chosen], y[chosen], n_bins=n_bins)) for chosen in rows]
     spreads = None
     if runs is not None:
+        _checks.several("runs", runs)
         members = [_probs.matrix(each)[0].to(p.device) for each in runs]
         for each in members:
             if len(each) != len(p):

@@ -56,7 +56,7 @@ def pareto_front(
     bar.set_label("ECE", fontsize="small")
     bar.ax.tick_params(labelsize="small")
     finish(ax, title)
-    _annotate(ax, list(records), points)
+    _annotate(ax, [str(name) for name in records], points)
     return ax
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from advcal import _checks
@@ -177,8 +178,13 @@ def word(figure: str) -> str:
 
 
 def array(values: Any) -> Any:
-    """Return numbers, a tensor on any device too, as an array."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    """Return numbers, a tensor on any device or a list of tensors too, as an array."""
+    if isinstance(values, (list, tuple)):
+        values = [array(each) if isinstance(each, Tensor) else each for each in values]
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    kept = values.detach().cpu()
+    return (kept.float() if kept.dtype == torch.bfloat16 else kept).numpy()
 
 
 def row(name: str, values: Any, n: int | None = None) -> npt.NDArray[np.float64]:
@@ -196,6 +202,14 @@ def row(name: str, values: Any, n: int | None = None) -> npt.NDArray[np.float64]
         bad = float(found[~np.isfinite(found)][0])
         raise ValueError(f"expected finite values for {name}, got {bad:g}")
     return found
+
+
+def listed(name: str, value: Any) -> list[str]:
+    """Check a list or tuple of words."""
+    _checks.sequence(name, value)
+    for each in value:
+        _checks.of_type("words", str)(name, each)
+    return [*value]
 
 
 def mapping(name: str, value: Any) -> Mapping[Any, Any]:

@@ -33,7 +33,7 @@ class mixup(Crafting):
         An objective.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
+        TypeError: If an argument is of the wrong kind, or inputs when called are int32 or int64.
         ValueError: If `alpha` is out of range.
 
     Example:
@@ -58,6 +58,12 @@ class mixup(Crafting):
 
     def craft(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor, float]:
         inputs, labels = labelled(batch)
+        if inputs.dtype in (torch.int32, torch.int64):
+            found = _checks.kind(inputs)
+            raise TypeError(
+                f"expected inputs to mix, floating or 8-bit, got {found}; of numbers that stand "
+                "for words mix the embeddings"
+            )
         source = onward(self.generator)
         seed = torch.randint(2**63 - 1, (), generator=source, device=source.device)
         share = float(np.random.default_rng(int(seed)).beta(self.alpha, self.alpha))

@@ -142,6 +142,21 @@ def test_a_start_is_one_for_each_example_and_stays_as_it_is(norm, variant):
     torch.testing.assert_close(alone, found[3:4], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("norm", "variant"), [*[(norm, "halving") for norm in DUAL], ("l1", "sparse")]
+)
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_a_start_that_fools_is_never_lost(norm, variant, stop_early):
+    model, (inputs, _) = mlp(seed=1, gain=6.0), examples(60, seed=6)
+    labels = model(inputs).argmax(dim=1)
+    attack = partial(apgd, model, inputs, labels, eps=0.5, norm=norm, random_start=False)
+    start = attack(steps=60)
+    found = attack(steps=10, start=start, variant=variant, stop_early=stop_early)
+    fooled = model(start).argmax(dim=1) != labels
+    assert fooled.sum() > 10
+    assert (model(found).argmax(dim=1) != labels)[fooled].all()
+
+
 # --- apgd in l1 ------------------------------------------------------------------------------
 
 

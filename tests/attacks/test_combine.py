@@ -155,3 +155,21 @@ def test_mixed_precision_keeps_the_predictions_of_full_precision():
     for attack in (uca, oca):
         found = autocast(partial(attack, eps=0.1))(model, inputs, said)
         assert torch.equal(model(found).argmax(dim=1), said)
+
+
+TOWARDS = batched(partial(PGD, targeted=True), 2)
+
+
+@pytest.mark.parametrize("combine", [worst_case, cascade])
+def test_an_attack_towards_the_labels_has_no_worst_case(combine):
+    """What leads to the labels would be thrown away, and the inputs come back as they are."""
+    words = f"got one with targeted=True, .*; {combine.__name__} keeps what is furthest"
+    with pytest.raises(ValueError, match=words):
+        combine(FGSM, TOWARDS)(mlp(), *examples())
+    taken_back = combine(partial(TOWARDS.attack, targeted=False))
+    assert taken_back(mlp(), *examples()).shape == examples()[0].shape
+
+
+def test_an_attack_towards_the_predictions_tells_no_distance():
+    with pytest.raises(ValueError, match=r"targeted=True, .*; adversarial_distance gives it"):
+        adversarial_distance(mlp(), examples()[0], attack=TOWARDS)

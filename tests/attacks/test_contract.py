@@ -1,6 +1,7 @@
 """What holds for every attack, one table over all of them."""
 
 import contextlib
+import copy
 import inspect
 import random
 from functools import partial
@@ -267,6 +268,32 @@ def test_inputs_that_share_memory_among_themselves(row):
     assert torch.equal(found, wanted)
 
 
+class Marked(torch.Tensor):
+    """A subclass that computes as any tensor, and takes over what it is computed with."""
+
+
+@every_row
+def test_subclasses_of_labels_and_logits_do_not_take_over_the_result(row):
+    inputs, labels = examples()
+    found = row.make(generator=seeded())(
+        lambda points: mlp()(points).as_subclass(Marked), inputs, labels.as_subclass(Marked)
+    )
+    assert type(found) is torch.Tensor
+    assert torch.equal(found, row.make(generator=seeded())(mlp(), inputs, labels))
+
+
+@rows(name for name in CALLING if ROWS[name].backwards and name != "autocast")
+def test_weights_made_in_inference_mode_are_refused(row):
+    with torch.inference_mode():
+        model = mlp()
+    inputs, labels = examples()
+    attack = row.make(generator=seeded())
+    with pytest.raises(ValueError, match=r"inference_mode; outside of it, pass copy\.deepcopy"):
+        attack(model, inputs, labels)
+    found = row.make(generator=seeded())(copy.deepcopy(model), inputs, labels)
+    assert torch.equal(found, row.make(generator=seeded())(mlp(), inputs, labels))
+
+
 @every_row
 def test_any_shape_of_inputs(row):
     for shape in [(1,), (5,), (2, 3), (1, 2, 2, 2)]:
@@ -336,8 +363,9 @@ def check_feasible(row, problem, dtype):
         lambda x: x.flatten(1)[:, :3] * 1e38,
         lambda x: x.flatten(1)[:, :3] * 1e-38,
         lambda x: x.flatten(1)[:, :3] * 0,
+        lambda x: x.flatten(1)[:, :3] * 0 - torch.inf,
     ],
-    ids=["infinite logits", "infinite gradient", "huge", "tiny", "constant"],
+    ids=["infinite logits", "infinite gradient", "huge", "tiny", "constant", "all masked"],
 )
 def test_feasible_whatever_the_model_does(row, model):
     inputs, labels = examples(n=6)
@@ -498,6 +526,7 @@ BAD_MODELS = {
     "tuple": (lambda x: (x[:, 0, 0],), TypeError, "a tensor of logits, got tuple"),
     "array": (lambda x: np.zeros((len(x), 3)), TypeError, "a tensor of logits, got an array"),
     "None": (lambda x: None, TypeError, "a tensor of logits, got NoneType"),
+    "sparse": (lambda x: x[:, 0, 0].to_sparse(), TypeError, "logits as a dense .*sparse_coo"),
 }
 
 
@@ -526,6 +555,7 @@ BAD_OPTIONS = {
         (0.1,),
         torch.tensor(0.1),
         torch.ones(2),
+        *[1e19, torch.tensor([0.1, 0.1, 1e30])],
     ],
     "step_size": [0, -0.1, float("nan"), float("inf"), "0.1", True],
     "lam": [-1, float("nan"), float("inf"), "5", True, None],

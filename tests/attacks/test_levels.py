@@ -196,6 +196,13 @@ def test_other_precisions(dtype):
     assert torch.equal(read(written(found.double())).to(dtype).float(), found.float())
 
 
+def test_the_grid_of_float64_starts_at_the_bound_to_the_last_place():
+    inputs, labels = examples(dtype=torch.float64, bounds=(0.1, 0.7))
+    found = foot(mlp(dtype=torch.float64), inputs, labels, bounds=(0.1, 0.7), levels=4)
+    level = (found - 0.1) / 0.6 * 3
+    assert (level - level.round()).abs().max() < 1e-14
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [

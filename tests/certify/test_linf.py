@@ -261,11 +261,13 @@ def test_bad_arguments_are_named(method):
     model, inputs = perceptron(), points(2)
     for options, error, words in [
         ({"eps": -1}, ValueError, "eps >= 0"),
-        ({"eps": 0.1, "bounds": (0, 0.1)}, ValueError, "inputs within bounds"),
+        ({"eps": 0.1, "bounds": (0, 0.1)}, ValueError, "inputs within bounds .*certify images"),
         ({"eps": 0.1, "affine": nn.Tanh}, TypeError, "affine as a tuple of types"),
     ]:
         with pytest.raises(error, match=words):
             method(model, inputs, **options)
+    with pytest.raises(ValueError, match=r"take the rounding off by inputs.clamp\(0, 1\)"):
+        method(model, torch.full((2, 6), 1 + 1e-6), eps=0.1)
     with pytest.raises(TypeError, match="got Tanh"):
         method(nn.Sequential(model, nn.Tanh()), inputs, eps=0.1)
     with pytest.raises(TypeError, match="Sequential"):
@@ -287,6 +289,18 @@ def test_a_hook_that_matrices_do_not_know_is_refused(method, where):
     hooked.register_forward_hook(lambda module, inputs, output: -5 * output)
     with pytest.raises(ValueError, match="without hooks"):
         method(model, points(2), eps=0.0)
+
+
+@METHODS
+@pytest.mark.parametrize("normed", [nn.utils.spectral_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils:FutureWarning")
+def test_norms_of_weights_by_hooks_are_read_after_training_too(method, normed):
+    model, inputs = nn.Sequential(normed(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3)), points(2)
+    model.train()
+    model(inputs).sum().backward()
+    model.eval()
+    reach = method(model, inputs, eps=0.0)
+    assert torch.allclose(reach.lower, model(inputs).double().softmax(dim=1), atol=1e-5)
 
 
 @METHODS

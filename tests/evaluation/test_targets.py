@@ -12,7 +12,7 @@ from torch import nn
 from advcal import attacks
 from advcal._targets import targeted
 from advcal.attacks import autocast, batched, cascade, fgsm, pgd, worst_case
-from advcal.evaluation import audit, evaluate, sweep, transfer
+from advcal.evaluation import audit, detection, diagnose, evaluate, sweep, transfer
 from advcal.trainers import predict
 from tests.attacks.cases import N_CLASSES, examples, mlp, seeded
 
@@ -104,6 +104,8 @@ def test_towards_true_labels_is_refused_in_any_nesting(name):
         "sweep": lambda attack: sweep(models, {"a": batches}, {"x": attack}),
         "transfer": lambda attack: transfer(models, models, batches, attack),
         "audit": lambda attack: audit(models["m"], batches, eps=0.1, attack=attack),
+        "detection": lambda attack: detection(models["m"], batches, batches, attack=attack),
+        "diagnose": lambda attack: diagnose(models["m"], batches, eps=0.1, attacks={"a": attack}),
         "predict": lambda attack: predict(models["m"], batches, attack),
     }
     for use in uses.values():
@@ -158,6 +160,7 @@ def test_what_only_the_call_shows_is_refused_by_the_call(name):
         lambda: evaluate(models["m"], batches, attack),
         lambda: sweep(models, {"a": batches}, {"x": attack}),
         lambda: transfer(models, models, batches, attack),
+        lambda: detection(models["m"], batches, batches, attack=attack),
         lambda: predict(models["m"], batches, attack),
     ):
         with pytest.raises(ValueError, match=r"expected an attack that leads away from .*targeted"):

@@ -404,6 +404,13 @@ BAD = {
 }
 
 
+def test_numbers_that_stand_for_words_are_not_mixed():
+    model = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(6, 3))
+    words = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([0, 1])
+    with pytest.raises(TypeError, match=r"expected inputs to mix, .* torch\.int64"):
+        trainers.mixup()(model, words)
+
+
 def test_one_weight_for_all_is_refused():
     with pytest.raises(TypeError, match=r"expected weights .*got float"):
         trainers.mixed(*parts(), weights=1.0)
