@@ -48,6 +48,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?s)(?!advcal(\.(?!_)\w+)+\Z).*")]
@@ -117,7 +118,9 @@ def skip_tuple_fields(
 def name_functions(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
 ) -> tuple[str, str]:
-    """Write the name of a function that is the default of a dataclass's field."""
+    """Write the name of a function that is a default of a dataclass; a protocol is not called."""
+    if getattr(obj, "_is_protocol", False):
+        return "", ""
     return re.sub(r"<function (\w+)>", r"\1", signature or "") or signature, returns
 
 

@@ -98,7 +98,14 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = common.parser(__doc__)
     parser.add_argument("--model", choices=models.NAMES, default="fastnet", help="(fastnet)")
-    parser.add_argument("--only", nargs="*", choices=RECIPES, default=RECIPES, help="recipes (all)")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=RECIPES,
+        default=RECIPES,
+        metavar="RECIPE",
+        help=f"recipes in quotes (all; none for the baselines alone): {'; '.join(RECIPES)}",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument("--train-only", action="store_true", help="train and measure nothing yet")
     parser.add_argument("--eps", type=float, default=8 / 255, help="radius of all attacks (8/255)")

@@ -7,6 +7,7 @@ quickstart-results. Under a minute on a CPU.
     python examples/quickstart.py
 """
 
+import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -95,4 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

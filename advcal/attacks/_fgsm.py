@@ -83,8 +83,8 @@ def n_fgsm(
     r"""Take one step from a noisy input and do not project: for training, not for evaluation.
 
     $x' = \mathrm{clip}(x + \eta + \varepsilon\,\mathrm{sign}\,\nabla_x L(f(x + \eta), y))$ with
-    $\eta$ uniform in $\pm k\varepsilon$. **It leaves the ball of radius `eps`**, on purpose, and
-    goes up to `noise * eps + step_size` far: that is what keeps fast adversarial training from
+    $\eta$ uniform in $\pm k\varepsilon$. **It leaves the ball**, whose radius is `eps`, on purpose,
+    and goes up to `noise * eps + step_size` far: that is what keeps fast adversarial training from
     catastrophic overfitting.
 
     Args:
