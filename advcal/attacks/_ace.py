@@ -111,8 +111,9 @@ def generalised_ace(
 
     Maximises $\eta\,\mathrm{CE}(f(x'), \omega)$ over the ball, keeping the prediction. The $(\eta,
     \omega)$-ACE attack. With $\eta = -1$ the prediction moves towards the distribution $\omega$,
-    with $\eta = 1$ away from it: uniform $\omega$ gives lower or higher confidence. A point that
-    has lost the prediction is led back, with halved steps, and the best point seen is returned.
+    with $\eta = 1$ away from it. With a uniform $\omega$ that lowers or raises the confidence as a
+    rule, not of each example: it is the cross-entropy that is followed. A point that has lost the
+    prediction is led back, with halved steps, and the best point seen is returned.
 
     Uses the predicted labels only; `labels` are checked (an `omega` made of true labels uses them).
     No prediction changes, which a last forward pass makes sure of.

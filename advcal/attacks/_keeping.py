@@ -286,7 +286,7 @@ def _lead(apart: Apart) -> tuple[Tensor, Tensor]:
     """Return by how much the label leads, and the gradient of by how much it is behind."""
     rival = apart.others.amax(dim=1, keepdim=True)
     level = apart.others == rival
-    gradient = level.to(rival.dtype) / level.sum(dim=1, keepdim=True)
+    gradient = level / level.sum(dim=1, keepdim=True, dtype=rival.dtype)
     return (apart.label - rival)[:, 0], gradient.scatter_(1, apart.column, -1)
 
 

@@ -36,7 +36,8 @@ class Towards:
         order = _order(low, stage.progress)
         orders: float | Tensor = order
         if crossed is not None:
-            orders = torch.where(crossed, _order(low, stage.progress / 2), order)
+            slow = torch.full_like(odds, _order(low, stage.progress / 2))
+            orders = torch.where(crossed, slow, order)
         flat = slope_of_renyi(apart, orders)
         odds = -odds
         above = odds > self.wanted
