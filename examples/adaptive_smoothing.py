@@ -329,6 +329,7 @@ def distances(seed: int, splits: Splits, args: argparse.Namespace) -> list[Tenso
     """Measure how far images are from the boundary of the plain network; keep it in a file."""
     path = args.out / f"smoothing-{args.model}-distances-{seed}.pt"
     if not path.exists():
+        train_if_missing(PLAIN, seed, splits, args)
         model = training.load(suffixed(stem(PLAIN, seed, args), "pt"), args.device)
         parts = splits.train, splits.validation
         found = [measured(model, part, "quick", args.bfloat16) for part in parts]

@@ -215,15 +215,18 @@ def test_adaptive_smoothing_chooses_a_strength_on_held_out_images(run, monkeypat
         assert len(batches.labels) == 20
         return argparse.Namespace(ece=next(eces))
 
-    line = [*FEW, *ONCE, "--seeds", "0", "--only", "label smoothing", "--smoothings", "0.1", "0.3"]
-    eces = iter([0.5, 0.25])
+    methods = ["label smoothing", adaptive_smoothing.PRECOMPUTED]
+    line = [*FEW, *ONCE, "--seeds", "0", "--only", *methods]
+    line += ["--smoothings", "0.1", "0.3", "--step-sizes", "0.1", "0.5"]
+    eces = iter([0.5, 0.25, 0.125, 0.25])
     monkeypatch.setattr(adaptive_smoothing.evaluation, "evaluate", record)
     monkeypatch.setattr(adaptive_smoothing.defenses, "train_one", trained_by_nobody)
     monkeypatch.setattr(adaptive_smoothing.training, "train_fast", trained_by_nobody)
     folder = run(adaptive_smoothing, *line)
     study = json.loads((folder / "adaptive_smoothing-resnet10.json").read_text())
-    assert study["choice"] == {"label smoothing": {"0.1": 0.5, "0.3": 0.25}}
-    assert study["settings"]["strengths"] == {"label smoothing": 0.3}
+    smoothings, steps = {"0.1": 0.5, "0.3": 0.25}, {"0.1": 0.125, "0.5": 0.25}
+    assert study["choice"] == dict(zip(methods, [smoothings, steps], strict=True))
+    assert study["settings"]["strengths"] == dict(zip(methods, [0.3, 0.1], strict=True))
 
 
 def trained_by_nobody(*arguments, path=None, **_):
@@ -232,7 +235,7 @@ def trained_by_nobody(*arguments, path=None, **_):
         name, seed, *_, args = arguments
         path = args.out / defenses.stem(args.model, name, seed)
     torch.save(models.resnet10().state_dict(), path.with_name(f"{path.name}.pt"))
-    return adaptive_smoothing.training.Run([], 1.0)
+    return adaptive_smoothing.training.Run([{"lowest label": 0.9, "highest label": 1.0}], 1.0)
 
 
 def test_shifts_and_ensembles_goes_on_from_the_networks_of_a_study(run, tmp_path):
