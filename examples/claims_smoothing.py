@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from evidence import Row, difference, higher, lower, paired, trend, untestable
 
@@ -15,8 +16,7 @@ PLAIN, LS, ADALS = "vanilla", "label smoothing", "AdaLS"
 AR, FLY, RANDOM = "AR-AdaLS, pre-computed", "AR-AdaLS, on the fly", "AR-AdaLS, random levels"
 JOINED = f"ensemble of {PLAIN}"
 CLEAN, SHIFTED = "clean ECE", "shifted ECE"
-OURS = "ResNet-10, 3 seeds"
-ONE = "3 ResNet-10, one ensemble each"
+SMALLER = {"small_cnn": "small CNN, 3 seeds", "digits": "digits, 5 seeds"}
 
 TABLE_2 = {  # ECE of a WRN-28-10 on CIFAR-10
     PLAIN: 0.0249,
@@ -37,25 +37,83 @@ ENSEMBLES = {  # the same, of five members
     f"ensemble of {AR}": 0.055,
     "AR-AdaLS of ensemble": 0.044,
 }
-N_TEST, N_SHIFTED = 4_000, 1_000  # images
 AUROC = {LS: 0.832, "mixup": 0.821, AR: 0.885}  # CIFAR-100 from CIFAR-10 by entropy
+N_SHIFTED = 1_000  # images
 MISSING = "not run with this network yet; the script has it"
+
+
+class Network(NamedTuple):
+    """What shifts_and_ensembles.py found of one network.
+
+    Attributes:
+        shifts: The content of its file.
+        name: What to call it, and how many seeds of it there are.
+        joined: What to call its ensembles.
+        n_test: How many images it was tested on as they are.
+        right: How often it is right.
+        contrary: Why the contrary of a claim shows, if it does.
+    """
+
+    shifts: dict[str, Any]
+    name: str
+    joined: str
+    n_test: int
+    right: str
+    contrary: str = ""
+
+    def values(self, figure: str, method: str) -> list[float]:
+        """Read a figure of a method, for each seed."""
+        return of_shifts(self.shifts)(figure, method)
 
 
 def rows(read: Read) -> list[Row]:
     """Judge the tables row by row against plain training, then the claims, then the pictures."""
-    shifts = read("shifts.json")
-    values = of_shifts(shifts)
+    networks = [
+        Network(
+            read("shifts-quarter.json"),
+            "quarter of fastnet, 3 seeds",
+            "3 quarters of fastnet, one ensemble each",
+            8_000,
+            "right on five images of six",
+            "the plain network is underconfident already",
+        ),
+        Network(
+            read("shifts.json"),
+            "ResNet-10, 3 seeds",
+            "3 ResNet-10, one ensemble each",
+            4_000,
+            "right on two images of three",
+        ),
+    ]
+    parts = (
+        _table_2,
+        _table_3,
+        _before_and_on_the_fly,
+        _strange_images,
+        functools.partial(_against_each_other, read),
+        _ensembles,
+        functools.partial(_pictures, read),
+    )
+    reasons = {name: each.contrary for each in networks for name in (each.name, each.joined)}
+    found = [
+        row._replace(reason=reasons[row.network]) if row.verdict.endswith("contrary") else row
+        for part in parts
+        for row in _by_claim(part(networks))
+    ]
+    reason = "too few of its images are at hand"
     return [
-        *_table_2(shifts, values),
-        *_table_3(values),
-        *_before_and_on_the_fly(values),
-        *_strange_images(values),
-        *_against_each_other(read, values),
-        *_ensembles(values),
-        *_pictures(read, shifts, values),
+        *found,
+        untestable("table 2, CIFAR-100: all nine rows", "", reason),
         untestable("ImageNet, ResNet-101", "", "the images are not at hand"),
     ]
+
+
+def _by_claim(found: Iterable[Row]) -> list[Row]:
+    """Put the rows of a claim beside each other, claims in the order of their first rows."""
+    claims: dict[str, list[Row]] = {}
+    for row in found:
+        claims.setdefault(row.claim, []).append(row)
+    return [row for of_claim in claims.values() for row in of_claim]
 
 
 def of_shifts(shifts: dict[str, Any]) -> Values:
@@ -72,71 +130,78 @@ def of_shifts(shifts: dict[str, Any]) -> Values:
     return values
 
 
-def _table_2(shifts: dict[str, Any], values: Values) -> list[Row]:
-    found = [_level("table 2, CIFAR-10: ECE of plain training", TABLE_2[PLAIN], values, CLEAN)]
-    for method, paper in TABLE_2.items():
-        claim, gain = f"table 2: {method}, ECE against plain", paper - TABLE_2[PLAIN]
-        if method == JOINED:
-            joined, alone = (_of_one(values, "clean", each) for each in (JOINED, PLAIN))
-            found.append(lower(claim, gain, difference(joined, alone, "ece", N_TEST), ONE))
-        elif method not in shifts["figures"]:
-            found.append(untestable(claim, f"{gain:+.3f}", MISSING))
-        elif method != PLAIN:
-            change = paired(values(CLEAN, method), values(CLEAN, PLAIN))
-            found.append(lower(claim, gain, change, OURS))
-    reason = "too few of its images are at hand"
-    return [*found, untestable("table 2, CIFAR-100: all nine rows", "", reason)]
+def _table_2(networks: Sequence[Network]) -> Iterator[Row]:
+    for network in networks:
+        claim = "table 2, CIFAR-10: ECE of plain training"
+        yield _level(claim, TABLE_2[PLAIN], network, CLEAN)
+        for method, paper in TABLE_2.items():
+            claim, gain = f"table 2: {method}, ECE against plain", paper - TABLE_2[PLAIN]
+            if method == JOINED:
+                joined, alone = (_of_one(network, "clean", each) for each in (JOINED, PLAIN))
+                change = difference(joined, alone, "ece", network.n_test)
+                yield lower(claim, gain, change, network.joined)
+            elif method not in network.shifts["figures"]:
+                yield untestable(claim, f"{gain:+.3f}", MISSING, network=network.name)
+            elif method != PLAIN:
+                yield _change(claim, gain, network, CLEAN, method, PLAIN)
 
 
-def _table_3(values: Values) -> list[Row]:
-    found = [
-        _level("table 3, figure 3: shifted ECE of plain training", TABLE_3[PLAIN], values, SHIFTED)
-    ]
-    for method, paper in TABLE_3.items():
-        if method != PLAIN:
-            claim = f"table 3, figure 3: {method}, shifted ECE against plain"
-            change = paired(values(SHIFTED, method), values(SHIFTED, PLAIN))
-            found.append(lower(claim, paper - TABLE_3[PLAIN], change, OURS))
-    return found
+def _table_3(networks: Sequence[Network]) -> Iterator[Row]:
+    for network in networks:
+        claim = "table 3, figure 3: shifted ECE of plain training"
+        yield _level(claim, TABLE_3[PLAIN], network, SHIFTED)
+        for method, paper in TABLE_3.items():
+            if method != PLAIN:
+                claim = f"table 3, figure 3: {method}, shifted ECE against plain"
+                yield _change(claim, paper - TABLE_3[PLAIN], network, SHIFTED, method, PLAIN)
 
 
-def _level(claim: str, paper: float, values: Values, figure: str) -> Row:
-    ours = f"{statistics.fmean(values(figure, PLAIN)):.3f}"
-    reason = "another network: right on two images of three"
+def _level(claim: str, paper: float, network: Network, figure: str) -> Row:
+    ours = f"{statistics.fmean(network.values(figure, PLAIN)):.3f}"
+    reason = f"another network: {network.right}"
     if figure == SHIFTED:
         reason += ", other corruptions"
-    return untestable(claim, f"{paper:.3f}", reason, ours, OURS)
+    return untestable(claim, f"{paper:.3f}", reason, ours, network.name)
 
 
-def _before_and_on_the_fly(values: Values) -> list[Row]:
+def _change(
+    claim: str,
+    paper: float | None,
+    network: Network,
+    figure: str,
+    method: str,
+    other: str,
+    reason: str = "",
+) -> Row:
+    """Judge whether a method takes from a figure of another, over the seeds."""
+    change = paired(network.values(figure, method), network.values(figure, other))
+    return lower(claim, paper, change, network.name, reason)
+
+
+def _before_and_on_the_fly(networks: Sequence[Network]) -> Iterator[Row]:
     reason = "the paper's are of CIFAR-100"
-    return [
-        lower(
-            f"AR-AdaLS on the fly against pre-computed, {figure}",
-            paper,
-            paired(values(figure, FLY), values(figure, AR)),
-            OURS,
-            reason,
-        )
-        for figure, paper in ((CLEAN, -0.003), (SHIFTED, -0.010))
-    ]
+    for network in networks:
+        for figure, paper in ((CLEAN, -0.003), (SHIFTED, -0.010)):
+            claim = f"AR-AdaLS on the fly against pre-computed, {figure}"
+            yield _change(claim, paper, network, figure, FLY, AR, reason)
 
 
-def _strange_images(values: Values) -> list[Row]:
-    claim = "figure 4, strange images: AUROC of {} against label smoothing"
-    found = paired(values("AUROC", AR), values("AUROC", LS))
-    mixup = f"{AUROC['mixup'] - AUROC[LS]:+.3f}"
-    return [
-        higher(claim.format("AR-AdaLS"), AUROC[AR] - AUROC[LS], found, OURS),
-        untestable(claim.format("mixup"), mixup, MISSING),
-    ]
+def _strange_images(networks: Sequence[Network]) -> Iterator[Row]:
+    for network in networks:
+        for judge, name, method in ((higher, "AR-AdaLS", AR), (lower, "mixup", "mixup")):
+            claim = f"figure 4, strange images: AUROC of {name} against label smoothing"
+            paper = AUROC[method] - AUROC[LS]
+            if method in network.shifts["auroc"]:
+                found = paired(network.values("AUROC", method), network.values("AUROC", LS))
+                yield judge(claim, paper, found, network.name)
+            else:
+                yield untestable(claim, f"{paper:+.3f}", MISSING, network=network.name)
 
 
-def _against_each_other(read: Read, values: Values) -> list[Row]:
-    sources = {OURS: values}
-    for kind, name in (("small_cnn", "small CNN, 3 seeds"), ("digits", "digits, 5 seeds")):
+def _against_each_other(read: Read, networks: Sequence[Network]) -> Iterator[Row]:
+    sources: dict[str, Values] = {network.name: network.values for network in networks}
+    for kind, name in SMALLER.items():
         sources[name] = _of_runs(read(f"adaptive_smoothing-{kind}.json")["runs"])
-    found = []
     for claim, one, other in (
         ("AR-AdaLS is better calibrated than label smoothing", AR, LS),
         ("AR-AdaLS is better calibrated than AdaLS", AR, ADALS),
@@ -145,66 +210,63 @@ def _against_each_other(read: Read, values: Values) -> list[Row]:
         paper = TABLE_2[one] - TABLE_2[other] if other in TABLE_2 else None
         for name, each in sources.items():
             change = paired(each(CLEAN, one), each(CLEAN, other))
-            found.append(lower(claim, paper, change, name))
+            yield lower(claim, paper, change, name)
     for other in (LS, ADALS):
         claim = f"under shift, AR-AdaLS is better calibrated than {other}"
-        change = paired(values(SHIFTED, AR), values(SHIFTED, other))
-        found.append(lower(claim, TABLE_3[AR] - TABLE_3[other], change, OURS))
-    return found
+        for network in networks:
+            yield _change(claim, TABLE_3[AR] - TABLE_3[other], network, SHIFTED, AR, other)
 
 
 def _of_runs(runs: list[dict[str, Any]]) -> Values:
     return lambda figure, method: [float(run[method][figure]) for run in runs]
 
 
-def _ensembles(values: Values) -> list[Row]:
+def _ensembles(networks: Sequence[Network]) -> Iterator[Row]:
     """Compare ensembles, of which there is one each, over the test images."""
     whole, parts = "AR-AdaLS of ensemble", f"ensemble of {AR}"
-    level = f"{values(SHIFTED, JOINED)[0]:.3f}"
-    reason = "other corruptions, another network"
-    claim = f"ensembles under shift: ECE of {JOINED}"
-    found = [untestable(claim, f"{ENSEMBLES[JOINED]:.3f}", reason, level, ONE)]
-    plain = _of_one(values, "shifted", JOINED)
-    for method, paper in ENSEMBLES.items():
-        if method != JOINED:
-            change = difference(_of_one(values, "shifted", method), plain, "ece", N_SHIFTED)
-            claim = f"ensembles under shift: {method} against {JOINED}"
-            found.append(lower(claim, paper - ENSEMBLES[JOINED], change, ONE))
-    for when, n in (("clean", N_TEST), ("shifted", N_SHIFTED)):
-        one, other = (_of_one(values, when, method) for method in (whole, parts))
-        claim = f"AR-AdaLS of ensemble against ensemble of AR-AdaLS, {when} ECE"
-        gain = ENSEMBLES[whole] - ENSEMBLES[parts] if when == "shifted" else None
-        found.append(lower(claim, gain, difference(one, other, "ece", n), ONE))
-    return found
+    for network in networks:
+        level = f"{network.values(SHIFTED, JOINED)[0]:.3f}"
+        reason = "other corruptions, another network"
+        claim = f"ensembles under shift: ECE of {JOINED}"
+        yield untestable(claim, f"{ENSEMBLES[JOINED]:.3f}", reason, level, network.joined)
+        plain = _of_one(network, "shifted", JOINED)
+        for method, paper in ENSEMBLES.items():
+            if method != JOINED:
+                one = _of_one(network, "shifted", method)
+                change = difference(one, plain, "ece", N_SHIFTED)
+                claim = f"ensembles under shift: {method} against {JOINED}"
+                yield lower(claim, paper - ENSEMBLES[JOINED], change, network.joined)
+        for when, n in (("clean", network.n_test), ("shifted", N_SHIFTED)):
+            one, other = (_of_one(network, when, method) for method in (whole, parts))
+            claim = f"AR-AdaLS of ensemble against ensemble of AR-AdaLS, {when} ECE"
+            gain = ENSEMBLES[whole] - ENSEMBLES[parts] if when == "shifted" else None
+            yield lower(claim, gain, difference(one, other, "ece", n), network.joined)
 
 
-def _of_one(values: Values, when: str, method: str) -> dict[str, float]:
+def _of_one(network: Network, when: str, method: str) -> dict[str, float]:
     """Take the figures of one network, or the mean over the seeds."""
     return {
-        name.lower(): statistics.fmean(values(f"{when} {name}", method))
+        name.lower(): statistics.fmean(network.values(f"{when} {name}", method))
         for name in ("accuracy", "ECE")
     }
 
 
-def _pictures(read: Read, shifts: dict[str, Any], values: Values) -> list[Row]:
+def _pictures(read: Read, networks: Sequence[Network]) -> Iterator[Row]:
     """Follow the figures from the least robust level to the most robust one."""
     sources = {
-        "ResNet-10, mean of 3 seeds": shifts["levels"][PLAIN],
-        "small CNN, 1 seed, 500 images": read("networks.json")["levels"],
+        network.name.replace(", ", ", mean of "): network.shifts["levels"][PLAIN]
+        for network in networks
     }
-    found = []
+    sources["small CNN, 1 seed, 500 images"] = read("networks.json")["levels"]
+    reason = "rank correlation (Kendall) over ten levels"
     for judge, claim, name in (
         (higher, "figure 1: the more robust, the more often right", "accuracy"),
         (lower, "figure 1: the more robust, the better calibrated", "ece"),
         (lower, "figure 2: the more robust, the less variance over seeds", "variance"),
     ):
-        for networks, levels in sources.items():
+        for source, levels in sources.items():
             if name in levels[0]:
-                ranks = trend([level[name] for level in levels])
-                reason = "rank correlation (Kendall) over ten levels"
-                found.append(judge(claim, None, ranks, networks, reason))
-    more = paired(values(CLEAN, "AR-AdaLS, R = 30"), values(CLEAN, "AR-AdaLS, R = 3"))
-    return [
-        *found,
-        lower("figure 5: 30 levels calibrate better than 3", None, more, OURS),
-    ]
+                yield judge(claim, None, trend([level[name] for level in levels]), source, reason)
+    for network in networks:
+        claim, most, least = "figure 5: 30 levels calibrate better than 3", "R = 30", "R = 3"
+        yield _change(claim, None, network, CLEAN, f"AR-AdaLS, {most}", f"AR-AdaLS, {least}")

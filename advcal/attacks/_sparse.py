@@ -1,5 +1,7 @@
 """The fewest entries to change: two searches in L0."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,8 @@ _WIDTH = 1e-3  # of the smooth count of changed entries
 
 def sparsest(model: Model, nearest: Nearest, box: Box, steps: int) -> Tensor:
     """Look for the least number of entries by two searches, or by the first alone in few steps."""
-    ends = (torch.as_tensor(end, device=nearest.inputs.device) for end in box)
-    if not all(bool(end.isfinite().all()) for end in ends):
+    ends = (end.isfinite().all() if isinstance(end, Tensor) else math.isfinite(end) for end in box)
+    if not all(ends):
         raise ValueError("expected finite bounds with norm 'l0', got infinite ones")
     first = steps if steps < _FEW else steps // 2
     points = _Most(nearest, box).run(model, first)

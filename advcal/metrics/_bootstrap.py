@@ -182,10 +182,8 @@ def _ends(draws: list[Array], level: float, array: bool) -> tuple[Array, Array]:
         # Between two infinite draws there is no number.
         low, high = np.where(np.isnan(ends), np.quantile(each, tails, 0, method="nearest"), ends)
         return low[()], high[()]
-    kept = (
-        draw if isinstance(draw, Tensor) else torch.tensor(draw, device="cpu") for draw in draws
-    )
-    drawn = torch.stack([draw.double() for draw in kept])
+    on = draws[0].device if isinstance(draws[0], Tensor) else "cpu"
+    drawn = torch.stack([torch.as_tensor(draw, dtype=torch.float64, device=on) for draw in draws])
     at = drawn.new_tensor(tails)
     nearest = drawn.quantile(at, dim=0, interpolation="nearest")
     found = drawn.quantile(at, dim=0)

@@ -230,7 +230,7 @@ YOURS = {
     "one step": functools.partial(pgd, steps=1, step_size=EPS / 20, random_start=False),
     "short": functools.partial(pgd, steps=2, step_size=EPS / 20, random_start=False),
     "nothing": lambda model, inputs, labels, eps: inputs,
-    "backwards": functools.partial(pgd, targeted=True),
+    "backwards": lambda *batch, eps: pgd(*batch, eps=eps, targeted=True),
 }
 WEAK = ["one step", "short", "nothing", "backwards"]
 

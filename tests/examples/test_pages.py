@@ -180,13 +180,17 @@ def test_table_of_networks_on_all_test_images():
     assert table("defenses.md", "network", "accuracy", "ECE", "MCS") == expected
 
 
-@pytest.mark.parametrize("kind", ["digits", "small_cnn", "resnet10"])
+@pytest.mark.parametrize("kind", ["digits", "small_cnn", "resnet10", "fastnet_quarter"])
 def test_tables_of_adaptive_smoothing(kind):
     study = results(f"adaptive_smoothing-{kind}.json")
+    runs = study["runs"]
+    if isinstance(runs, list):  # those of 0.1.0, of each seed
+        runs = {method: [run[method] for run in runs] for method in study["summary"]}
     for method, figures in study["summary"].items():  # which repeats what the runs have
         for name, found in figures.items():
-            values = [run[method][name] for run in study["runs"]]
-            assert found == pytest.approx([statistics.fmean(values), statistics.stdev(values)])
+            values = [run[name] for run in runs[method]]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            assert found == pytest.approx([statistics.fmean(values), spread])
     expected = lines(adaptive_smoothing.table(study["summary"]))
     of_kind = [
         body
@@ -341,6 +345,11 @@ def test_table_of_deployed_forms():
     for option in ("steps", "queries", "envelope_steps", "n_test", "n_clean", "n"):
         assert f"--{option.replace('_', '-')} {settings[option]}" in text
     assert settings["weights"] in text
+
+
+def test_table_of_shifts_of_the_quarter_of_fastnet():
+    header, _, *expected = lines(shifts_and_ensembles.table(results("shifts-quarter.json")))
+    assert table("adaptive_smoothing.md", *header) == expected
 
 
 def test_table_of_shifts():
