@@ -51,7 +51,7 @@ class Network(NamedTuple):
         joined: What to call its ensembles.
         n_test: How many images it was tested on as they are.
         right: How often it is right.
-        contrary: Why the contrary of a claim shows, if it does.
+        contrary: Why the contrary of a claim on images as they are shows, if it does.
     """
 
     shifts: dict[str, Any]
@@ -95,10 +95,12 @@ def rows(read: Read) -> list[Row]:
         functools.partial(_pictures, read),
     )
     reasons = {name: each.contrary for each in networks for name in (each.name, each.joined)}
+    found = [row for part in parts for row in _by_claim(part(networks))]
     found = [
-        row._replace(reason=reasons[row.network]) if row.verdict.endswith("contrary") else row
-        for part in parts
-        for row in _by_claim(part(networks))
+        row._replace(reason=reasons[row.network])
+        if row.verdict.endswith("contrary") and "shift" not in row.claim
+        else row
+        for row in found
     ]
     reason = "too few of its images are at hand"
     return [
