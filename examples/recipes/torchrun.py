@@ -52,6 +52,7 @@ def main() -> None:
         test = DataLoader(torch.utils.data.Subset(rows, range(1000, 1797)), batch_size=500)
         record = evaluation.evaluate(model, test, functools.partial(attacks.pgd, eps=0.1))
         print(f"accuracy {record.clean_accuracy:.3f}, under PGD {record.accuracy:.3f}")
+    distributed.barrier()  # one that ends while another still evaluates may abort
     distributed.destroy_process_group()
 
 
