@@ -53,7 +53,8 @@ class _Reader:
 
     def _read(self, value: Any) -> str:
         if isinstance(value, (Tensor, np.ndarray)):
-            return f"array {_digest.of(_digest.content(torch.as_tensor(value)))}"
+            array = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+            return f"array {_digest.of(_digest.content(array))}"
         if isinstance(value, nn.Module):
             return self._module(bare(value))
         if isinstance(value, functools.partial):
