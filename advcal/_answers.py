@@ -1,9 +1,9 @@
 """What models answer: logits, checked at once, and watched for NaN and for probabilities."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,21 +14,43 @@ from advcal import _checks
 from advcal._typing import Model
 
 
-def answering(model: Model) -> Model:
+def answering(model: Model) -> "_Answering":
     """Give a model whose every answer is checked as `logits_of` does."""
     return model if isinstance(model, _Answering) else _Answering(model)
+
+
+def uncast(device: torch.device) -> AbstractContextManager[Any]:
+    """Leave the caller's autocast inside, for what is not a network's to round."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+@contextmanager
+def uncast_but(model: Model, device: torch.device) -> Iterator[Model]:
+    """Leave the caller's autocast inside but for the passes of a model; give that model."""
+    kind, answers = device.type, answering(model)
+    known = not _checks.recording() and torch.amp.is_autocast_available(kind)
+    if not (known and torch.is_autocast_enabled(kind)):
+        yield answers
+        return
+    dtype, cached = torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled()
+    with uncast(device):
+        yield replace(answers, casts=partial(torch.autocast, kind, dtype, cache_enabled=cached))
 
 
 @dataclass(frozen=True, eq=False)
 class _Answering:
     model: Model
+    casts: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return logits_of(self.model, inputs)
+        with self.casts():
+            return logits_of(self.model, inputs)
 
     def of_rows(self, rows: Tensor | slice) -> "_Answering":
         """Take the model for some rows of a batch."""
-        return _Answering(rows_of(self.model, rows))
+        return replace(self, model=rows_of(self.model, rows))
 
 
 def rows_of(model: Model, rows: Tensor | slice) -> Model:

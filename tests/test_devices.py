@@ -578,6 +578,35 @@ def test_data_on_the_cpu_stay_there_whatever_the_default_device(name, on_the_cpu
     assert difference(found, wanted) == 0
 
 
+class Uncast(Here):
+    """The CPU, with models that leave autocast by themselves."""
+
+    def module(self, model):
+        model = copy.deepcopy(model)
+        forward = model.forward
+
+        def uncast(inputs):
+            with torch.autocast("cpu", enabled=False):
+                return forward(inputs)
+
+        model.forward = uncast
+        return model
+
+
+# Whose gradients the caller takes, and whose records name what makes a model.
+ELSEWHERE = {f"trainers.{name}" for name in (*of_trainers.MAKERS, "epochs", "fit")}
+ELSEWHERE |= {"evaluation.sweep"}
+
+
+@rows(name for name in most if name not in ELSEWHERE)
+def test_autocast_rounds_nothing_but_what_models_compute(name, on_the_cpu):
+    wanted = on_the_cpu(name)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = plain(ROWS[name](Uncast()))
+    assert difference(found, wanted) == 0
+
+
 # --- how often the host waits, and what compiles ---------------------------------------------
 
 ONCE = {  # whatever the number of rows and of draws

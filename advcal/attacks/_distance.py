@@ -113,7 +113,8 @@ def adversarial_distance(
         inputs = inputs.detach().clone()
         logits = _answers.with_softmax(logits_at(_answers.answering(model), inputs))
         if isinstance(attack, str):
-            return _by_setting(attack, model, inputs, logits, bounds)
+            with _answers.uncast_but(model, inputs.device) as answers:
+                return _by_setting(attack, answers, inputs, logits, bounds)
         return reached(attack, model, inputs, logits.argmax(dim=1))
 
 

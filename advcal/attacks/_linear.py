@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advcal import _batches, _checks
-from advcal._answers import logits_of
+from advcal._answers import logits_of, uncast_but
 from advcal._frozen import frozen
 from advcal._logits import lift, masked, rivals
 from advcal._typing import Bounds, Model
@@ -31,7 +31,7 @@ def linear_distance(
     """
     inputs, _, box = _batches.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
     origin = lift(inputs)
-    with frozen(model, grad=True):
+    with frozen(model, grad=True), uncast_but(model, inputs.device) as model:
         points, logits, output = _forward(model, inputs)
         predicted = logits.argmax(dim=1)
         for rank, (rival, found, length) in enumerate(
@@ -60,7 +60,7 @@ def linear_distances(model: Model, inputs: Tensor, *, candidates: int, bounds: B
     for a class that is masked, or whose linearised boundary is not within bounds.
     """
     inputs, _, box = _batches.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
-    with frozen(model, grad=True):
+    with frozen(model, grad=True), uncast_but(model, inputs.device) as model:
         points, logits, output = _forward(model, inputs)
         each = _to_each(lift(inputs), points, logits, output, candidates, box)
         return torch.stack([length for _, _, length in each], dim=1)

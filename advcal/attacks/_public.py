@@ -11,7 +11,7 @@ from typing import Any, Literal, ParamSpec, Protocol, Self, cast, get_args, get_
 from torch import Tensor
 
 from advcal import _batches, _checks
-from advcal._answers import answering, starts_at
+from advcal._answers import starts_at, uncast_but
 from advcal._frozen import frozen
 from advcal._random import resolve
 from advcal._typing import Model
@@ -63,8 +63,7 @@ def public(
             run(model, inputs, labels, **options)  # which says so, as Python does
         inputs, labels, given = takes.checked(inputs, labels, options)
         _checks.arguments(levels=levels)
-        with frozen(model, grad=grad):
-            answers = answering(model)
+        with frozen(model, grad=grad), uncast_but(model, inputs.device) as answers:
             if levels is None:
                 return run(answers, inputs, labels, **given)
             return on_grid(run, answers, inputs, labels, given, levels, keeps=keeps)

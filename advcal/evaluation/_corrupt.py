@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from advcal import _batches, _checks, _digest
+from advcal._answers import uncast
 from advcal._pass import again, sourced
 from advcal._random import resolve
 from advcal._typing import Batch, Progress
@@ -113,7 +114,7 @@ def corrupt(
         raise ValueError(f"expected inputs of {few} channels to {do}, got {found}")
     source = _shifts.Source(resolve(generator, inputs.device), inputs.device)
     row = CORRUPTIONS[corruption]
-    with torch.no_grad():
+    with torch.no_grad(), uncast(inputs.device):
         wide = inputs.detach().float()
         return row.shift(wide, row.settings[severity - 1], source).clamp(0, 1).to(inputs.dtype)
 

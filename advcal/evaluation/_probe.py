@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advcal import _answers, _checks
-from advcal._answers import logits_of, rows_of
+from advcal._answers import logits_of, rows_of, uncast
 from advcal._frozen import attacked
 from advcal._logits import lift, log_odds, masked
 from advcal._sums import wide
@@ -209,7 +209,8 @@ def _gradient(model: Model, inputs: Tensor, objective: Callable[[Tensor], Tensor
             losses = objective(lift(logits_of(model, points.clone())))
         if not losses.requires_grad:
             return None
-        return torch.autograd.grad(losses.sum(), points, allow_unused=True)[0]
+        with uncast(points.device):
+            return torch.autograd.grad(losses.sum(), points, allow_unused=True)[0]
 
 
 def _differentiable(model: Model, inputs: Tensor) -> Callable[[Tensor], Model]:

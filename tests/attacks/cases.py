@@ -182,6 +182,7 @@ ROWS = {
     "iaa-random": Row(configured(iaa, steps=4, random_start=True), "linf", True, 6, 4),
     "uca": Row(configured(uca, steps=3), "linf", False, 6, 3),
     "uca-l2": Row(configured(uca, steps=3, norm="l2"), "l2", False, 6, 3),
+    "uca-anew": Row(configured(uca, steps=13), "linf", False, 16, 12),
     "uca-random": Row(configured(uca, steps=3, random_start=True), "linf", True, 6, 3),
     "uca-search": Row(configured(uca, steps=6, method="random_search"), "linf", True, 9, 0),
     "uca-search-l2": Row(
