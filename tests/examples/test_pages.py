@@ -99,7 +99,7 @@ def test_fgsm_table():
     for training, _, _, *cells in theirs:
         figures = [v for (name, *_), v in claims_fgsm.TABLE.items() if name == training]
         assert cells == [*(f"{figure:.4f}" for figure in figures), ""]
-    assert (len(theirs), len(ours)) == (2, 4)
+    assert (len(theirs), len(ours)) == (2, 5)
     for training, network, epochs, *cells in ours:
         study = results(f"{network}.json")
         assert int(epochs) == study["settings"]["epochs"][training]
