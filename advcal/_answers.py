@@ -1,4 +1,4 @@
-"""What models answer: logits, checked at once, and watched for NaN and for probabilities."""
+"""What models answer, and in which precision: logits, checked at once, and watched later."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

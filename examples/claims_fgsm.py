@@ -8,6 +8,7 @@ from typing import Any
 from evidence import Record, Row, difference, figure, higher, lower, near, untestable
 
 Read = Callable[[str], Any]  # the content of a file of results
+Key = tuple[str, str, str]  # training, attack and figure
 
 PLAIN, TRAINED = "standard", "FGSM-AT"
 NETWORKS = ("published_cnn", "small_cnn")
@@ -23,7 +24,7 @@ TABLE = {  # of the project's small CNN
     (TRAINED, "none", "ece"): 0.1084,
     (TRAINED, "FGSM", "ece"): 0.1152,
 }
-LARGE = {  # of its ResNet-18
+TABLE_LARGE = {  # of its ResNet-18
     (PLAIN, "none", "accuracy"): 0.8155,
     (PLAIN, "FGSM", "accuracy"): 0.0173,
     (PLAIN, "PGD-10", "accuracy"): 0.0000,
@@ -43,8 +44,8 @@ def rows(read: Read) -> list[Row]:
     """Judge the table number by number, then the claims on two networks, then the sweep."""
     records = {name: read(f"{name}.json")["results"] for name in NETWORKS}
     large = read("resnet18.json")["results"]
-    found = [_of_table(records["published_cnn"], key) for key in TABLE]
-    found += [_of_large(large, key) for key in LARGE]
+    found = _of_table(records["published_cnn"], TABLE, "table", "published_cnn", REASONS)
+    found += _of_table(large, TABLE_LARGE, "table, ResNet-18", "resnet18", {})
     said, reason = ".654, .315, .252; .117, .442", "not trained yet: hours of a processor"
     found += [untestable(f"table, ResNet-18, {TRAINED}", said, reason)]
     for name in NETWORKS:
@@ -53,19 +54,21 @@ def rows(read: Read) -> list[Row]:
     return [*found, *_larger(large, records["published_cnn"])]
 
 
-def _of_table(records: dict[str, Record], key: tuple[str, str, str]) -> Row:
-    training, attack, name = key
-    record = records[f"{training} / {attack}"]
-    words = f"table, {training}: {NAMES.get(attack, attack)} {NAMES[name]}"
-    found = figure(record, name, record["n"])
-    return near(words, TABLE[key], found, "published_cnn, 1 seed", REASONS.get(key, ""))
-
-
-def _of_large(records: dict[str, Record], key: tuple[str, str, str]) -> Row:
-    training, attack, name = key
-    record = records[f"{training} / {attack}"]
-    words = f"table, ResNet-18, {training}: {NAMES.get(attack, attack)} {NAMES[name]}"
-    return near(words, LARGE[key], figure(record, name, record["n"]), "resnet18, 1 seed")
+def _of_table(
+    records: dict[str, Record],
+    paper: dict[Key, float],
+    title: str,
+    network: str,
+    why: dict[Key, str],
+) -> list[Row]:
+    found = []
+    for key, value in paper.items():
+        training, attack, name = key
+        record = records[f"{training} / {attack}"]
+        words = f"{title}, {training}: {NAMES.get(attack, attack)} {NAMES[name]}"
+        ours = figure(record, name, record["n"])
+        found.append(near(words, value, ours, f"{network}, 1 seed", why.get(key, "")))
+    return found
 
 
 def _larger(large: dict[str, Record], small: dict[str, Record]) -> list[Row]:
@@ -76,7 +79,7 @@ def _larger(large: dict[str, Record], small: dict[str, Record]) -> list[Row]:
         ("FGSM", "ece", "ResNet-18 is less calibrated under FGSM, plainly trained"),
     ):
         one, other = (each[f"{PLAIN} / {attack}"] for each in (large, small))
-        paper = LARGE[PLAIN, attack, name] - TABLE[PLAIN, attack, name]
+        paper = TABLE_LARGE[PLAIN, attack, name] - TABLE[PLAIN, attack, name]
         found.append(higher(words, paper, difference(one, other, name, one["n"]), network))
     return found
 

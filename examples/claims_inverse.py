@@ -211,7 +211,7 @@ def _radii(networks: dict[str, Any]) -> list[Row]:
     reason = "higher than there; another network, the best iterate"
     found = [near(claim, 0.85, figure(pgd[0.02], "mcs", 500), CNN, reason, "+")]
     ours = f"{published[0.03]['mcs']:+.3f}, accepted steps {accepted[0.03]['mcs']:+.3f}"
-    reason = "not trained yet; ours is of another network"
+    reason = "not measured yet; ours is of another network"
     for network, paper in TABLE_3.items():
         claim = f"table 3: MCS under IAA, {network}, radius .03"
         found.append(untestable(claim, f"{paper:+.3f}", reason, ours, CNN))

@@ -60,7 +60,7 @@ def linear_distances(model: Model, inputs: Tensor, *, candidates: int, bounds: B
     for a class that is masked, or whose linearised boundary is not within bounds.
     """
     inputs, _, box = _batches.attack_inputs(inputs, inputs.new_zeros(len(inputs)).long(), bounds)
-    with frozen(model, grad=True), uncast_but(model, inputs.device) as model:
+    with frozen(model, grad=True):
         points, logits, output = _forward(model, inputs)
         each = _to_each(lift(inputs), points, logits, output, candidates, box)
         return torch.stack([length for _, _, length in each], dim=1)
